@@ -1,0 +1,68 @@
+//! Sources (S-1 to S-11). A source is one file here plus one line in [`build`]; nothing downstream knows which one it was.
+
+use async_trait::async_trait;
+
+use crate::config::{Config, Source};
+use crate::directory::Snapshot;
+
+pub mod file;
+pub mod ldap;
+
+/// A source of people and groups.
+#[async_trait]
+pub trait Bridge: Send + Sync {
+    /// One whole read. A read that yields anything usable but was cut short is `Ok` with an incomplete [`Snapshot`] (S-3);
+    /// `Err` only when nothing could be read.
+    async fn fetch(&mut self) -> Result<Snapshot, SourceError>;
+
+    /// Whether anything may have changed since the last [`Bridge::fetch`] (S-7). Only a clean "no" is `false`.
+    async fn changed(&mut self) -> bool {
+        true
+    }
+
+    /// For `usher source test`: each step on the way to a read, in order, the last one the first that failed.
+    async fn probe(&mut self) -> Vec<Probe>;
+}
+
+/// A source that could not be read at all.
+#[derive(Debug, thiserror::Error)]
+#[error("{attempted}: {cause}")]
+pub struct SourceError {
+    /// What was attempted on what, without secrets.
+    pub attempted: String,
+    /// What went wrong and, where we know it, what to do.
+    pub cause: String,
+    /// Whether trying again later can help.
+    pub retry: bool,
+}
+
+/// One step of a source test.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// `connect`, `tls`, `bind`, `base`, `users`, `groups`, `attributes`, …
+    pub step: &'static str,
+    pub ok: bool,
+    /// What was seen, or what is wrong and how to mend it.
+    pub detail: String,
+}
+
+/// The configured source.
+///
+/// # Errors
+/// When the configuration names files that cannot be read, or a source that this build does not have.
+pub fn build(config: &Config) -> Result<Box<dyn Bridge>, SourceError> {
+    match &config.source {
+        Source::Ldap(ldap) => Ok(Box::new(ldap::LdapBridge::new(ldap)?)),
+        Source::File(file) => Ok(Box::new(file::FileBridge::new(file))),
+        Source::MsGraph(_) => Err(unbuilt("ms-graph-ad")),
+        Source::Scim(_) => Err(unbuilt("scim")),
+    }
+}
+
+fn unbuilt(kind: &str) -> SourceError {
+    SourceError {
+        attempted: format!("open source of type {kind}"),
+        cause: "this version of usher reads `ldap` and `file` sources only".to_owned(),
+        retry: false,
+    }
+}

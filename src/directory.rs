@@ -1,0 +1,162 @@
+//! What the directory says (S-1 to S-6): a bridge's [`Snapshot`], flattened into a [`Directory`].
+//!
+//! Pure. Never decides what Matrix should look like; that is `desired`.
+
+pub mod dn;
+mod flatten;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Localpart, StableId};
+
+/// What a bridge hands over: entries as the source has them, groups not yet flattened.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Source and place, for people: `ldap ou=people,dc=example,dc=org`. No secrets.
+    pub source: String,
+    /// Name of the organisation, for mirror mode (S-15).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organisation: Option<String>,
+    pub users: Vec<User>,
+    #[serde(default)]
+    pub groups: Vec<RawGroup>,
+    #[serde(default)]
+    pub completeness: Completeness,
+    /// What an operator should know: skipped entries, dangling members, each with its remedy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
+}
+
+/// Whether the whole of the source was seen (S-3). From an incomplete read usher adds, never removes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Completeness {
+    /// Every page arrived, nothing was cut short.
+    #[default]
+    Complete,
+    /// What was missing.
+    Incomplete(Vec<String>),
+}
+
+impl Completeness {
+    /// Whether removals may be derived from this read.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        matches!(self, Self::Complete)
+    }
+
+    /// Adds a reason why the read is not complete.
+    pub fn flaw(&mut self, reason: impl Into<String>) {
+        match self {
+            Self::Complete => *self = Self::Incomplete(vec![reason.into()]),
+            Self::Incomplete(reasons) => reasons.push(reason.into()),
+        }
+    }
+}
+
+/// A person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub id: StableId,
+    pub localpart: Localpart,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub emails: Vec<String>,
+    /// `false` only on an explicit mark (S-4).
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub enabled: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if hands over a reference")]
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+
+/// What kind of container a group is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupKind {
+    /// The base of the search, or the organisation: everybody in it.
+    Root,
+    /// An OU or domain: members are the entries below it, and mirror mode makes it a space.
+    Container,
+    /// A group that lists its members.
+    #[default]
+    Group,
+}
+
+/// A group or container as the source has it: direct members only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawGroup {
+    pub id: StableId,
+    #[serde(default)]
+    pub kind: GroupKind,
+    pub name: String,
+    /// Names a configuration may call it by, besides its id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<Alias>,
+    /// The container above a container (mirror mode).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<StableId>,
+    /// Users and groups, by stable id. Ids that are neither are ignored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<StableId>,
+}
+
+/// A name a group goes by (S-6, S-63).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Alias {
+    /// A distinguished name in normal form ([`dn::normalise`]).
+    Dn(String),
+    /// An opaque id compared as written (Graph object id, SCIM externalId).
+    Id(String),
+    /// A name that need not be unique (LDAP CN, display name). Looked at last; ambiguity is an error (S-6).
+    Name(String),
+}
+
+/// One source's flattened result: users, groups, group → all its users, with its completeness.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    pub source: String,
+    pub organisation: Option<String>,
+    pub users: BTreeMap<StableId, User>,
+    pub groups: BTreeMap<StableId, Group>,
+    pub completeness: Completeness,
+    pub notices: Vec<String>,
+    /// Localparts claimed by several users: nothing is done to or because of them beyond existing bindings (S-5).
+    pub conflicts: BTreeMap<Localpart, Vec<StableId>>,
+    names: BTreeMap<Alias, BTreeSet<StableId>>,
+}
+
+/// A flattened group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub id: StableId,
+    pub kind: GroupKind,
+    pub name: String,
+    pub parent: Option<StableId>,
+    /// Every user through any depth of nesting, sorted, once each.
+    pub users: Vec<StableId>,
+}
+
+/// What a configured external id means in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// `''`, or the base itself: every enabled user (S-2).
+    Everyone,
+    Group(&'a Group),
+    /// A name that several groups carry; the ids name them all.
+    Ambiguous(Vec<&'a Group>),
+    /// Nothing by that name; the nearest name there is, if one is near (S-23).
+    Missing {
+        nearest: Option<String>,
+    },
+}

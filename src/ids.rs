@@ -1,0 +1,260 @@
+//! The names of things: parsed at the edge, trusted afterwards.
+//!
+//! All of them are shared strings (`Arc<str>`), because one person's id stands in hundreds of rooms: a clone costs a counter,
+//! and a reader that interns its ids ([`Interner`]) keeps one copy of each.
+
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! string_ids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The id as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(Arc::from(text))
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(Arc::from(text))
+            }
+        }
+
+        impl From<Arc<str>> for $name {
+            fn from(text: Arc<str>) -> Self {
+                Self(text)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
+string_ids! {
+    /// A source's immutable id of a user or group (S-1): entryUUID, objectGUID, Graph `id`, SCIM `id`, or what a file says.
+    StableId;
+    /// The part of an MXID before the colon, without the `@`.
+    Localpart;
+    /// A full Matrix user id, `@localpart:server`.
+    UserId;
+    /// A Matrix room id, `!…`.
+    RoomId;
+    /// A Matrix event id, `$…`.
+    EventId;
+    /// A full room alias, `#localpart:server`.
+    RoomAlias;
+    /// The configured (or, in mirror mode, the source's stable) id of a managed space (S-12, S-15).
+    SpaceId;
+    /// The `id` of a `default_rooms` or `rooms` entry (S-30).
+    RoomSlot;
+}
+
+impl UserId {
+    /// `@localpart:server`.
+    #[must_use]
+    pub fn new(localpart: &str, server: &str) -> Self {
+        Self::from(format!("@{localpart}:{server}"))
+    }
+
+    /// The part between `@` and the first colon.
+    #[must_use]
+    pub fn localpart(&self) -> &str {
+        let bare = self.0.strip_prefix('@').unwrap_or(&self.0);
+        bare.split_once(':').map_or(bare, |(localpart, _)| localpart)
+    }
+
+    /// The part after the first colon (server names may hold colons themselves).
+    #[must_use]
+    pub fn server(&self) -> &str {
+        self.0.split_once(':').map_or("", |(_, server)| server)
+    }
+}
+
+/// One managed thing, whatever room carries it at the moment (S-16).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Key {
+    /// A managed space.
+    Space(SpaceId),
+    /// A room usher makes in a managed space.
+    Room {
+        /// The space it hangs in.
+        space: SpaceId,
+        /// Which of the space's rooms it is.
+        slot: RoomSlot,
+    },
+}
+
+impl Key {
+    /// The space itself, or the space the room hangs in.
+    #[must_use]
+    pub fn space(&self) -> &SpaceId {
+        match self {
+            Self::Space(space) | Self::Room { space, .. } => space,
+        }
+    }
+
+    /// Whether this is a space.
+    #[must_use]
+    pub fn is_space(&self) -> bool {
+        matches!(self, Self::Space(_))
+    }
+
+    /// Localpart of the deterministic alias that fences this thing: `usher_<instance>_<id>` or `usher_<instance>_<id>_<slot>`,
+    /// every part escaped so that two keys never share an alias (DESIGN decision 8).
+    #[must_use]
+    pub fn alias_localpart(&self, instance: &str) -> String {
+        let mut alias = format!("usher_{}", escape(instance));
+        match self {
+            Self::Space(space) => {
+                alias.push_str("_s_");
+                alias.push_str(&escape(space.as_str()));
+            }
+            Self::Room { space, slot } => {
+                alias.push_str("_r_");
+                alias.push_str(&escape(space.as_str()));
+                alias.push('_');
+                alias.push_str(&escape(slot.as_str()));
+            }
+        }
+        alias
+    }
+
+    /// [`Key::alias_localpart`] as a full alias on `server`.
+    #[must_use]
+    pub fn alias(&self, instance: &str, server: &str) -> RoomAlias {
+        RoomAlias::from(format!("#{}:{server}", self.alias_localpart(instance)))
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Space(space) => write!(f, "{space}"),
+            Self::Room { space, slot } => write!(f, "{space}/{slot}"),
+        }
+    }
+}
+
+/// Longest escaped part of an alias; an alias may have 255 bytes in all, and a longer part becomes a digest.
+const LONGEST_ALIAS_PART: usize = 64;
+
+fn escape(part: &str) -> String {
+    use fmt::Write as _;
+    let mut out = String::with_capacity(part.len());
+    for byte in part.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' => out.push(char::from(byte)),
+            _ => {
+                let _ = write!(out, "={byte:02x}");
+            }
+        }
+    }
+    if out.len() <= LONGEST_ALIAS_PART {
+        return out;
+    }
+    use sha2::{Digest as _, Sha256};
+    let digest = Sha256::digest(part.as_bytes());
+    let mut short = String::from("=h");
+    for byte in &digest[..20] {
+        let _ = write!(short, "{byte:02x}");
+    }
+    short
+}
+
+/// Milliseconds since the Unix epoch. Always an argument in the core, never read there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// This moment plus `ms` milliseconds.
+    #[must_use]
+    pub fn plus_ms(self, ms: i64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds from `earlier` to this moment; negative if the clock went back.
+    #[must_use]
+    pub fn since_ms(self, earlier: Self) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Keeps one copy of every id it has seen, so that a million memberships of a hundred thousand people share their strings.
+#[derive(Debug, Default)]
+pub struct Interner(BTreeSet<Arc<str>>);
+
+impl Interner {
+    /// The shared copy of `text`.
+    pub fn share(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(text) {
+            return Arc::clone(known);
+        }
+        let shared: Arc<str> = Arc::from(text);
+        self.0.insert(Arc::clone(&shared));
+        shared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_of_different_keys_never_meet() {
+        let tricky = [
+            Key::Space("a_b".into()),
+            Key::Space("a".into()),
+            Key::Room { space: "a".into(), slot: "b".into() },
+            Key::Room { space: "a_b".into(), slot: "c".into() },
+            Key::Room { space: "a".into(), slot: "b_c".into() },
+            Key::Space("A".into()),
+            Key::Space("=41".into()),
+            Key::Space("x".repeat(300).into()),
+            Key::Space("x".repeat(301).into()),
+        ];
+        let aliases: BTreeSet<String> = tricky.iter().map(|key| key.alias_localpart("main")).collect();
+        assert_eq!(aliases.len(), tricky.len());
+        assert!(aliases.iter().all(|alias| alias.len() < 200));
+    }
+
+    #[test]
+    fn a_server_name_may_hold_a_port() {
+        let user = UserId::new("ann", "localhost:8448");
+        assert_eq!((user.localpart(), user.server()), ("ann", "localhost:8448"));
+    }
+}

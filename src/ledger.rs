@@ -1,0 +1,98 @@
+//! What usher remembers and Matrix cannot tell: people seen, absences being confirmed, group memberships last read, removals of the last
+//! 24 hours, approvals. Pure; `store::ledger` keeps it.
+
+mod witness;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{EventId, Key, Localpart, RoomId, StableId, Timestamp, UserId};
+use crate::plan::{Class, StepId};
+
+/// The whole memory, loaded at start and kept by the loop. Every part survives restarts.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ledger {
+    /// Everybody ever seen in the directory, and the localpart they were first seen with (S-1).
+    pub people: BTreeMap<StableId, Localpart>,
+    /// People once seen and missing from the latest complete reads (S-24).
+    pub absences: BTreeMap<StableId, Absence>,
+    /// Per configured external id: the group it last meant and who was in it (S-23).
+    pub groups: BTreeMap<String, GroupMemory>,
+    /// Per rule: who was entitled when the last pass ended, and is still in the room if no longer so (S-81 counts only these).
+    #[serde(with = "entitled_map")]
+    pub entitled: BTreeMap<Key, Arc<BTreeSet<UserId>>>,
+    /// Departures by human decision that no longer stand, because the person lost the right since (S-19).
+    pub forgiven: BTreeSet<(RoomId, UserId, EventId)>,
+    /// Homeserver refusals not to be retried before a time (S-19): invite blocked, suspended.
+    pub refusals: BTreeMap<(Key, UserId), Refusal>,
+    /// Removals done in the last 24 hours (S-81).
+    pub removals: Vec<RemovalRecord>,
+    /// Approved steps, and until when.
+    pub approvals: BTreeMap<StepId, Timestamp>,
+    /// Whether the last pass mirrored the source or followed `spaces:` (S-15); `None` before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirrored: Option<bool>,
+    /// Whether a pass has ended with this ledger. `false` beside rooms with our marker: the ledger was lost (S-101).
+    pub settled: bool,
+    /// When the last complete read was taken in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_complete_read: Option<Timestamp>,
+}
+
+/// An unconfirmed or confirmed absence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Absence {
+    pub since: Timestamp,
+    /// Complete reads that lacked the person, each at least one interval and 60 s after the one before.
+    pub reads: u32,
+    pub last_read: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupMemory {
+    pub id: StableId,
+    pub name: String,
+    pub users: Vec<StableId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Matrix error code.
+    pub code: String,
+    pub retry_at: Timestamp,
+}
+
+/// One removal that was done and counts (S-81, S-104).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovalRecord {
+    pub class: Class,
+    pub space: Key,
+    pub person: UserId,
+    pub at: Timestamp,
+    /// People joined or invited in that space just before.
+    pub space_base: u64,
+    /// People joined or invited anywhere just before.
+    pub total_base: u64,
+}
+
+mod entitled_map {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use crate::ids::{Key, UserId};
+
+    type Map = BTreeMap<Key, Arc<BTreeSet<UserId>>>;
+
+    pub fn serialize<S: Serializer>(map: &Map, serializer: S) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map, D::Error> {
+        Ok(Vec::<(Key, Arc<BTreeSet<UserId>>)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}

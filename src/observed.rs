@@ -1,0 +1,246 @@
+//! What the homeserver says: rooms, accounts, aliases. [`Observed::fold`] takes in one state event, [`Observed::simulate`] one of our
+//! own actions; both are the only ways it changes after a full read.
+//!
+//! Pure. Unknown is not empty: what was not read is [`Known::Unknown`] or absent, never a default.
+
+mod fold;
+mod power_levels;
+mod simulate;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+pub use fold::StateEvent;
+pub use power_levels::PowerLevels;
+
+use crate::ids::{EventId, Key, RoomId, RoomSlot, UserId};
+
+/// Type of the marker state event; its state key is the bot's MXID, so that only the bot can send it (DESIGN decision 8).
+pub const MARKER_TYPE: &str = "dev.usher.managed";
+/// Key in the create content that names the managed thing a room was made for.
+pub const CREATED_FOR: &str = "dev.usher.created_for";
+
+/// Something that may not have been read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Known<T> {
+    #[default]
+    Unknown,
+    Known(T),
+}
+
+impl<T> Known<T> {
+    /// The value, if it was read.
+    #[must_use]
+    pub fn get(&self) -> Option<&T> {
+        match self {
+            Self::Unknown => None,
+            Self::Known(value) => Some(value),
+        }
+    }
+}
+
+/// The homeserver as far as usher sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Observed {
+    pub server: String,
+    pub bot: UserId,
+    /// The registration's sender, which only speaks to the admin API.
+    pub sender: UserId,
+    /// Whether the bot's account exists.
+    #[serde(default)]
+    pub bot_registered: Known<bool>,
+    /// The bot's display name; inner `None`: it has none.
+    #[serde(default)]
+    pub bot_display_name: Known<Option<String>>,
+    /// Rooms the bot is joined to (and, later, rooms hanging in managed spaces that it is not in).
+    #[serde(default)]
+    pub rooms: BTreeMap<RoomId, Room>,
+    /// Where the fencing alias of a key points, looked up for keys that have no room of ours. No entry: it points nowhere.
+    #[serde(default, with = "key_map")]
+    pub aliases: BTreeMap<Key, RoomId>,
+    #[serde(default)]
+    pub accounts: Accounts,
+}
+
+/// Accounts of the homeserver.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Accounts {
+    /// Whether `people` is the whole user list (needs admin rights). Otherwise an absent person is unknown, not missing.
+    pub listed: bool,
+    pub people: BTreeMap<UserId, Account>,
+    /// Without the list: people whose profile was asked for and who do not exist.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub absent: BTreeSet<UserId>,
+}
+
+/// One account. Flags that were not read are `false`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Account {
+    #[serde(skip_serializing_if = "is_false")]
+    pub admin: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    pub locked: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    pub deactivated: bool,
+    /// Owned by another application service: known only where it was asked for (S-102).
+    #[serde(skip_serializing_if = "is_false")]
+    pub foreign_service: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if hands over a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// Whether an account exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence<'a> {
+    Exists(&'a Account),
+    Missing,
+    Unknown,
+}
+
+impl Accounts {
+    /// What is known of `user`'s account.
+    #[must_use]
+    pub fn presence(&self, user: &UserId) -> Presence<'_> {
+        match self.people.get(user) {
+            Some(account) => Presence::Exists(account),
+            None if self.listed || self.absent.contains(user) => Presence::Missing,
+            None => Presence::Unknown,
+        }
+    }
+}
+
+/// One room's state, as far as usher reads it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Room {
+    pub version: String,
+    /// Sender of the create event and, from version 12 on, the additional creators.
+    pub creators: BTreeSet<UserId>,
+    /// From the create content, if the bot made the room for this instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_for: Option<Key>,
+    pub is_space: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub marker: Option<Marker>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// An `mxc://` URI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub avatar: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canonical_alias: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join_rule: Option<JoinRule>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_access: Option<String>,
+    /// `None`: the power level event is missing (a room whose creation was cut off).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power_levels: Option<PowerLevels>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub members: BTreeMap<UserId, Member>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub children: BTreeMap<RoomId, Child>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub parents: BTreeMap<RoomId, Parent>,
+    /// Where the room's tombstone points.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub successor: Option<RoomId>,
+    #[serde(skip_serializing_if = "is_false")]
+    pub encrypted: bool,
+}
+
+/// A person's place in a room. Only departures remember who caused them: that is what S-19 asks about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Member {
+    Join,
+    Invite,
+    Knock,
+    Leave {
+        /// Sender of the event: the person themselves (left, declined), the bot (our kick), or somebody else.
+        by: UserId,
+        event: EventId,
+    },
+    Ban {
+        by: UserId,
+    },
+}
+
+impl Member {
+    /// Joined or invited: the room shows in the person's list and a level may be kept for them (S-108).
+    #[must_use]
+    pub fn is_in(&self) -> bool {
+        matches!(self, Self::Join | Self::Invite)
+    }
+}
+
+/// `m.room.join_rules`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRule {
+    /// `invite`, `restricted`, `knock_restricted`, `public`, …
+    pub rule: String,
+    /// Rooms whose members may join.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub allow: BTreeSet<RoomId>,
+}
+
+/// An `m.space.child` with a `via`: a link without one is no link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Child {
+    pub via: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub suggested: bool,
+}
+
+/// An `m.space.parent` with a `via`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    pub via: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub canonical: bool,
+}
+
+/// Content of [`MARKER_TYPE`]: what this room is to which usher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    pub instance: String,
+    pub key: Key,
+    /// Slots of the rooms once made in this space: one that a moderator took out is not made again (S-30).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub made: BTreeSet<RoomSlot>,
+    /// No longer managed (S-41).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub abandoned: bool,
+    /// Whoever made the room before usher took it over (S-31).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_creator: Option<UserId>,
+}
+
+/// JSON and YAML maps need text keys: a key is written as it is shown.
+mod key_map {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use crate::ids::{Key, RoomId};
+
+    pub fn serialize<S: Serializer>(map: &BTreeMap<Key, RoomId>, serializer: S) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Key, RoomId>, D::Error> {
+        Ok(Vec::<(Key, RoomId)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}

@@ -1,0 +1,339 @@
+//! The plan: an ordered list of steps, each with its reason, some withheld. A value: printing it and doing it are two consumers.
+//!
+//! Pure: no async, no I/O, no clock (`now` is an argument). A new action breaks exactly four matches: [`Action::phase`], `render`,
+//! `Observed::simulate` and `LiveActuator::perform`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::ids::{EventId, Key, RoomAlias, RoomId, Timestamp, UserId};
+use crate::ledger::GroupMemory;
+use crate::observed::{Child, JoinRule, Marker, Parent};
+
+/// What should change, in the order it should be done.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    /// What an operator should know and no step answers.
+    pub notes: Vec<Note>,
+    /// What to write into the ledger once the pass is over; a dry run drops it.
+    pub lessons: Vec<Lesson>,
+    /// Titles of the managed things, for rendering.
+    pub titles: BTreeMap<Key, String>,
+}
+
+/// One change.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub action: Action,
+    pub reason: Reason,
+    /// The managed thing it concerns; `None` for usher's own set-up and for accounts.
+    pub place: Option<Key>,
+    /// Why it is shown but not done.
+    pub withheld: Option<Withheld>,
+    /// Present on steps that take something away from somebody and count against S-81's limits.
+    pub removal: Option<Removal>,
+}
+
+/// Everything usher can do to the homeserver.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    RegisterBot,
+    SetBotName {
+        name: String,
+    },
+    /// The fencing alias points at something that is not our room.
+    DropAlias {
+        key: Key,
+        alias: RoomAlias,
+    },
+    CreateRoom(Box<Creation>),
+    SetState {
+        room: RoomRef,
+        state: StateChange,
+    },
+    SetPowerLevels {
+        room: RoomRef,
+        content: Value,
+        changes: Vec<LevelChange>,
+    },
+    Invite {
+        room: RoomRef,
+        user: UserId,
+        text: Arc<str>,
+    },
+    /// Let in without asking (S-18): admin join.
+    Join {
+        room: RoomRef,
+        user: UserId,
+    },
+    /// Also withdraws an invitation and turns down a knock.
+    Kick {
+        room: RoomRef,
+        user: UserId,
+        text: Arc<str>,
+    },
+    /// Shown only, until accounts are built (S-24).
+    Lock {
+        user: UserId,
+    },
+    /// The bot leaves.
+    Leave {
+        room: RoomRef,
+    },
+}
+
+/// A room by id, or one that an earlier step of the same plan makes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RoomRef {
+    Id(RoomId),
+    New(Key),
+}
+
+/// A room or space to be made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Creation {
+    pub key: Key,
+    /// The createRoom body, complete but for the ids of rooms made by the same plan.
+    pub body: Value,
+    /// Rooms whose members may join (`restricted`): filled in when they exist.
+    pub allow: Vec<RoomRef>,
+    pub marker: Marker,
+}
+
+/// One state event, typed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StateChange {
+    Name(String),
+    Topic(String),
+    Avatar(String),
+    /// Also points the alias at the room.
+    CanonicalAlias(String),
+    JoinRule(JoinRule),
+    GuestAccess(String),
+    Child {
+        child: RoomRef,
+        link: Child,
+    },
+    Unchild {
+        child: RoomId,
+    },
+    Parent {
+        parent: RoomRef,
+        link: Parent,
+    },
+    Marker(Marker),
+}
+
+/// A change of one effective level, for showing and counting. `user: None` is a key such as `invite` or `state_default`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LevelChange {
+    pub user: Option<UserId>,
+    pub key: Option<String>,
+    pub from: i64,
+    pub to: i64,
+}
+
+/// Why. The text, the JSON, the status page and `explain` print it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// usher's own identity.
+    SetUp,
+    /// The configuration says so: what of it.
+    Configured(&'static str),
+    /// The source's tree says so (mirror mode).
+    Mirrored,
+    /// The fencing alias points at a room we did not make, or did not finish.
+    Debris {
+        room: Option<RoomId>,
+    },
+    InGroup(Arc<str>),
+    Everyone,
+    Exception {
+        reason: Arc<str>,
+        until: Option<Timestamp>,
+    },
+    /// In a subspace of this space.
+    InSubspace {
+        space: Arc<str>,
+        group: Arc<str>,
+    },
+    /// In the directory, but in no group that this space admits; the group they were last entitled by.
+    NotInGroups {
+        was: Option<Arc<str>>,
+    },
+    /// Confirmed gone from the directory.
+    LeftDirectory {
+        since: Timestamp,
+    },
+    Disabled,
+    /// Never entitled here.
+    NeverEntitled,
+    /// A level differs from the rule.
+    LevelRule,
+    /// Levels of people who are not in the room are not kept (S-108).
+    NotInRoom,
+    /// The room's own structure must match (links, markers, guards).
+    Structure(&'static str),
+    NoLongerConfigured,
+}
+
+/// Why a step is not done.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Withheld {
+    /// `enforce: additive` or `observe` on the space.
+    Policy(&'static str),
+    /// The read was not complete, or is stale (S-3).
+    IncompleteRead,
+    /// `gc.enabled` is off (S-40).
+    GcOff,
+    /// Beyond a limit or in need of a yes (S-81, S-43, S-15, S-101).
+    Held(Hold),
+    /// usher has not the right to do it (DESIGN decision 9).
+    MissingRight(&'static str),
+    /// Account steps are not built yet.
+    NotBuilt,
+    /// The homeserver refused before; not retried until then.
+    Refused { code: String, until: Timestamp },
+    /// Another step must come first that is itself withheld.
+    DependsOnWithheld,
+}
+
+/// What class of hold, and the figures that made it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Hold {
+    pub class: Class,
+    /// The space, for per-space classes.
+    pub space: Option<Key>,
+    /// People (or rooms) the class would touch, with those already touched in the window.
+    pub count: u64,
+    /// How many are allowed; `None` for classes that are always held.
+    pub limit: Option<u64>,
+    /// Percent basis.
+    pub base: u64,
+    /// What else to say: the group that came back empty, say.
+    pub detail: Option<String>,
+}
+
+/// Classes of S-81 and of the other holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    Locks,
+    FinalSteps,
+    KicksPerSpace,
+    KicksTotal,
+    Demotions,
+    Spaces,
+    Rooms,
+    /// A mapped group that had members has none.
+    EmptiedGroup,
+    /// The database is younger than our markers (S-101).
+    LedgerLost,
+    /// From mirror mode to `spaces:`, or back (S-15).
+    ModeSwitch,
+    /// A probable rename (S-43).
+    Rename,
+}
+
+/// What a step takes away, for counting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    pub class: Class,
+    /// The space it counts for.
+    pub space: Key,
+    /// Nobody for spaces and rooms.
+    pub person: Option<UserId>,
+    /// Caused by a change of directory or configuration, so that the limits count it. `false`: an intruder.
+    pub counts: bool,
+    /// The mapped group that came back empty, if that is the cause.
+    pub emptied: Option<Arc<str>>,
+}
+
+/// Identity of a step over passes: a digest of what it does to what, without levels and texts that drift.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StepId(pub String);
+
+impl fmt::Display for StepId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Something reported without a step.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Note {
+    /// From the source.
+    Source(String),
+    GroupMissing {
+        space: Key,
+        group: String,
+        nearest: Option<String>,
+        frozen: bool,
+    },
+    GroupAmbiguous {
+        space: Key,
+        group: String,
+        candidates: Vec<String>,
+    },
+    LocalpartConflict {
+        localpart: String,
+        ids: Vec<String>,
+    },
+    /// The person's localpart changed at the source; the binding stays (S-1).
+    LocalpartChanged {
+        id: String,
+        bound: UserId,
+        now: UserId,
+    },
+    /// Entitled, but without an account yet.
+    NoAccount {
+        user: UserId,
+    },
+    /// Left, declined or was kicked by a human (S-19).
+    HumanDecision {
+        place: Key,
+        user: UserId,
+        what: &'static str,
+    },
+    Banned {
+        place: Key,
+        user: UserId,
+    },
+    Suspended {
+        user: UserId,
+        why: &'static str,
+    },
+    ForeignUser {
+        place: Key,
+        user: UserId,
+    },
+    /// Levels that do not fit one event (S-21).
+    LevelsDoNotFit {
+        place: Key,
+        dropped: u64,
+    },
+    /// usher cannot put it right itself: what and what to do.
+    Unenforceable {
+        place: Key,
+        what: String,
+    },
+    ExceptionUnknown {
+        user: UserId,
+        place: String,
+    },
+}
+
+/// Something to remember after the pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lesson {
+    Entitled { key: Key, users: Arc<std::collections::BTreeSet<UserId>> },
+    Forgiven { room: RoomId, user: UserId, event: EventId },
+    Group { external_id: String, memory: GroupMemory },
+    Mode { mirrored: bool },
+}

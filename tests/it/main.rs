@@ -1,0 +1,14 @@
+//! The one integration-test binary. `tests/run` installs what it needs and runs it; a missing component fails, never skips.
+
+
+mod architecture;
+mod configuration;
+mod contract;
+mod convergence;
+mod end_to_end;
+mod fake;
+mod file_source;
+mod lab;
+mod ldap_source;
+mod scenarios;
+mod stores;
