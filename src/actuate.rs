@@ -15,6 +15,8 @@ pub struct Outcome {
     pub room: Option<RoomId>,
     /// The event a write produced.
     pub event: Option<EventId>,
+    /// The room was there already: our own, half-made or made by a call whose answer got lost. Re-read it before relying on it.
+    pub found: bool,
 }
 
 /// Why an action did not happen.
