@@ -119,6 +119,15 @@ pub enum RoomRef {
     New(Key),
 }
 
+impl fmt::Display for RoomRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::New(key) => write!(f, "{key}"),
+        }
+    }
+}
+
 /// A room or space to be made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Creation {
@@ -193,10 +202,8 @@ pub enum Reason {
         space: Arc<str>,
         group: Arc<str>,
     },
-    /// In the directory, but in no group that this space admits; the group they were last entitled by.
-    NotInGroups {
-        was: Option<Arc<str>>,
-    },
+    /// In the directory, but no longer in a group that this space admits.
+    NotInGroups,
     /// Confirmed gone from the directory.
     LeftDirectory {
         since: Timestamp,
@@ -361,6 +368,14 @@ pub enum Note {
     Unenforceable {
         place: Key,
         what: String,
+    },
+    /// A space usher made that the configuration does not name any more.
+    NoLongerConfigured {
+        place: Key,
+    },
+    /// A moderator took the room out of its space (S-30).
+    TakenOut {
+        place: Key,
     },
     ExceptionUnknown {
         user: UserId,

@@ -12,11 +12,8 @@ pub(super) fn spaces(directory: &Directory) -> Vec<Space> {
     let root = directory.root();
     for group in directory.groups.values().filter(|group| group.kind == GroupKind::Container) {
         // A container whose parent was not read hangs under the root, or stands on its own where there is none.
-        let parent = group
-            .parent
-            .as_ref()
-            .filter(|parent| directory.groups.contains_key(*parent))
-            .or(root.map(|root| &root.id));
+        let parent =
+            group.parent.as_ref().filter(|parent| directory.groups.contains_key(*parent)).or(root.map(|root| &root.id));
         below.entry(parent).or_default().push(group);
     }
     match root {

@@ -123,7 +123,6 @@ impl<'c, 'g, 'd> Weaver<'c, 'g, 'd> {
             for (user, guest) in guests.members {
                 rule.members.entry(user).or_insert(Entitlement { level: 0, ..guest });
             }
-            debug_assert!(rule.members.len() >= before);
         }
         templates
             .into_iter()
@@ -166,8 +165,7 @@ impl<'c, 'g, 'd> Weaver<'c, 'g, 'd> {
                 Some(Standing::Suspended(_) | Standing::Disabled | Standing::Gone { .. }) => false,
             };
             if here(&exception.place) && holds {
-                let why =
-                    self.why(Why::Exception { reason: exception.reason.as_str().into(), until: exception.until });
+                let why = self.why(Why::Exception { reason: exception.reason.as_str().into(), until: exception.until });
                 entitle(rule, &exception.user, Entitlement { level: exception.level, why });
             }
         }
@@ -205,9 +203,9 @@ fn names(place: &ExceptionPlace, template: &RoomTemplate) -> bool {
 }
 
 fn slot_exists(spaces: &[Space], slot: &str) -> bool {
-    spaces.iter().any(|space| {
-        space.rooms.iter().any(|room| room.id.as_str() == slot) || slot_exists(&space.subspaces, slot)
-    })
+    spaces
+        .iter()
+        .any(|space| space.rooms.iter().any(|room| room.id.as_str() == slot) || slot_exists(&space.subspaces, slot))
 }
 
 /// The highest level wins, and with it its reason (S-13).

@@ -113,10 +113,7 @@ impl Directory {
 }
 
 /// Users of every group, in the groups' order.
-fn members_of_all(
-    groups: &[RawGroup],
-    users: &BTreeMap<StableId, crate::directory::User>,
-) -> Vec<Vec<StableId>> {
+fn members_of_all(groups: &[RawGroup], users: &BTreeMap<StableId, crate::directory::User>) -> Vec<Vec<StableId>> {
     let index: BTreeMap<&str, usize> = groups.iter().enumerate().map(|(at, group)| (group.id.as_str(), at)).collect();
     // One shared copy of each user id, whatever copies the bridge made.
     let direct: Vec<(Vec<&StableId>, Vec<usize>)> = groups
@@ -234,12 +231,14 @@ mod tests {
     fn a_name_two_groups_carry_is_ambiguous_and_a_near_one_is_offered() {
         let mut twin = group("g2", &[]);
         twin.aliases = vec![Alias::Name("g1".into())];
-        let directory =
-            Directory::flatten(Snapshot { groups: vec![group("managers", &[]), group("x", &[]), twin, {
+        let directory = Directory::flatten(Snapshot {
+            groups: vec![group("managers", &[]), group("x", &[]), twin, {
                 let mut other = group("g3", &[]);
                 other.aliases = vec![Alias::Name("g1".into())];
                 other
-            }], ..Snapshot::default() });
+            }],
+            ..Snapshot::default()
+        });
         assert!(matches!(directory.find("g1"), Found::Ambiguous(ref groups) if groups.len() == 2));
         assert_eq!(directory.find("manager"), Found::Missing { nearest: Some("managers".into()) });
         assert_eq!(directory.find("zzz"), Found::Missing { nearest: None });
@@ -250,7 +249,8 @@ mod tests {
     fn two_users_with_one_localpart_are_a_conflict() {
         let mut second = user("b");
         second.localpart = "a".into();
-        let directory = Directory::flatten(Snapshot { users: vec![user("a"), second, user("c")], ..Snapshot::default() });
+        let directory =
+            Directory::flatten(Snapshot { users: vec![user("a"), second, user("c")], ..Snapshot::default() });
         assert_eq!(directory.conflicts.keys().map(ToString::to_string).collect::<Vec<_>>(), ["a"]);
     }
 }

@@ -86,6 +86,7 @@ impl StateChange {
             Self::Child { child, link } => Some(("m.space.child", id(child)?, json!(link))),
             Self::Unchild { child } => Some(("m.space.child", child.as_str().to_owned(), json!({}))),
             Self::Parent { parent, link } => Some(("m.space.parent", id(parent)?, json!(link))),
+            Self::Unparent { parent } => Some(("m.space.parent", parent.as_str().to_owned(), json!({}))),
             Self::Marker(marker) => Some((MARKER_TYPE, bot.as_str().to_owned(), json!(marker))),
         }
     }
