@@ -1,4 +1,4 @@
-//! The database: SQLite in a file or PostgreSQL by URL, the same behaviour on both (S-96).
+//! The database: `SQLite` in a file or `PostgreSQL` by URL, the same behaviour on both (S-96).
 //!
 //! Plain functions, one query each, through sqlx's `Any` driver: one query text for both, column types limited to BIGINT and TEXT.
 //! What is kept here is only what Matrix cannot hold: the ledger, holds and approvals, the history of passes, the place in the
@@ -33,8 +33,8 @@ const CONNECTIONS: u32 = 4;
 /// How long to wait for a connection before the database counts as unreachable.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The longest any one function here may take; saving 100 000 people takes a few seconds.
-const CALL_LIMIT: Duration = Duration::from_secs(60);
-/// Two processes may open a new SQLite file at the same moment; the later one finds the migrations done when it looks again.
+const CALL_LIMIT: Duration = Duration::from_mins(1);
+/// Two processes may open a new `SQLite` file at the same moment; the later one finds the migrations done when it looks again.
 const MIGRATION_TRIES: u32 = 5;
 const MIGRATION_PAUSE: Duration = Duration::from_millis(200);
 
@@ -96,7 +96,7 @@ impl StoreError {
 }
 
 /// SQLSTATE classes and codes of an outage: connection exceptions, server stopping or starting, too many connections,
-/// serialisation and dead-lock victims. SQLite: busy and locked, with their extended forms in the low byte.
+/// serialisation and dead-lock victims. `SQLite`: busy and locked, with their extended forms in the low byte.
 fn is_outage(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
@@ -115,7 +115,7 @@ impl Store {
     /// the tables up to date.
     ///
     /// # Errors
-    /// [`StoreError::Unreachable`] while PostgreSQL is down; the others want a person.
+    /// [`StoreError::Unreachable`] while `PostgreSQL` is down; the others want a person.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         install_default_drivers();
         let backend = backend_of(url)?;
@@ -222,7 +222,7 @@ impl Store {
         }
     }
 
-    /// A transaction that will write. SQLite's takes the write lock at once: one that reads first and writes later can be refused
+    /// A transaction that will write. `SQLite`'s takes the write lock at once: one that reads first and writes later can be refused
     /// without waiting.
     async fn begin(&self) -> Result<Transaction<'static, Any>, sqlx::Error> {
         match self.backend {
@@ -267,7 +267,10 @@ fn create_file(url: &str, path: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(StoreError::Open {
             url: without_secrets(url),
-            cause: format!("cannot create {}: {error}; does the directory exist, and may usher write there?", path.display()),
+            cause: format!(
+                "cannot create {}: {error}; does the directory exist, and may usher write there?",
+                path.display()
+            ),
         }),
     }
 }
@@ -297,7 +300,10 @@ mod tests {
     #[test]
     fn a_url_names_its_database() {
         assert_eq!(backend_of("sqlite://usher.db").unwrap(), Backend::Sqlite("usher.db".into()));
-        assert_eq!(backend_of("sqlite:///var/lib/usher.db?mode=rwc").unwrap(), Backend::Sqlite("/var/lib/usher.db".into()));
+        assert_eq!(
+            backend_of("sqlite:///var/lib/usher.db?mode=rwc").unwrap(),
+            Backend::Sqlite("/var/lib/usher.db".into())
+        );
         assert_eq!(backend_of("postgresql://db/usher").unwrap(), Backend::Postgres);
         for wrong in ["mysql://db/usher", "sqlite::memory:", "sqlite://", "usher.db"] {
             assert!(matches!(backend_of(wrong), Err(StoreError::Open { .. })), "{wrong}");

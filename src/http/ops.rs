@@ -100,7 +100,8 @@ pub async fn bind(listen: &str) -> Result<TcpListener, BindError> {
 /// When the listener itself breaks.
 pub async fn serve(listener: TcpListener, operations: Operations, stop: CancellationToken) -> io::Result<()> {
     let stopping = stop.clone();
-    let server = axum::serve(listener, router(operations)).with_graceful_shutdown(async move { stop.cancelled().await });
+    let server =
+        axum::serve(listener, router(operations)).with_graceful_shutdown(async move { stop.cancelled().await });
     let overdue = async {
         stopping.cancelled().await;
         tokio::time::sleep(DRAIN_LIMIT).await;
@@ -160,9 +161,8 @@ async fn metrics(State(operations): State<Operations>, headers: HeaderMap) -> Re
         return refused();
     }
     match operations.metrics.render() {
-        Ok(text) => {
-            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
-        }
+        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+            .into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
@@ -183,7 +183,8 @@ fn may_read(operations: &Operations, headers: &HeaderMap) -> bool {
 }
 
 fn refused() -> Response {
-    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], "the token of ops.token is needed\n").into_response()
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], "the token of ops.token is needed\n")
+        .into_response()
 }
 
 #[cfg(test)]

@@ -178,7 +178,7 @@ impl Metrics {
         }
     }
 
-    /// The OpenMetrics text.
+    /// The `OpenMetrics` text.
     ///
     /// # Errors
     /// None in practice: writing into a string does not fail.

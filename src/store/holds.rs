@@ -188,7 +188,14 @@ mod tests {
     fn a_class_is_spelled_one_way() {
         for class in [Class::Locks, Class::FinalSteps, Class::KicksPerSpace, Class::KicksTotal, Class::Demotions]
             .into_iter()
-            .chain([Class::Spaces, Class::Rooms, Class::EmptiedGroup, Class::LedgerLost, Class::ModeSwitch, Class::Rename])
+            .chain([
+                Class::Spaces,
+                Class::Rooms,
+                Class::EmptiedGroup,
+                Class::LedgerLost,
+                Class::ModeSwitch,
+                Class::Rename,
+            ])
         {
             assert_eq!(class_from(class_name(class)).unwrap(), class);
         }

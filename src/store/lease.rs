@@ -1,4 +1,4 @@
-//! One writer (S-85). On SQLite a file lock beside the database, which the kernel drops with its holder; on PostgreSQL a lease row
+//! One writer (S-85). On `SQLite` a file lock beside the database, which the kernel drops with its holder; on `PostgreSQL` a lease row
 //! that its holder renews and that runs out by the database's clock, so that a stopped or cut-off holder blocks nobody for ever.
 //!
 //! Never relied on: the wall clock of this machine. What is left of the lease is counted on the monotonic clock from before the
@@ -100,7 +100,7 @@ impl WriterLease {
         }
     }
 
-    /// Which term this is: one more for each holder. Always 0 on SQLite.
+    /// Which term this is: one more for each holder. Always 0 on `SQLite`.
     #[must_use]
     pub fn epoch(&self) -> i64 {
         match &self.kind {
@@ -216,7 +216,7 @@ fn describe_self() -> String {
     format!("process {} on {host}, since {since}", std::process::id())
 }
 
-/// For PostgreSQL only. Times are `clock_timestamp()`: `now()` stands still within a transaction.
+/// For `PostgreSQL` only. Times are `clock_timestamp()`: `now()` stands still within a transaction.
 pub(super) const QUERIES: &[&str] = &[TAKE, WHO, RENEW, RELEASE];
 
 const TAKE: &str = "INSERT INTO lease (name, holder, epoch, expires_at) \

@@ -40,18 +40,34 @@ impl LedgerChanges {
 #[must_use]
 pub fn diff(old: &Ledger, new: &Ledger) -> LedgerChanges {
     LedgerChanges(vec![
-        changed(&PEOPLE, &old.people, &new.people, |id, _| vec![id.as_str().into()], |_, localpart| {
-            vec![localpart.as_str().into()]
-        }),
-        changed(&ABSENCES, &old.absences, &new.absences, |id, _| vec![id.as_str().into()], |_, absence| {
-            vec![absence.since.0.into(), i64::from(absence.reads).into(), absence.last_read.0.into()]
-        }),
-        changed(&GROUPS, &old.groups, &new.groups, |id, _| vec![id.as_str().into()], |_, group| {
-            vec![group.id.as_str().into(), group.name.as_str().into(), json(&group.users).into()]
-        }),
-        changed(&ENTITLED, &old.entitled, &new.entitled, |key, _| vec![json(key).into()], |_, users| {
-            vec![json(users.as_ref()).into()]
-        }),
+        changed(
+            &PEOPLE,
+            &old.people,
+            &new.people,
+            |id, _| vec![id.as_str().into()],
+            |_, localpart| vec![localpart.as_str().into()],
+        ),
+        changed(
+            &ABSENCES,
+            &old.absences,
+            &new.absences,
+            |id, _| vec![id.as_str().into()],
+            |_, absence| vec![absence.since.0.into(), i64::from(absence.reads).into(), absence.last_read.0.into()],
+        ),
+        changed(
+            &GROUPS,
+            &old.groups,
+            &new.groups,
+            |id, _| vec![id.as_str().into()],
+            |_, group| vec![group.id.as_str().into(), group.name.as_str().into(), json(&group.users).into()],
+        ),
+        changed(
+            &ENTITLED,
+            &old.entitled,
+            &new.entitled,
+            |key, _| vec![json(key).into()],
+            |_, users| vec![json(users.as_ref()).into()],
+        ),
         forgiven(old, new),
         changed(
             &REFUSALS,
@@ -62,7 +78,13 @@ pub fn diff(old: &Ledger, new: &Ledger) -> LedgerChanges {
         ),
         removals(old, new),
         approvals(old, new),
-        changed(&FACTS, &facts(old), &facts(new), |name, _| vec![(*name).into()], |_, value| vec![value.as_str().into()]),
+        changed(
+            &FACTS,
+            &facts(old),
+            &facts(new),
+            |name, _| vec![(*name).into()],
+            |_, value| vec![value.as_str().into()],
+        ),
     ])
 }
 

@@ -36,7 +36,8 @@ mod tests {
 
     #[test]
     fn both_databases_count_the_same_versions() {
-        let names = |files: &[(i64, &str, &str)]| files.iter().map(|file| (file.0, file.1.to_owned())).collect::<Vec<_>>();
+        let names =
+            |files: &[(i64, &str, &str)]| files.iter().map(|file| (file.0, file.1.to_owned())).collect::<Vec<_>>();
         assert_eq!(names(SQLITE), names(POSTGRES));
         assert!(SQLITE.iter().zip(1..).all(|(file, version)| file.0 == version));
     }
