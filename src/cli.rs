@@ -304,6 +304,13 @@ pub fn printed(text: &str) -> Exit {
     }
 }
 
+/// Who sits at the command line, for the record of approvals.
+#[must_use]
+pub fn operator() -> String {
+    let named = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    named.unwrap_or_else(|| "command line".to_owned())
+}
+
 /// A moment for people, in UTC.
 #[must_use]
 pub fn moment(at: Timestamp) -> String {

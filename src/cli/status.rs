@@ -125,13 +125,11 @@ fn heading(text: &mut String, status: &Status) {
     };
     let Status { version, instance, started_at, source, .. } = status;
     let _ = writeln!(text, "usher {version}, instance {instance}, {mode}, since {}", moment(*started_at));
-    let completeness = if source.complete { "complete" } else { "incomplete: nothing is removed" };
-    let read = source.last_success.map_or_else(|| "not read yet".to_owned(), |at: Timestamp| moment(at));
-    let _ = writeln!(
-        text,
-        "Source     {}, {} users, {} groups, {completeness}, {read}",
-        source.kind, source.users, source.groups
-    );
+    let read = source.last_success.map_or_else(|| "not read yet".to_owned(), |at| format!("read {}", moment(at)));
+    let _ = writeln!(text, "Source     {}, {} users, {} groups, {read}", source.kind, source.users, source.groups);
+    if !source.complete {
+        text.push_str("           not complete: nothing is removed\n");
+    }
     if let Some(problem) = &source.problem {
         let _ = writeln!(text, "           {problem}");
     }
@@ -142,4 +140,76 @@ fn last_pass(text: &mut String, pass: &PassStatus) {
     let counts = if counts.is_empty() { "nothing to do".to_owned() } else { counts.join(", ") };
     let took = pass.ended.since_ms(pass.started).max(0);
     let _ = writeln!(text, "Last pass  {}, {} ({}), {took} ms: {counts}", moment(pass.ended), pass.result, pass.cause);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::observability::{FailureStatus, SourceStatus};
+
+    fn status() -> Status {
+        let at = |seconds: i64| Timestamp(1_795_255_000_000 + seconds * 1000);
+        Status {
+            version: "0.1.0".into(),
+            instance: "main".into(),
+            started_at: at(0),
+            source: SourceStatus {
+                kind: "ldap".into(),
+                users: 60,
+                groups: 14,
+                last_success: Some(at(60)),
+                problem: Some("size limit reached on page 3".into()),
+                ..SourceStatus::default()
+            },
+            last_pass: Some(PassStatus {
+                started: at(60),
+                ended: at(61),
+                cause: "poll".into(),
+                result: "ok".into(),
+                counts: BTreeMap::from([("done".into(), 3), ("failed".into(), 1)]),
+            }),
+            next_pass: Some(at(120)),
+            plan: PlanStatus { pending: 1, withheld: 2, held: 2 },
+            holds: vec![HoldStatus {
+                id: "h-1".into(),
+                class: "locks".into(),
+                detail: "9 people, limit 3".into(),
+                steps: 2,
+                first_held_at: at(0),
+            }],
+            failures: vec![FailureStatus {
+                what: "invite @ann:a to Sales".into(),
+                reason: "M_FORBIDDEN".into(),
+                remedy: Some("give the bot level 50".into()),
+                since: at(0),
+                retry_at: Some(at(180)),
+            }],
+            notes: vec!["group cn=mods is missing".into()],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn everything_an_operator_needs_is_said_in_eighty_columns() {
+        let text = render(&status(), true);
+        let expected = "\
+usher 0.1.0, instance main, live, since 2026-11-21 09:56:40 UTC
+Source     ldap, 60 users, 14 groups, read 2026-11-21 09:57:40 UTC
+           not complete: nothing is removed
+           size limit reached on page 3
+Last pass  2026-11-21 09:57:41 UTC, ok (poll), 1000 ms: 3 done, 1 failed
+Next pass  2026-11-21 09:58:40 UTC
+Plan       1 pending, 2 withheld, 2 held
+Held       h-1  locks  2 steps: 9 people, limit 3
+Failed     invite @ann:a to Sales: M_FORBIDDEN
+           give the bot level 50
+           tried again 2026-11-21 09:59:40 UTC
+Note       group cn=mods is missing
+";
+        assert_eq!(text, expected);
+        assert!(text.lines().all(|line| line.chars().count() <= 80));
+        assert!(render(&Status::default(), true).contains("not read yet"));
+    }
 }

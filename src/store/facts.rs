@@ -81,7 +81,11 @@ impl Store {
         number.map(Timestamp).map_err(|error| StoreError::Damaged { what: "read a fact", cause: error.to_string() })
     }
 
+    /// Asks first: opening a database that exists must not wait for its writer.
     pub(super) async fn note_birth(&self) -> Result<(), StoreError> {
+        if self.fact(Fact::BornAt).await?.is_some() {
+            return Ok(());
+        }
         let now = crate::clock::now().0.to_string();
         let work = sqlx::query(INSERT_FACT).bind(Fact::BornAt.name()).bind(now).execute(&self.pool);
         self.bounded("note the database's birth", work).await.map(|_| ())

@@ -44,6 +44,8 @@ struct RowLease {
     ends: Arc<Mutex<Instant>>,
     lost: CancellationToken,
     renewal: JoinHandle<()>,
+    /// Given back on purpose: dropping has nothing left to do.
+    released: bool,
 }
 
 /// Which lease row is ours.
@@ -114,10 +116,11 @@ impl WriterLease {
     /// # Errors
     /// When the database did not take it back; it then runs out by itself.
     pub async fn release(self) -> Result<(), StoreError> {
-        match &self.kind {
+        match self.kind {
             Kind::File(_) => Ok(()),
-            Kind::Row(row) => {
+            Kind::Row(mut row) => {
                 row.renewal.abort();
+                row.released = true;
                 give_back(&row.store, &row.term).await
             }
         }
@@ -127,6 +130,9 @@ impl WriterLease {
 impl Drop for RowLease {
     fn drop(&mut self) {
         self.renewal.abort();
+        if self.released {
+            return;
+        }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (store, term) = (self.store.clone(), self.term.clone());
             runtime.spawn(async move {
@@ -155,7 +161,7 @@ impl RowLease {
         let ends = Arc::new(Mutex::new(before + TTL));
         let lost = CancellationToken::new();
         let renewal = tokio::spawn(keep(store.clone(), term.clone(), Arc::clone(&ends), lost.clone()));
-        Ok(Self { store: store.clone(), term, ends, lost, renewal })
+        Ok(Self { store: store.clone(), term, ends, lost, renewal, released: false })
     }
 }
 

@@ -1,5 +1,7 @@
 //! The same suite on both databases: every function, restart, kill -9, outage, and the one-writer rule.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod behaviour;
 mod cli;
 mod faults;

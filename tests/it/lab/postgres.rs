@@ -1,4 +1,6 @@
-//! A real PostgreSQL on loopback in a temporary directory, ended with the last test that uses it.
+//! A real `PostgreSQL` on loopback in a temporary directory, ended with the last test that uses it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::io::Read as _;
 use std::net::TcpListener;

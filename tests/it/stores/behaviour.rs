@@ -25,6 +25,7 @@ on_both! {
     several_processes_may_open_a_new_database_at_once
     every_query_is_understood
     odd_texts_come_back_as_they_were
+    readers_need_not_wait_for_a_writer
 }
 
 fn user(number: u32) -> UserId {
@@ -197,6 +198,14 @@ async fn history_is_bounded_in_age_and_number(database: &Database) {
     }
     assert_eq!(store.passes(10).await.unwrap(), [pass(41 * DAY), pass(40 * DAY)]);
     assert_eq!(store.passes(1).await.unwrap(), [pass(41 * DAY)]);
+    let many = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 10050) \
+         INSERT INTO passes (started, ended, cause, counts, result) \
+         SELECT 3628800000, 3628800005, 'poll', '{}', 'ok' FROM numbers";
+    let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
+    sqlx::query(many).execute(&pool).await.unwrap();
+    store.record_pass(&pass(42 * DAY)).await.unwrap();
+    let passes = store.passes(20_000).await.unwrap();
+    assert_eq!((passes.len(), &passes[0]), (10_000, &pass(42 * DAY)));
 }
 
 async fn facts_are_kept_and_forgotten(database: &Database) {
@@ -275,4 +284,23 @@ async fn odd_texts_come_back_as_they_were(database: &Database) {
     ledger.entitled.insert(Key::Space(odd.into()), Arc::new(BTreeSet::from([UserId::new(odd, "a")])));
     store.save(&diff(&Ledger::default(), &ledger)).await.unwrap();
     assert!(same(&store.load_ledger().await.unwrap(), &ledger));
+}
+
+async fn readers_need_not_wait_for_a_writer(database: &Database) {
+    let store = database.open().await;
+    let ledger = full();
+    store.save(&diff(&Ledger::default(), &ledger)).await.unwrap();
+    store.set_holds(&[hold("h-1", 2, 5)]).await.unwrap();
+    let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
+    let mut writing = pool.begin().await.unwrap();
+    for half_done in ["DELETE FROM people", "DELETE FROM holds", "DELETE FROM facts"] {
+        sqlx::query(half_done).execute(&mut *writing).await.unwrap();
+    }
+    // As `usher hold list` and `usher status` do beside a daemon that is saving: a process of its own.
+    let reader = database.open().await;
+    assert!(same(&reader.load_ledger().await.unwrap(), &ledger));
+    assert_eq!(reader.holds().await.unwrap().len(), 1);
+    assert!(reader.passes(1).await.unwrap().is_empty());
+    writing.rollback().await.unwrap();
+    reader.approve(&[usher::plan::StepId("s-9".into())], Timestamp(9), "ann").await.unwrap();
 }
