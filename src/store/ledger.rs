@@ -135,9 +135,10 @@ impl Store {
         .await?;
         self.each(SELECT_ENTITLED, |row| {
             let list = text(row, 1)?;
-            let names: Vec<Cow<'_, str>> = parsed(&list)?;
-            let users: BTreeSet<UserId> = names.iter().map(|name| interner.share(name).into()).collect();
-            ledger.entitled.insert(parsed(&text(row, 0)?)?, Arc::new(users));
+            let named: BTreeMap<Cow<'_, str>, i64> = parsed(&list)?;
+            let levels: BTreeMap<UserId, i64> =
+                named.iter().map(|(name, level)| (interner.share(name).into(), *level)).collect();
+            ledger.entitled.insert(parsed(&text(row, 0)?)?, Arc::new(levels));
             Ok(())
         })
         .await?;
