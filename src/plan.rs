@@ -21,9 +21,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use explain::explain;
-pub use guard::{HeldItem, guard};
+pub use guard::{HeldItem, WINDOW_MS, guard};
 pub use json::to_json;
 pub use render::{Header, render};
+pub use rooms::missing;
 
 use crate::desired::Desired;
 use crate::ids::{EventId, Key, RoomAlias, RoomId, Timestamp, UserId};

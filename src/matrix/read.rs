@@ -240,6 +240,33 @@ impl Homeserver {
         Ok(Probed { exist: users(exist), absent: users(absent) })
     }
 
+    /// Those of `people` whose accounts belong to an application service: one request each, so ask only about removal candidates
+    /// (S-102).
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub async fn owned_by_services(&self, people: &BTreeSet<UserId>) -> Result<BTreeSet<UserId>, MatrixError> {
+        #[derive(Deserialize)]
+        struct Owned {
+            #[serde(default)]
+            appservice_id: Option<String>,
+        }
+        let attempt = "ask who owns an account";
+        let found: Vec<(UserId, bool)> = stream::iter(people.iter().cloned())
+            .map(|user| async move {
+                let request = Request::get("/_synapse/admin/v2/users/{}", &[user.as_str()]).to(attempt);
+                match self.call_admin(request).await {
+                    Ok(answer) => Ok((user, answer.json::<Owned>(attempt)?.appservice_id.is_some())),
+                    Err(error) if error.trouble == Trouble::NotFound => Ok((user, false)),
+                    Err(error) => Err(error),
+                }
+            })
+            .buffer_unordered(CONCURRENT_READS)
+            .try_collect()
+            .await?;
+        Ok(found.into_iter().filter(|(_, owned)| *owned).map(|(user, _)| user).collect())
+    }
+
     /// Where the fencing aliases of `keys` point; those that point nowhere are left out. One request each: ask only for keys that
     /// have no room.
     ///
