@@ -258,6 +258,9 @@ fn backend_of(url: &str) -> Result<Backend, StoreError> {
     if path.is_empty() || path == ":memory:" {
         return Err(refuse("usher needs a file, because what it remembers must survive a restart"));
     }
+    if path.contains('%') {
+        return Err(refuse("a percent sign in the path would mean an escaped character; name the file without one"));
+    }
     Ok(Backend::Sqlite(PathBuf::from(path)))
 }
 
@@ -305,7 +308,7 @@ mod tests {
             Backend::Sqlite("/var/lib/usher.db".into())
         );
         assert_eq!(backend_of("postgresql://db/usher").unwrap(), Backend::Postgres);
-        for wrong in ["mysql://db/usher", "sqlite::memory:", "sqlite://", "usher.db"] {
+        for wrong in ["mysql://db/usher", "sqlite::memory:", "sqlite://", "sqlite://a%20b.db", "usher.db"] {
             assert!(matches!(backend_of(wrong), Err(StoreError::Open { .. })), "{wrong}");
         }
     }

@@ -11,7 +11,6 @@ use serde::Serialize;
 use super::{Exit, moment};
 use crate::config::Ops;
 use crate::http::ops::reachable_at;
-use crate::ids::Timestamp;
 use crate::observability::{HoldStatus, Mode, PassStatus, PlanStatus, Status};
 use crate::store::Store;
 
@@ -147,6 +146,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::ids::Timestamp;
     use crate::observability::{FailureStatus, SourceStatus};
 
     fn status() -> Status {
