@@ -14,7 +14,7 @@ mod ber;
 mod change;
 mod diagnosis;
 pub mod entry;
-mod notices;
+pub(crate) mod notices;
 pub mod person;
 mod range;
 mod read;
