@@ -3,6 +3,7 @@
 pub mod completions;
 pub mod hold;
 pub mod progress;
+pub mod source;
 pub mod status;
 
 use std::ffi::{OsStr, OsString};
