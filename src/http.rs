@@ -1,1 +1,3 @@
-//! Being built.
+//! usher's own listeners.
+
+pub mod ops;

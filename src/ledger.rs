@@ -3,6 +3,8 @@
 
 mod witness;
 
+pub use witness::SHORTEST_GAP_MS;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -21,12 +23,14 @@ pub struct Ledger {
     pub absences: BTreeMap<StableId, Absence>,
     /// Per configured external id: the group it last meant and who was in it (S-23).
     pub groups: BTreeMap<String, GroupMemory>,
-    /// Per rule: who was entitled when the last pass ended, and is still in the room if no longer so (S-81 counts only these).
+    /// Per rule: who was entitled when the last pass ended, with what level; and who lost that but is still in the room. S-81 counts
+    /// only what these lose.
     #[serde(with = "entitled_map")]
-    pub entitled: BTreeMap<Key, Arc<BTreeSet<UserId>>>,
+    pub entitled: BTreeMap<Key, Arc<BTreeMap<UserId, i64>>>,
     /// Departures by human decision that no longer stand, because the person lost the right since (S-19).
     pub forgiven: BTreeSet<(RoomId, UserId, EventId)>,
     /// Homeserver refusals not to be retried before a time (S-19): invite blocked, suspended.
+    #[serde(with = "refusal_map")]
     pub refusals: BTreeMap<(Key, UserId), Refusal>,
     /// Removals done in the last 24 hours (S-81).
     pub removals: Vec<RemovalRecord>,
@@ -79,20 +83,39 @@ pub struct RemovalRecord {
 }
 
 mod entitled_map {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
 
     use crate::ids::{Key, UserId};
 
-    type Map = BTreeMap<Key, Arc<BTreeSet<UserId>>>;
+    type Map = BTreeMap<Key, Arc<BTreeMap<UserId, i64>>>;
 
     pub fn serialize<S: Serializer>(map: &Map, serializer: S) -> Result<S::Ok, S::Error> {
         map.iter().collect::<Vec<_>>().serialize(serializer)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map, D::Error> {
-        Ok(Vec::<(Key, Arc<BTreeSet<UserId>>)>::deserialize(deserializer)?.into_iter().collect())
+        Ok(Vec::<(Key, Arc<BTreeMap<UserId, i64>>)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
+mod refusal_map {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::Refusal;
+    use crate::ids::{Key, UserId};
+
+    type Map = BTreeMap<(Key, UserId), Refusal>;
+
+    pub fn serialize<S: Serializer>(map: &Map, serializer: S) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map, D::Error> {
+        Ok(Vec::<((Key, UserId), Refusal)>::deserialize(deserializer)?.into_iter().collect())
     }
 }

@@ -3,16 +3,32 @@
 //! Pure: no async, no I/O, no clock (`now` is an argument). A new action breaks exactly four matches: [`Action::phase`], `render`,
 //! `Observed::simulate` and `LiveActuator::perform`.
 
-use std::collections::BTreeMap;
+mod creation;
+mod explain;
+mod guard;
+mod json;
+mod levels;
+mod members;
+mod reason;
+mod render;
+mod rooms;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use explain::explain;
+pub use guard::{HeldItem, guard};
+pub use json::to_json;
+pub use render::{Header, render};
+
+use crate::desired::Desired;
 use crate::ids::{EventId, Key, RoomAlias, RoomId, Timestamp, UserId};
-use crate::ledger::GroupMemory;
-use crate::observed::{Child, JoinRule, Marker, Parent};
+use crate::ledger::{GroupMemory, Ledger};
+use crate::observed::{Child, JoinRule, Marker, Observed, Parent};
 
 /// What should change, in the order it should be done.
 #[derive(Clone, Debug, Default)]
@@ -22,8 +38,17 @@ pub struct Plan {
     pub notes: Vec<Note>,
     /// What to write into the ledger once the pass is over; a dry run drops it.
     pub lessons: Vec<Lesson>,
-    /// Titles of the managed things, for rendering.
-    pub titles: BTreeMap<Key, String>,
+    /// Managed things in the order they are shown, with their titles.
+    pub titles: Vec<(Key, String)>,
+    /// People joined or invited per space, and anywhere: what S-81's percentages are of.
+    pub heads: Heads,
+}
+
+/// Head counts before the plan is done.
+#[derive(Clone, Debug, Default)]
+pub struct Heads {
+    pub spaces: BTreeMap<Key, u64>,
+    pub total: u64,
 }
 
 /// One change.
@@ -94,6 +119,15 @@ pub enum RoomRef {
     New(Key),
 }
 
+impl fmt::Display for RoomRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::New(key) => write!(f, "{key}"),
+        }
+    }
+}
+
 /// A room or space to be made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Creation {
@@ -122,6 +156,9 @@ pub enum StateChange {
     Unchild {
         child: RoomId,
     },
+    Unparent {
+        parent: RoomId,
+    },
     Parent {
         parent: RoomRef,
         link: Parent,
@@ -136,6 +173,9 @@ pub struct LevelChange {
     pub key: Option<String>,
     pub from: i64,
     pub to: i64,
+    pub reason: Reason,
+    /// Present on a demotion that counts against S-81's limits.
+    pub removal: Option<Removal>,
 }
 
 /// Why. The text, the JSON, the status page and `explain` print it.
@@ -162,10 +202,8 @@ pub enum Reason {
         space: Arc<str>,
         group: Arc<str>,
     },
-    /// In the directory, but in no group that this space admits; the group they were last entitled by.
-    NotInGroups {
-        was: Option<Arc<str>>,
-    },
+    /// In the directory, but no longer in a group that this space admits.
+    NotInGroups,
     /// Confirmed gone from the directory.
     LeftDirectory {
         since: Timestamp,
@@ -197,6 +235,8 @@ pub enum Withheld {
     MissingRight(&'static str),
     /// Account steps are not built yet.
     NotBuilt,
+    /// A mapped group was not found and nobody remembers who was in it (S-23).
+    GroupUnknown(Arc<str>),
     /// The homeserver refused before; not retried until then.
     Refused { code: String, until: Timestamp },
     /// Another step must come first that is itself withheld.
@@ -276,6 +316,12 @@ pub enum Note {
         nearest: Option<String>,
         frozen: bool,
     },
+    /// Found again by stable id under a new name.
+    GroupRenamed {
+        space: Key,
+        group: String,
+        now: String,
+    },
     GroupAmbiguous {
         space: Key,
         group: String,
@@ -323,6 +369,14 @@ pub enum Note {
         place: Key,
         what: String,
     },
+    /// A space usher made that the configuration does not name any more.
+    NoLongerConfigured {
+        place: Key,
+    },
+    /// A moderator took the room out of its space (S-30).
+    TakenOut {
+        place: Key,
+    },
     ExceptionUnknown {
         user: UserId,
         place: String,
@@ -332,8 +386,262 @@ pub enum Note {
 /// Something to remember after the pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lesson {
-    Entitled { key: Key, users: Arc<std::collections::BTreeSet<UserId>> },
+    Entitled { key: Key, levels: Arc<BTreeMap<UserId, i64>> },
     Forgiven { room: RoomId, user: UserId, event: EventId },
     Group { external_id: String, memory: GroupMemory },
     Mode { mirrored: bool },
+}
+
+/// Which rooms a plan looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Everything,
+    /// After events: only these rooms.
+    Rooms(BTreeSet<RoomId>),
+}
+
+impl Scope {
+    fn covers(&self, room: &RoomId) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Rooms(rooms) => rooms.contains(room),
+        }
+    }
+}
+
+/// Order of doing. Locks and kicks go before additions, spaces are left before their rooms, and rooms exist before people are asked in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Identity,
+    Locks,
+    SpaceKicks,
+    RoomKicks,
+    Make,
+    Shape,
+    Levels,
+    SpaceInvites,
+    RoomInvites,
+    Leave,
+}
+
+impl Action {
+    /// When it is done.
+    #[must_use]
+    pub fn phase(&self, place: Option<&Key>) -> Phase {
+        let in_space = place.is_some_and(Key::is_space);
+        match self {
+            Self::RegisterBot | Self::SetBotName { .. } => Phase::Identity,
+            Self::Lock { .. } => Phase::Locks,
+            Self::Kick { .. } if in_space => Phase::SpaceKicks,
+            Self::Kick { .. } => Phase::RoomKicks,
+            Self::DropAlias { .. } | Self::CreateRoom(_) => Phase::Make,
+            Self::SetState { .. } => Phase::Shape,
+            Self::SetPowerLevels { .. } => Phase::Levels,
+            Self::Invite { .. } | Self::Join { .. } if in_space => Phase::SpaceInvites,
+            Self::Invite { .. } | Self::Join { .. } => Phase::RoomInvites,
+            Self::Leave { .. } => Phase::Leave,
+        }
+    }
+
+    /// The room it writes to; `None` for accounts and for rooms that do not exist yet.
+    #[must_use]
+    pub fn room(&self) -> Option<&RoomRef> {
+        match self {
+            Self::RegisterBot
+            | Self::SetBotName { .. }
+            | Self::DropAlias { .. }
+            | Self::CreateRoom(_)
+            | Self::Lock { .. } => None,
+            Self::SetState { room, .. }
+            | Self::SetPowerLevels { room, .. }
+            | Self::Invite { room, .. }
+            | Self::Join { room, .. }
+            | Self::Kick { room, .. }
+            | Self::Leave { room } => Some(room),
+        }
+    }
+
+    /// The person it is done to.
+    #[must_use]
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            Self::Invite { user, .. } | Self::Join { user, .. } | Self::Kick { user, .. } | Self::Lock { user } => {
+                Some(user)
+            }
+            Self::RegisterBot
+            | Self::SetBotName { .. }
+            | Self::DropAlias { .. }
+            | Self::CreateRoom(_)
+            | Self::SetState { .. }
+            | Self::SetPowerLevels { .. }
+            | Self::Leave { .. } => None,
+        }
+    }
+}
+
+impl Step {
+    /// A digest of what is done to whom where: the same step has the same id in every pass.
+    #[must_use]
+    pub fn id(&self) -> StepId {
+        let place = self.place.as_ref().map(ToString::to_string).unwrap_or_default();
+        let detail = match &self.action {
+            Action::SetPowerLevels { changes, .. } => changes
+                .iter()
+                .map(|change| match (&change.user, &change.key) {
+                    (Some(user), _) => format!("{user}={}", change.to),
+                    (None, key) => format!("{}={}", key.as_deref().unwrap_or_default(), change.to),
+                })
+                .collect::<Vec<_>>()
+                .join(","),
+            Action::SetState { state, .. } => state.label(),
+            action => action.user().map(ToString::to_string).unwrap_or_default(),
+        };
+        StepId(digest(&[self.action.verb(), &place, &detail]))
+    }
+
+    /// Whether it will be done.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.withheld.is_none()
+    }
+
+    /// The hold it waits behind.
+    #[must_use]
+    pub fn hold(&self) -> Option<&Hold> {
+        match &self.withheld {
+            Some(Withheld::Held(hold)) => Some(hold),
+            _ => None,
+        }
+    }
+}
+
+/// The first 48 bits of a SHA-256, as text: enough to tell the steps of one plan apart.
+fn digest(parts: &[&str]) -> String {
+    use fmt::Write as _;
+
+    use sha2::{Digest as _, Sha256};
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    let mut text = String::with_capacity(12);
+    for byte in &hash.finalize()[..6] {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// Compares what should be with what is. Pure: the same arguments give the same plan.
+#[must_use]
+pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger, scope: &Scope, now: Timestamp) -> Plan {
+    let mut planner = Planner::new(desired, observed, ledger, now);
+    planner.identity();
+    for room in &desired.rooms {
+        planner.room(room, scope);
+    }
+    planner.locks();
+    planner.finish(scope)
+}
+
+/// What the differs share while one plan is made.
+struct Planner<'a> {
+    desired: &'a Desired,
+    observed: &'a Observed,
+    ledger: &'a Ledger,
+    now: Timestamp,
+    /// Which room carries which managed thing.
+    located: BTreeMap<&'a Key, &'a RoomId>,
+    /// Managed spaces that hold a room, by the room.
+    holders: BTreeMap<&'a RoomId, BTreeSet<&'a Key>>,
+    /// Rights that exceptions give by room id or alias, risen to the parents.
+    extra: BTreeMap<&'a Key, Vec<(UserId, crate::desired::Entitlement)>>,
+    without_account: BTreeSet<&'a UserId>,
+    plan: Plan,
+}
+
+impl Planner<'_> {
+    fn push(&mut self, step: Step) {
+        self.plan.steps.push(step);
+    }
+
+    fn note(&mut self, note: Note) {
+        self.plan.notes.push(note);
+    }
+
+    fn identity(&mut self) {
+        if self.observed.bot_registered.get() == Some(&false) {
+            self.push(Step::set_up(Action::RegisterBot));
+        }
+        let name = &self.desired.provisioner.bot_display_name;
+        let differs = match self.observed.bot_display_name.get() {
+            Some(current) => current.as_deref() != Some(name.trim()),
+            None => self.observed.bot_registered.get() == Some(&false),
+        };
+        if differs {
+            self.push(Step::set_up(Action::SetBotName { name: name.trim().to_owned() }));
+        }
+    }
+
+    fn locks(&mut self) {
+        for (user, reason) in &self.desired.locks {
+            let needs = match self.observed.accounts.presence(user) {
+                crate::observed::Presence::Exists(account) => !account.locked && !account.deactivated,
+                crate::observed::Presence::Missing | crate::observed::Presence::Unknown => false,
+            };
+            if needs && !members::is_protected(self.desired, self.observed, user) {
+                self.push(Step {
+                    action: Action::Lock { user: user.clone() },
+                    reason: reason.clone(),
+                    place: None,
+                    withheld: Some(Withheld::NotBuilt),
+                    removal: None,
+                });
+            }
+        }
+    }
+
+    fn finish(mut self, scope: &Scope) -> Plan {
+        let missing: Vec<Note> =
+            self.without_account.iter().map(|user| Note::NoAccount { user: (*user).clone() }).collect();
+        self.plan.notes.extend(missing);
+        if *scope == Scope::Everything {
+            self.plan.notes.extend(self.desired.notes.iter().cloned());
+            self.lessons();
+        }
+        self.plan.titles = self.desired.rooms.iter().map(|room| (room.key.clone(), room.name.clone())).collect();
+        self.plan.notes.sort();
+        self.plan.notes.dedup();
+        // Stable: within a phase the configuration's order stays.
+        self.plan.steps.sort_by_cached_key(|step| step.action.phase(step.place.as_ref()));
+        if self.plan.steps.iter().any(|step| guard::counts(step)) {
+            self.plan.heads = self.heads();
+        }
+        self.plan
+    }
+
+    /// Everybody joined or invited, per space and in all.
+    fn heads(&self) -> Heads {
+        let mut spaces = BTreeMap::new();
+        let mut everybody = BTreeSet::new();
+        for (key, room) in &self.located {
+            let Some(room) = self.observed.rooms.get(*room) else { continue };
+            let inside = room.members.iter().filter(|(user, member)| member.is_in() && **user != self.observed.bot);
+            let mut count = 0;
+            for (user, _) in inside {
+                count += 1;
+                everybody.insert(user);
+            }
+            if key.is_space() {
+                spaces.insert((*key).clone(), count);
+            }
+        }
+        Heads { spaces, total: everybody.len() as u64 }
+    }
+}
+
+impl Step {
+    fn set_up(action: Action) -> Self {
+        Self { action, reason: Reason::SetUp, place: None, withheld: None, removal: None }
+    }
 }

@@ -1,1 +1,256 @@
-//! Being built.
+//! From direct members to all users of a group, through any depth and any cycle (S-2), and from a configured name to its group (S-6).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Alias, Completeness, Directory, Found, Group, GroupKind, RawGroup, Snapshot, dn};
+use crate::ids::{Localpart, StableId};
+
+/// Names less alike than this (Jaro-Winkler, 0 to 1) are not offered as "nearest".
+const NEAR: f64 = 0.8;
+
+impl Directory {
+    /// Flattens what a bridge read. Linear in users and groups, and per group in what it reaches.
+    #[must_use]
+    pub fn flatten(snapshot: Snapshot) -> Self {
+        let Snapshot { source, organisation, users, groups, mut completeness, notices } = snapshot;
+        let mut people = BTreeMap::new();
+        for user in users {
+            let id = user.id.clone();
+            if people.insert(id.clone(), user).is_some() {
+                completeness.flaw(format!("two users carry the stable id {id}"));
+            }
+        }
+        let flattened = members_of_all(&groups, &people);
+        let mut names: BTreeMap<Alias, BTreeSet<StableId>> = BTreeMap::new();
+        let mut by_id = BTreeMap::new();
+        for (raw, users) in groups.into_iter().zip(flattened) {
+            for alias in raw.aliases {
+                names.entry(alias).or_default().insert(raw.id.clone());
+            }
+            let group = Group { id: raw.id.clone(), kind: raw.kind, name: raw.name, parent: raw.parent, users };
+            by_id.insert(raw.id, group);
+        }
+        let conflicts = conflicts(&people);
+        Self { source, organisation, users: people, groups: by_id, completeness, notices, conflicts, names }
+    }
+
+    /// What `external_id` means here. In order: everybody, a DN, a stable or opaque id, and last a name that must be unique.
+    #[must_use]
+    pub fn find(&self, external_id: &str) -> Found<'_> {
+        if external_id.is_empty() {
+            return Found::Everyone;
+        }
+        let exact = dn::normalise(external_id)
+            .and_then(|normal| self.names.get(&Alias::Dn(normal)))
+            .and_then(|ids| ids.first())
+            .or_else(|| self.groups.get_key_value(external_id).map(|(id, _)| id))
+            .or_else(|| self.names.get(&Alias::Id(external_id.to_owned())).and_then(|ids| ids.first()));
+        if let Some(group) = exact.and_then(|id| self.groups.get(id)) {
+            return Self::found(group);
+        }
+        let named: Vec<&Group> = self
+            .names
+            .get(&Alias::Name(external_id.to_owned()))
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.groups.get(id))
+            .collect();
+        match named.as_slice() {
+            [] => Found::Missing { nearest: self.nearest(external_id) },
+            [only] => Self::found(only),
+            _ => Found::Ambiguous(named),
+        }
+    }
+
+    fn found(group: &Group) -> Found<'_> {
+        match group.kind {
+            GroupKind::Root => Found::Everyone,
+            GroupKind::Container | GroupKind::Group => Found::Group(group),
+        }
+    }
+
+    /// Every way `group` may be named in a configuration, for messages: DNs first.
+    #[must_use]
+    pub fn names_of(&self, group: &StableId) -> Vec<String> {
+        self.names
+            .iter()
+            .filter(|(_, ids)| ids.contains(group))
+            .map(|(alias, _)| match alias {
+                Alias::Dn(text) | Alias::Id(text) | Alias::Name(text) => text.clone(),
+            })
+            .collect()
+    }
+
+    fn nearest(&self, wanted: &str) -> Option<String> {
+        let wanted = wanted.to_lowercase();
+        self.names
+            .keys()
+            .map(|alias| match alias {
+                Alias::Dn(text) | Alias::Id(text) | Alias::Name(text) => text,
+            })
+            .map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), name))
+            .filter(|(likeness, _)| *likeness >= NEAR)
+            .max_by(|left, right| left.0.total_cmp(&right.0))
+            .map(|(_, name)| name.clone())
+    }
+
+    /// The root container's group, if the source has one.
+    #[must_use]
+    pub fn root(&self) -> Option<&Group> {
+        self.groups.values().find(|group| group.kind == GroupKind::Root)
+    }
+
+    /// Adds a reason why this read is not complete (S-3).
+    pub fn flaw(&mut self, reason: impl Into<String>) {
+        self.completeness.flaw(reason);
+    }
+
+    /// Whether removals may be derived from it.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        matches!(self.completeness, Completeness::Complete)
+    }
+}
+
+/// Users of every group, in the groups' order.
+fn members_of_all(groups: &[RawGroup], users: &BTreeMap<StableId, crate::directory::User>) -> Vec<Vec<StableId>> {
+    let index: BTreeMap<&str, usize> = groups.iter().enumerate().map(|(at, group)| (group.id.as_str(), at)).collect();
+    // One shared copy of each user id, whatever copies the bridge made.
+    let direct: Vec<(Vec<&StableId>, Vec<usize>)> = groups
+        .iter()
+        .map(|group| {
+            let mut people = Vec::new();
+            let mut nested = Vec::new();
+            for member in &group.members {
+                if let Some((id, _)) = users.get_key_value(member) {
+                    people.push(id);
+                } else if let Some(at) = index.get(member.as_str()) {
+                    nested.push(*at);
+                }
+            }
+            (people, nested)
+        })
+        .collect();
+    // A stamp per group and round makes the walk safe against cycles without clearing the marks.
+    let mut seen = vec![usize::MAX; groups.len()];
+    (0..groups.len())
+        .map(|start| {
+            let mut all: Vec<&StableId> = Vec::new();
+            let mut queue = vec![start];
+            seen[start] = start;
+            while let Some(at) = queue.pop() {
+                let (people, nested) = &direct[at];
+                all.extend(people);
+                for &next in nested {
+                    if seen[next] != start {
+                        seen[next] = start;
+                        queue.push(next);
+                    }
+                }
+            }
+            all.sort_unstable();
+            all.dedup();
+            all.into_iter().cloned().collect()
+        })
+        .collect()
+}
+
+fn conflicts(users: &BTreeMap<StableId, crate::directory::User>) -> BTreeMap<Localpart, Vec<StableId>> {
+    let mut claims: BTreeMap<&Localpart, Vec<&StableId>> = BTreeMap::new();
+    for user in users.values() {
+        claims.entry(&user.localpart).or_default().push(&user.id);
+    }
+    claims
+        .into_iter()
+        .filter(|(_, ids)| ids.len() > 1)
+        .map(|(localpart, ids)| (localpart.clone(), ids.into_iter().cloned().collect()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::directory::User;
+
+    fn user(id: &str) -> User {
+        User { id: id.into(), localpart: id.into(), display_name: None, emails: vec![], enabled: true }
+    }
+
+    fn group(id: &str, members: &[String]) -> RawGroup {
+        RawGroup {
+            id: id.into(),
+            kind: GroupKind::Group,
+            name: id.to_owned(),
+            aliases: vec![Alias::Name(id.to_owned())],
+            parent: None,
+            members: members.iter().map(|member| member.as_str().into()).collect(),
+        }
+    }
+
+    /// Members by the definition: repeat until nothing is added.
+    fn fixpoint(groups: &[RawGroup], start: &str, users: usize) -> Vec<String> {
+        let mut inside: BTreeSet<String> = BTreeSet::from([start.to_owned()]);
+        loop {
+            let before = inside.len();
+            for group in groups {
+                if inside.contains(group.id.as_str()) {
+                    inside.extend(group.members.iter().map(|member| member.as_str().to_owned()));
+                }
+            }
+            if inside.len() == before {
+                break;
+            }
+        }
+        (0..users).map(|n| format!("u{n}")).filter(|id| inside.contains(id)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn flattening_equals_the_fixpoint_on_any_graph(
+            edges in proptest::collection::vec(proptest::collection::vec((any::<bool>(), 0usize..8), 0..6), 1..8),
+        ) {
+            let groups: Vec<RawGroup> = edges.iter().enumerate().map(|(at, members)| {
+                let members: Vec<String> = members.iter()
+                    .map(|(is_user, n)| if *is_user { format!("u{n}") } else { format!("g{n}") })
+                    .collect();
+                group(&format!("g{at}"), &members)
+            }).collect();
+            let mut users: Vec<User> = (0..8).map(|n| user(&format!("u{n}"))).collect();
+            users.sort_by(|left, right| left.id.cmp(&right.id));
+            let flat = Directory::flatten(Snapshot { users, groups: groups.clone(), ..Snapshot::default() });
+            for raw in &groups {
+                let got: Vec<String> = flat.groups[&raw.id].users.iter().map(ToString::to_string).collect();
+                prop_assert_eq!(got, fixpoint(&groups, raw.id.as_str(), 8));
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_two_groups_carry_is_ambiguous_and_a_near_one_is_offered() {
+        let mut twin = group("g2", &[]);
+        twin.aliases = vec![Alias::Name("g1".into())];
+        let directory = Directory::flatten(Snapshot {
+            groups: vec![group("managers", &[]), group("x", &[]), twin, {
+                let mut other = group("g3", &[]);
+                other.aliases = vec![Alias::Name("g1".into())];
+                other
+            }],
+            ..Snapshot::default()
+        });
+        assert!(matches!(directory.find("g1"), Found::Ambiguous(ref groups) if groups.len() == 2));
+        assert_eq!(directory.find("manager"), Found::Missing { nearest: Some("managers".into()) });
+        assert_eq!(directory.find("zzz"), Found::Missing { nearest: None });
+        assert_eq!(directory.find(""), Found::Everyone);
+    }
+
+    #[test]
+    fn two_users_with_one_localpart_are_a_conflict() {
+        let mut second = user("b");
+        second.localpart = "a".into();
+        let directory =
+            Directory::flatten(Snapshot { users: vec![user("a"), second, user("c")], ..Snapshot::default() });
+        assert_eq!(directory.conflicts.keys().map(ToString::to_string).collect::<Vec<_>>(), ["a"]);
+    }
+}

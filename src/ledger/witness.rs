@@ -1,1 +1,144 @@
-//! Being built.
+//! What one read of the directory teaches the ledger: bindings, absences, and whether an empty answer can be true (S-1, S-3, S-24).
+
+use super::{Absence, Ledger};
+use crate::directory::Directory;
+use crate::ids::{StableId, Timestamp};
+
+/// Two reads closer together than this are one look (S-24).
+pub const SHORTEST_GAP_MS: i64 = 60_000;
+
+impl Ledger {
+    /// Marks `directory` incomplete where it contradicts what was there before: nobody where there were people (S-3).
+    pub fn doubt(&self, directory: &mut Directory) {
+        if directory.users.is_empty() && !self.people.is_empty() {
+            directory.flaw(format!(
+                "the source answered with nobody, but {} people were there before: is the bind account still allowed to read them?",
+                self.people.len()
+            ));
+        }
+    }
+
+    /// Takes in a read that counts (`run` and `apply` only): binds newcomers to their localparts, counts absences.
+    ///
+    /// `interval_ms` is the source's poll interval: absence is confirmed by reads at least that long, and 60 s, apart.
+    pub fn witness(&mut self, directory: &Directory, interval_ms: i64, now: Timestamp) {
+        self.bind(directory);
+        for id in directory.users.keys() {
+            self.absences.remove(id);
+        }
+        if !directory.is_complete() {
+            return;
+        }
+        let gap = interval_ms.max(SHORTEST_GAP_MS);
+        let missing: Vec<StableId> =
+            self.people.keys().filter(|id| !directory.users.contains_key(*id)).cloned().collect();
+        for id in missing {
+            let absence = self.absences.entry(id).or_insert(Absence { since: now, reads: 0, last_read: now });
+            if absence.reads == 0 || now.since_ms(absence.last_read) >= gap {
+                absence.reads += 1;
+                absence.last_read = now;
+            }
+        }
+        self.last_complete_read = Some(now);
+    }
+
+    /// A stable id stays bound to the localpart first seen (S-1). A localpart that several people claim binds nobody new (S-5); one whose
+    /// former owner is gone from the directory passes to the newcomer.
+    fn bind(&mut self, directory: &Directory) {
+        let newcomers: Vec<_> = directory
+            .users
+            .values()
+            .filter(|user| !self.people.contains_key(&user.id) && !directory.conflicts.contains_key(&user.localpart))
+            .collect();
+        if newcomers.is_empty() {
+            return;
+        }
+        let mut owners: std::collections::BTreeMap<_, Vec<StableId>> = std::collections::BTreeMap::new();
+        for (id, localpart) in &self.people {
+            owners.entry(localpart.clone()).or_default().push(id.clone());
+        }
+        for user in newcomers {
+            let former = owners.get(&user.localpart).cloned().unwrap_or_default();
+            if former.iter().any(|id| directory.users.contains_key(id)) {
+                continue;
+            }
+            for id in former {
+                self.people.remove(&id);
+                self.absences.remove(&id);
+            }
+            self.people.insert(user.id.clone(), user.localpart.clone());
+        }
+    }
+
+    /// Whether the person has been missing often enough to be gone (S-24).
+    #[must_use]
+    pub fn is_confirmed(&self, id: &StableId, confirm_reads: u32) -> Option<Timestamp> {
+        self.absences.get(id).filter(|absence| absence.reads >= confirm_reads).map(|absence| absence.since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::{Snapshot, User};
+
+    fn directory(ids: &[(&str, &str)]) -> Directory {
+        let users = ids
+            .iter()
+            .map(|(id, localpart)| User {
+                id: (*id).into(),
+                localpart: (*localpart).into(),
+                display_name: None,
+                emails: vec![],
+                enabled: true,
+            })
+            .collect();
+        Directory::flatten(Snapshot { users, ..Snapshot::default() })
+    }
+
+    #[test]
+    fn absence_takes_two_reads_a_minute_apart_and_ends_with_return() {
+        let mut ledger = Ledger::default();
+        ledger.witness(&directory(&[("1", "ann"), ("2", "bob")]), 1_000, Timestamp(0));
+        ledger.witness(&directory(&[("1", "ann")]), 1_000, Timestamp(1_000));
+        ledger.witness(&directory(&[("1", "ann")]), 1_000, Timestamp(2_000));
+        assert_eq!(ledger.is_confirmed(&"2".into(), 2), None, "one look, however often within a minute");
+        ledger.witness(&directory(&[("1", "ann")]), 1_000, Timestamp(61_000));
+        assert_eq!(ledger.is_confirmed(&"2".into(), 2), Some(Timestamp(1_000)));
+        ledger.witness(&directory(&[("1", "ann"), ("2", "bob")]), 1_000, Timestamp(62_000));
+        assert_eq!(ledger.is_confirmed(&"2".into(), 2), None);
+    }
+
+    #[test]
+    fn an_incomplete_read_confirms_nothing() {
+        let mut ledger = Ledger::default();
+        ledger.witness(&directory(&[("1", "ann"), ("2", "bob")]), 1_000, Timestamp(0));
+        for minute in 1..5 {
+            let mut partial = directory(&[("1", "ann")]);
+            partial.flaw("the connection ended");
+            ledger.witness(&partial, 1_000, Timestamp(minute * 60_000));
+        }
+        assert!(ledger.absences.is_empty());
+    }
+
+    #[test]
+    fn nobody_where_there_were_people_is_doubted() {
+        let mut ledger = Ledger::default();
+        let mut empty = directory(&[]);
+        ledger.doubt(&mut empty);
+        assert!(empty.is_complete(), "a new directory may be empty");
+        ledger.witness(&directory(&[("1", "ann")]), 1_000, Timestamp(0));
+        ledger.doubt(&mut empty);
+        assert!(!empty.is_complete());
+    }
+
+    #[test]
+    fn a_binding_outlives_a_rename_and_a_contested_localpart_binds_nobody_new() {
+        let mut ledger = Ledger::default();
+        ledger.witness(&directory(&[("1", "ann")]), 1_000, Timestamp(0));
+        ledger.witness(&directory(&[("1", "anna"), ("2", "bob")]), 1_000, Timestamp(1));
+        assert_eq!(ledger.people[&StableId::from("1")].as_str(), "ann");
+        ledger.witness(&directory(&[("1", "anna"), ("2", "bob"), ("3", "bob")]), 1_000, Timestamp(2));
+        assert!(!ledger.people.contains_key(&StableId::from("3")));
+    }
+}

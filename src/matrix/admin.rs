@@ -1,0 +1,103 @@
+//! What needs more than the application service's own rights: finding out which rung usher stands on, and the two users' set-up.
+
+use secrecy::SecretString;
+use serde_json::{Value, json};
+
+use super::{Homeserver, MatrixError, Request, Trouble};
+use crate::ids::UserId;
+
+const ADMIN_FLAG: &str = "/_synapse/admin/v1/users/{}/admin";
+
+/// How much power usher has (DESIGN decision 9). Ordered: a higher rung includes the lower ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// The token is accepted, but may not act as the bot.
+    ReadOnly,
+    /// Rooms only; accounts are unknown.
+    Rooms,
+    /// The admin API answers: accounts are listed.
+    Admin,
+}
+
+impl Homeserver {
+    /// Which rung usher stands on (at most 3 requests).
+    ///
+    /// # Errors
+    /// When the homeserver is away, or does not know the token.
+    pub async fn rung(&self) -> Result<Rung, MatrixError> {
+        let who: Value = self.whoami().await?;
+        if who.get("user_id").and_then(Value::as_str) != Some(self.sender().as_str()) {
+            return Ok(Rung::ReadOnly);
+        }
+        if self.may_list_accounts().await? {
+            return Ok(Rung::Admin);
+        }
+        match self.call_as_bot(whoami()).await {
+            Ok(_) => Ok(Rung::Rooms),
+            // Both refusals are M_FORBIDDEN; only a bot that does not exist yet can still be registered.
+            Err(error) if error.trouble == Trouble::Forbidden => {
+                Ok(if error.cause.contains("has not registered") { Rung::Rooms } else { Rung::ReadOnly })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whom the homeserver takes our token for: its raw answer. Accepted also before any user of ours exists.
+    async fn whoami(&self) -> Result<Value, MatrixError> {
+        self.call(whoami()).await?.json("ask the homeserver who we are")
+    }
+
+    async fn may_list_accounts(&self) -> Result<bool, MatrixError> {
+        let request = Request::get("/_synapse/admin/v2/users", &[]).with("limit", "1").with("guests", "false");
+        match self.call_admin(request.to("look at the user list")).await {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.trouble, Trouble::Forbidden | Trouble::NotFound) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Registers the sender and the bot, where they do not exist yet. Safe to repeat.
+    ///
+    /// # Errors
+    /// When the homeserver refuses or is away.
+    pub async fn ensure_users(&self) -> Result<(), MatrixError> {
+        self.register(self.sender()).await?;
+        self.register(self.bot()).await
+    }
+
+    /// Makes the sender server admin, with an existing admin's token; and the bot, because joining somebody to a room that is not
+    /// public (`membership: join`, S-18) takes an admin who is in that room.
+    ///
+    /// # Errors
+    /// When the token is no server admin's, or the homeserver is away.
+    pub async fn make_admin(&self, admin_token: &SecretString) -> Result<(), MatrixError> {
+        for user in [self.sender(), self.bot()] {
+            let request = Request::put(ADMIN_FLAG, &[user.as_str()], json!({ "admin": true }))
+                .to(format!("make {user} a server admin"));
+            self.transport.send(&self.identity.admin_url, admin_token, request).await?;
+        }
+        Ok(())
+    }
+
+    /// The line an operator runs with a server admin's token in `ADMIN_TOKEN`, when usher cannot do it itself.
+    #[must_use]
+    pub fn promotion_command(&self) -> String {
+        promotion_command(&self.identity.admin_url, self.sender(), self.bot())
+    }
+}
+
+fn whoami() -> Request {
+    Request::get("/_matrix/client/v3/account/whoami", &[]).to("ask the homeserver who we are")
+}
+
+/// One line of shell that makes both users server admins.
+#[must_use]
+pub fn promotion_command(admin_url: &str, sender: &UserId, bot: &UserId) -> String {
+    format!(
+        "curl -fsS -X PUT -H \"Authorization: Bearer $ADMIN_TOKEN\" -d '{{\"admin\":true}}' \
+         '{admin_url}/_synapse/admin/v1/users/@{{{},{}}}:{}/admin'",
+        sender.localpart(),
+        bot.localpart(),
+        sender.server(),
+    )
+}

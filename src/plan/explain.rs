@@ -1,0 +1,178 @@
+//! Why somebody is where they are: `usher explain` (S-90).
+
+use std::fmt::Write as _;
+
+use super::{Plan, members, rooms};
+use crate::desired::{Desired, Standing};
+use crate::directory::{Directory, Found};
+use crate::ids::{Key, UserId};
+use crate::observed::{Member, Observed, Presence, Room};
+
+/// What usher knows of `what`: an MXID or localpart, a configured space or `space/room`, a room id, or a group.
+#[must_use]
+pub fn explain(
+    what: &str,
+    directory: &Directory,
+    desired: &Desired,
+    observed: &Observed,
+    plan: &Plan,
+) -> Option<String> {
+    let page = Page { directory, desired, observed, plan };
+    let user = if what.starts_with('@') && what.contains(':') {
+        UserId::from(what)
+    } else {
+        UserId::new(&what.trim_start_matches('@').to_ascii_lowercase(), &observed.server)
+    };
+    if let Some(room) =
+        desired.rooms.iter().find(|room| room.key.to_string() == what || page.located(&room.key) == Some(what))
+    {
+        return Some(page.room(room));
+    }
+    let known = desired.people.standing(&user).is_some()
+        || matches!(observed.accounts.presence(&user), Presence::Exists(_))
+        || what.starts_with('@');
+    if known {
+        return Some(page.user(&user));
+    }
+    match directory.find(what) {
+        Found::Everyone => {
+            Some(format!("'{what}' is everybody: {} enabled people\n", desired.people.all_active().count()))
+        }
+        Found::Group(group) => Some(page.group(group)),
+        Found::Ambiguous(groups) => {
+            let names: Vec<String> = groups.iter().map(|group| group.id.to_string()).collect();
+            Some(format!("'{what}' could be any of: {}\n", names.join(", ")))
+        }
+        Found::Missing { .. } => None,
+    }
+}
+
+struct Page<'a> {
+    directory: &'a Directory,
+    desired: &'a Desired,
+    observed: &'a Observed,
+    plan: &'a Plan,
+}
+
+impl Page<'_> {
+    fn located(&self, key: &Key) -> Option<&str> {
+        self.carrier(key).map(|(id, _)| id)
+    }
+
+    fn carrier(&self, key: &Key) -> Option<(&str, &Room)> {
+        let found = self.observed.rooms.iter().find(|(_, room)| rooms::identity(room, &self.observed.bot) == Some(key));
+        found.map(|(id, room)| (id.as_str(), room))
+    }
+
+    fn user(&self, user: &UserId) -> String {
+        let mut out = format!("{user}\n");
+        let entry = self.directory.users.values().find(|entry| self.desired.people.account(&entry.id) == Some(user));
+        let _ = match entry {
+            Some(entry) => writeln!(out, "  directory  found, stable id {}", entry.id),
+            None => writeln!(out, "  directory  not found in {}", self.directory.source),
+        };
+        let standing = match self.desired.people.standing(user) {
+            Some(Standing::Active) => "active".to_owned(),
+            Some(Standing::Suspended(why)) => format!("suspended: {why}"),
+            Some(Standing::Disabled) => "disabled in the directory".to_owned(),
+            Some(Standing::Gone { since }) => format!("gone since {}", super::reason::moment(since)),
+            None => "never seen in the directory".to_owned(),
+        };
+        let _ = writeln!(out, "  standing   {standing}");
+        let account = match self.observed.accounts.presence(user) {
+            Presence::Exists(account) if account.locked => "exists, locked",
+            Presence::Exists(account) if account.deactivated => "exists, deactivated",
+            Presence::Exists(_) => "exists",
+            Presence::Missing => "does not exist yet: nobody without an account is invited",
+            Presence::Unknown => "unknown",
+        };
+        let _ = writeln!(out, "  account    {account}");
+        if members::is_protected(self.desired, self.observed, user) {
+            out.push_str("  protected  never removed or demoted\n");
+        }
+        for room in &self.desired.rooms {
+            self.place(&mut out, user, room);
+        }
+        let steps: Vec<String> = self
+            .plan
+            .steps
+            .iter()
+            .filter(|step| step.action.user() == Some(user) || self.changes_level(step, user))
+            .map(|step| {
+                let withheld = step.withheld.as_ref().map(|why| format!(" — not done: {why}")).unwrap_or_default();
+                format!("    {}{withheld}\n", self.plan.line(step))
+            })
+            .collect();
+        if !steps.is_empty() {
+            let _ = write!(out, "  planned\n{}", steps.concat());
+        }
+        out
+    }
+
+    fn changes_level(&self, step: &super::Step, user: &UserId) -> bool {
+        match &step.action {
+            super::Action::SetPowerLevels { changes, .. } => {
+                changes.iter().any(|change| change.user.as_ref() == Some(user))
+            }
+            _ => false,
+        }
+    }
+
+    fn place(&self, out: &mut String, user: &UserId, room: &crate::desired::DesiredRoom) {
+        let right = room.rule.members.get(user);
+        let now = self.carrier(&room.key).and_then(|(_, carrier)| {
+            let member = carrier.members.get(user)?;
+            let level = carrier.power_levels.as_ref().map_or(0, |levels| levels.user_level(user));
+            Some((member, level))
+        });
+        if right.is_none() && now.is_none() {
+            return;
+        }
+        let wanted = match right {
+            Some(right) => format!("entitled at level {}: {}", right.level, self.desired.reason(right)),
+            None => "not entitled".to_owned(),
+        };
+        let is = match now {
+            None => "not in it".to_owned(),
+            Some((Member::Join, level)) => format!("joined at level {level}"),
+            Some((Member::Invite, level)) => format!("invited at level {level}"),
+            Some((Member::Knock, _)) => "knocking".to_owned(),
+            Some((Member::Leave { by, .. }, _)) if by == user => "left or declined".to_owned(),
+            Some((Member::Leave { by, .. }, _)) => format!("removed by {by}"),
+            Some((Member::Ban { by }, _)) => format!("banned by {by}"),
+        };
+        let _ = writeln!(out, "  {:24} {is}; {wanted}", room.key.to_string());
+    }
+
+    fn room(&self, room: &crate::desired::DesiredRoom) -> String {
+        let mut out = format!("{} [{}]\n", room.name, room.key);
+        match self.carrier(&room.key) {
+            None => out.push_str("  room       not made yet\n"),
+            Some((id, carrier)) => {
+                let _ = writeln!(out, "  room       {id}, version {}", carrier.version);
+                let count = |wanted: &Member| carrier.members.values().filter(|member| *member == wanted).count();
+                let _ =
+                    writeln!(out, "  people     {} joined, {} invited", count(&Member::Join), count(&Member::Invite));
+            }
+        }
+        let _ = writeln!(out, "  entitled   {} people", room.rule.members.len());
+        let _ = writeln!(out, "  enforce    {:?}", room.enforce);
+        let planned = self.plan.steps.iter().filter(|step| step.place.as_ref() == Some(&room.key)).count();
+        let _ = writeln!(out, "  planned    {planned} steps");
+        out
+    }
+
+    fn group(&self, group: &crate::directory::Group) -> String {
+        let mut out = format!("group {}\n  stable id  {}\n", group.name, group.id);
+        for name in self.directory.names_of(&group.id) {
+            let _ = writeln!(out, "  name       {name}");
+        }
+        let _ = writeln!(out, "  people     {}", group.users.len());
+        for id in group.users.iter().take(20) {
+            if let Some(account) = self.desired.people.account(id) {
+                let _ = writeln!(out, "    {account}");
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,316 @@
+//! The brake (S-81, S-3, S-15, S-101): withholds steps, never adds any. Additions are never held by a limit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Action, Class, Heads, Hold, Lesson, LevelChange, Plan, Removal, Step, StepId, Withheld};
+use crate::config::{Limit, Limits};
+use crate::desired::Desired;
+use crate::ids::{Key, Timestamp, UserId};
+use crate::ledger::Ledger;
+use crate::observed::Observed;
+
+/// How far back removals count.
+pub const WINDOW_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// One hold, with everything behind it.
+#[derive(Clone, Debug)]
+pub struct HeldItem {
+    /// Stable while the class and the space are the same.
+    pub id: String,
+    pub hold: Hold,
+    pub steps: Vec<StepId>,
+    /// A line a step, in the steps' order.
+    pub lines: Vec<String>,
+}
+
+/// Withholds what must not be done without a yes.
+pub fn guard(
+    plan: &mut Plan,
+    (desired, observed): (&Desired, &Observed),
+    ledger: &Ledger,
+    limits: &Limits,
+    now: Timestamp,
+) {
+    let mut guard = Guard { desired, ledger, limits, now, heads: plan.heads.clone() };
+    guard.split_levels(plan);
+    if !desired.complete {
+        guard.withhold(plan, |step| takes_away(step).then_some(Withheld::IncompleteRead));
+    }
+    if ledger.mirrored.is_some_and(|mirrored| mirrored != desired.mirrored) {
+        guard.withhold(plan, |_| Some(always(Class::ModeSwitch, None)));
+    }
+    if !ledger.settled && observed.rooms.values().any(|room| room.marker.is_some()) {
+        guard.withhold(plan, |step| takes_away(step).then(|| always(Class::LedgerLost, None)));
+    }
+    guard.withhold(plan, |step| {
+        let group = removal_of(step)?.emptied.as_ref()?;
+        Some(always(Class::EmptiedGroup, Some(group.to_string())))
+    });
+    guard.limit_spaces(plan);
+    guard.limit_totals(plan);
+    rejoin_levels(plan);
+    guard.keep_emptied(plan);
+}
+
+/// Whether a step counts against the limits.
+pub(super) fn counts(step: &Step) -> bool {
+    let of_change = |change: &LevelChange| change.removal.as_ref().is_some_and(|removal| removal.counts);
+    match &step.action {
+        Action::SetPowerLevels { changes, .. } => changes.iter().any(of_change),
+        _ => step.removal.as_ref().is_some_and(|removal| removal.counts),
+    }
+}
+
+fn always(class: Class, detail: Option<String>) -> Withheld {
+    Withheld::Held(Hold { class, space: None, count: 0, limit: None, base: 0, detail })
+}
+
+/// Takes something away from somebody, for whatever cause.
+fn takes_away(step: &Step) -> bool {
+    matches!(step.action, Action::Lock { .. }) || removal_of(step).is_some()
+}
+
+fn removal_of(step: &Step) -> Option<&Removal> {
+    match &step.action {
+        Action::SetPowerLevels { changes, .. } => changes.iter().find_map(|change| change.removal.as_ref()),
+        _ => step.removal.as_ref(),
+    }
+}
+
+struct Guard<'a> {
+    desired: &'a Desired,
+    ledger: &'a Ledger,
+    limits: &'a Limits,
+    now: Timestamp,
+    heads: Heads,
+}
+
+impl Guard<'_> {
+    fn withhold(&self, plan: &mut Plan, why: impl Fn(&Step) -> Option<Withheld>) {
+        for step in plan.steps.iter_mut().filter(|step| step.withheld.is_none()) {
+            if let Some(withheld) = why(step) {
+                let held = matches!(withheld, Withheld::Held(_));
+                if !(held && self.is_approved(step)) {
+                    step.withheld = Some(withheld);
+                }
+            }
+        }
+    }
+
+    fn is_approved(&self, step: &Step) -> bool {
+        !self.ledger.approvals.is_empty()
+            && self.ledger.approvals.get(&step.id()).is_some_and(|until| *until > self.now)
+    }
+
+    /// One step per demotion, so that each can be held on its own; [`rejoin_levels`] puts the others back into one write.
+    fn split_levels(&self, plan: &mut Plan) {
+        let mut out = Vec::with_capacity(plan.steps.len());
+        for step in plan.steps.drain(..) {
+            let Action::SetPowerLevels { room, content, changes } = &step.action else {
+                out.push(step);
+                continue;
+            };
+            let (down, up): (Vec<LevelChange>, Vec<LevelChange>) =
+                changes.iter().cloned().partition(|change| change.removal.is_some());
+            if down.is_empty() || step.withheld.is_some() {
+                out.push(step);
+                continue;
+            }
+            let base = without(content, &down);
+            if !up.is_empty() {
+                let action = Action::SetPowerLevels { room: room.clone(), content: base.clone(), changes: up };
+                out.push(Step { action, ..step.clone() });
+            }
+            for change in down {
+                let content = with(&base, &change);
+                let reason = change.reason.clone();
+                let action = Action::SetPowerLevels { room: room.clone(), content, changes: vec![change] };
+                out.push(Step { action, reason, ..step.clone() });
+            }
+        }
+        plan.steps = out;
+    }
+
+    /// Removals done in the window, of one kind.
+    fn past(&self, demotions: bool) -> impl Iterator<Item = &crate::ledger::RemovalRecord> {
+        self.ledger
+            .removals
+            .iter()
+            .filter(move |record| self.now.since_ms(record.at) < WINDOW_MS)
+            .filter(move |record| (record.class == Class::Demotions) == demotions)
+    }
+
+    fn limit_spaces(&mut self, plan: &mut Plan) {
+        let mut people: BTreeMap<Key, BTreeSet<UserId>> = BTreeMap::new();
+        for (removal, person) in self.counted(plan, Class::KicksPerSpace) {
+            people.entry(removal.space.clone()).or_default().insert(person.clone());
+        }
+        for (space, mut people) in people {
+            let past: Vec<_> = self.past(false).filter(|record| record.space == space).collect();
+            let present = self.heads.spaces.get(&space).copied().unwrap_or(0);
+            let base = past.iter().min_by_key(|record| record.at).map_or(present, |record| record.space_base);
+            people.extend(past.iter().map(|record| record.person.clone()));
+            let limit = allowed(self.limits.kicks_per_space, base);
+            if people.len() as u64 > limit {
+                let count = people.len() as u64;
+                let hold = Hold {
+                    class: Class::KicksPerSpace,
+                    space: Some(space.clone()),
+                    count,
+                    limit: Some(limit),
+                    base,
+                    detail: None,
+                };
+                self.hold_class(plan, Class::KicksPerSpace, Some(&space), &hold);
+            }
+        }
+    }
+
+    fn limit_totals(&mut self, plan: &mut Plan) {
+        let classes = [
+            (Class::KicksPerSpace, Class::KicksTotal, self.limits.kicks_total, false),
+            (Class::Demotions, Class::Demotions, self.limits.demotions, true),
+        ];
+        for (counted, class, limit, demotions) in classes {
+            let mut people: BTreeSet<UserId> =
+                self.counted(plan, counted).into_iter().map(|(_, person)| person.clone()).collect();
+            if people.is_empty() {
+                continue;
+            }
+            let past: Vec<_> = self.past(demotions).collect();
+            let base = past.iter().min_by_key(|record| record.at).map_or(self.heads.total, |record| record.total_base);
+            people.extend(past.iter().map(|record| record.person.clone()));
+            let (count, limit) = (people.len() as u64, allowed(limit, base));
+            if count > limit {
+                let hold = Hold { class, space: None, count, limit: Some(limit), base, detail: None };
+                self.hold_class(plan, counted, None, &hold);
+            }
+        }
+    }
+
+    /// Planned removals of a class that the limits judge: not withheld already, caused by a change, not approved.
+    fn counted<'p>(&self, plan: &'p Plan, class: Class) -> Vec<(&'p Removal, &'p UserId)> {
+        plan.steps
+            .iter()
+            .filter(|step| step.withheld.is_none() && counts(step) && !self.is_approved(step))
+            .filter_map(removal_of)
+            .filter(|removal| removal.class == class)
+            .filter_map(|removal| Some((removal, removal.person.as_ref()?)))
+            .collect()
+    }
+
+    fn hold_class(&self, plan: &mut Plan, class: Class, space: Option<&Key>, hold: &Hold) {
+        self.withhold(plan, |step| {
+            let removal = removal_of(step)?;
+            let here = removal.class == class && space.is_none_or(|space| removal.space == *space);
+            (here && removal.counts).then(|| Withheld::Held(hold.clone()))
+        });
+    }
+
+    /// A group that came back empty is remembered as it was until its removals are done.
+    fn keep_emptied(&self, plan: &mut Plan) {
+        let held: BTreeSet<&str> = plan
+            .steps
+            .iter()
+            .filter_map(Step::hold)
+            .filter(|hold| hold.class == Class::EmptiedGroup)
+            .filter_map(|hold| hold.detail.as_deref())
+            .collect();
+        let held: BTreeSet<String> = held.into_iter().map(str::to_owned).collect();
+        let known = |external_id: &str| self.desired.groups.get(external_id).map(|memory| memory.name.clone());
+        plan.lessons.retain(|lesson| match lesson {
+            Lesson::Group { external_id, memory } if memory.users.is_empty() => {
+                known(external_id).is_none_or(|name| !held.contains(&name))
+            }
+            Lesson::Mode { .. } => {
+                !plan.steps.iter().filter_map(Step::hold).any(|hold| hold.class == Class::ModeSwitch)
+            }
+            _ => true,
+        });
+    }
+}
+
+/// `max(min, min(percent of base, max))` (S-81, S-104).
+fn allowed(limit: Limit, base: u64) -> u64 {
+    let share = base.saturating_mul(limit.percent) / 100;
+    limit.min.max(limit.max.map_or(share, |max| share.min(max)))
+}
+
+/// `content` without the given changes: everybody back at the level they came from.
+fn without(content: &serde_json::Value, changes: &[LevelChange]) -> serde_json::Value {
+    changes.iter().fold(content.clone(), |content, change| set(content, change, change.from))
+}
+
+fn with(content: &serde_json::Value, change: &LevelChange) -> serde_json::Value {
+    set(content.clone(), change, change.to)
+}
+
+fn set(mut content: serde_json::Value, change: &LevelChange, level: i64) -> serde_json::Value {
+    let Some(user) = &change.user else { return content };
+    let default = content.get("users_default").and_then(serde_json::Value::as_i64).unwrap_or(0);
+    if let Some(users) = content.get_mut("users").and_then(serde_json::Value::as_object_mut) {
+        if level == default {
+            users.remove(user.as_str());
+        } else {
+            users.insert(user.to_string(), level.into());
+        }
+    }
+    content
+}
+
+/// Puts the level steps of one room that will be done back into one write (S-21).
+fn rejoin_levels(plan: &mut Plan) {
+    let mut out: Vec<Step> = Vec::with_capacity(plan.steps.len());
+    let mut at: BTreeMap<super::RoomRef, usize> = BTreeMap::new();
+    for step in plan.steps.drain(..) {
+        if let (Action::SetPowerLevels { room, changes, .. }, None) = (&step.action, &step.withheld) {
+            if let Some(first) = at.get(room).and_then(|index| out.get_mut(*index)) {
+                if let Action::SetPowerLevels { content, changes: known, .. } = &mut first.action {
+                    *content = changes.iter().fold(content.clone(), |content, change| with(&content, change));
+                    known.extend(changes.iter().cloned());
+                    first.reason = super::Reason::LevelRule;
+                }
+                continue;
+            }
+            at.insert(room.clone(), out.len());
+        }
+        out.push(step);
+    }
+    plan.steps = out;
+}
+
+impl Plan {
+    /// Everything that waits for an operator, grouped by hold.
+    #[must_use]
+    pub fn held(&self) -> Vec<HeldItem> {
+        let mut items: BTreeMap<String, HeldItem> = BTreeMap::new();
+        for step in &self.steps {
+            let Some(hold) = step.hold() else { continue };
+            let space = hold.space.as_ref().map(ToString::to_string).unwrap_or_default();
+            let id = format!(
+                "h-{}",
+                &super::digest(&[&format!("{:?}", hold.class), &space, hold.detail.as_deref().unwrap_or("")])[..6]
+            );
+            let item = items.entry(id.clone()).or_insert_with(|| HeldItem {
+                id,
+                hold: hold.clone(),
+                steps: Vec::new(),
+                lines: Vec::new(),
+            });
+            item.steps.push(step.id());
+            item.lines.push(self.line(step));
+        }
+        items.into_values().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_the_larger_of_a_floor_and_a_capped_share() {
+        let limit = Limit { min: 20, percent: 10, max: Some(500) };
+        assert_eq!([allowed(limit, 10), allowed(limit, 1_000), allowed(limit, 100_000)], [20, 100, 500]);
+    }
+}

@@ -1,0 +1,242 @@
+//! Reasons and notes in words.
+
+use std::fmt;
+
+use chrono::DateTime;
+
+use super::{Class, Note, Reason, StateChange, Withheld};
+use crate::ids::Timestamp;
+
+/// A moment as people read it: UTC, to the minute.
+pub(super) fn moment(at: Timestamp) -> String {
+    DateTime::from_timestamp_millis(at.0).map_or_else(|| at.0.to_string(), |at| at.format("%Y-%m-%d %H:%M").to_string())
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetUp => f.write_str("usher's own account"),
+            Self::Configured(what) => write!(f, "configured: {what}"),
+            Self::Mirrored => f.write_str("the source's tree has it"),
+            Self::Debris { room: Some(room) } => write!(f, "its alias points at {room}, which usher did not make"),
+            Self::Debris { room: None } => f.write_str("its alias points at nothing"),
+            Self::InGroup(group) => write!(f, "in group {group}"),
+            Self::Everyone => f.write_str("in the directory"),
+            Self::Exception { reason, until: Some(until) } => {
+                write!(f, "exception until {}: {reason}", moment(*until))
+            }
+            Self::Exception { reason, until: None } => write!(f, "exception: {reason}"),
+            Self::InSubspace { space, group } => write!(f, "in subspace {space} (group {group})"),
+            Self::NotInGroups => f.write_str("no longer in a group of this space"),
+            Self::LeftDirectory { since } => write!(f, "not in the directory since {}", moment(*since)),
+            Self::Disabled => f.write_str("disabled in the directory"),
+            Self::NeverEntitled => f.write_str("was never entitled to be here"),
+            Self::LevelRule => f.write_str("the directory gives other levels"),
+            Self::NotInRoom => f.write_str("not in the room"),
+            Self::Structure(what) => f.write_str(what),
+            Self::NoLongerConfigured => f.write_str("no longer configured"),
+        }
+    }
+}
+
+impl Reason {
+    /// A stable word for machines.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::SetUp => "set_up",
+            Self::Configured(_) => "configured",
+            Self::Mirrored => "mirrored",
+            Self::Debris { .. } => "debris",
+            Self::InGroup(_) => "in_group",
+            Self::Everyone => "everyone",
+            Self::Exception { .. } => "exception",
+            Self::InSubspace { .. } => "in_subspace",
+            Self::NotInGroups => "not_in_groups",
+            Self::LeftDirectory { .. } => "left_directory",
+            Self::Disabled => "disabled",
+            Self::NeverEntitled => "never_entitled",
+            Self::LevelRule => "level_rule",
+            Self::NotInRoom => "not_in_room",
+            Self::Structure(_) => "structure",
+            Self::NoLongerConfigured => "no_longer_configured",
+        }
+    }
+
+    /// What the person themselves is told with an invitation or a removal (S-18).
+    #[must_use]
+    pub(super) fn to_the_person(&self, place: &str) -> String {
+        match self {
+            Self::InGroup(group) => format!("You are in group {group}"),
+            Self::InSubspace { space, .. } => format!("You are in {space}, which belongs to {place}"),
+            Self::Everyone => "You are in your organisation's directory".to_owned(),
+            Self::Exception { reason, .. } => format!("You have been let in: {reason}"),
+            Self::NotInGroups => format!("You are no longer in a group of {place}"),
+            Self::LeftDirectory { .. } => "You are no longer in your organisation's directory".to_owned(),
+            Self::Disabled => "Your directory account is disabled".to_owned(),
+            Self::NeverEntitled => format!("{place} is open to its directory groups only"),
+            Self::SetUp
+            | Self::Configured(_)
+            | Self::Mirrored
+            | Self::Debris { .. }
+            | Self::LevelRule
+            | Self::NotInRoom
+            | Self::Structure(_)
+            | Self::NoLongerConfigured => "Your organisation's directory says so".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy(what) => f.write_str(what),
+            Self::IncompleteRead => f.write_str("the read of the source was not complete"),
+            Self::GcOff => f.write_str("provisioner.gc.enabled is off"),
+            Self::Held(hold) => write!(f, "held: {}", hold.class),
+            Self::MissingRight(what) => write!(f, "usher has not the right: {what}"),
+            Self::NotBuilt => f.write_str("this version of usher does not lock accounts"),
+            Self::GroupUnknown(group) => {
+                write!(f, "group {group} was not found, so nobody can be told not to be in it")
+            }
+            Self::Refused { code, until } => {
+                write!(f, "the homeserver refused ({code}); next try {}", moment(*until))
+            }
+            Self::DependsOnWithheld => f.write_str("needs a step that is withheld"),
+        }
+    }
+}
+
+impl Withheld {
+    /// Whether it counts as held, so that an operator has something to do (S-110).
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        match self {
+            Self::Held(_) | Self::IncompleteRead => true,
+            Self::Policy(_)
+            | Self::GcOff
+            | Self::MissingRight(_)
+            | Self::NotBuilt
+            | Self::GroupUnknown(_)
+            | Self::Refused { .. }
+            | Self::DependsOnWithheld => false,
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Locks => "locks",
+            Self::FinalSteps => "final steps",
+            Self::KicksPerSpace => "removals from one space",
+            Self::KicksTotal => "removals in all",
+            Self::Demotions => "demotions",
+            Self::Spaces => "spaces abandoned",
+            Self::Rooms => "rooms released",
+            Self::EmptiedGroup => "a mapped group came back empty",
+            Self::LedgerLost => "the database is younger than the rooms",
+            Self::ModeSwitch => "switch between mirror and mapping",
+            Self::Rename => "probable rename",
+        })
+    }
+}
+
+impl StateChange {
+    /// What it changes, in a word or two.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match self {
+            Self::Name(_) => "name".to_owned(),
+            Self::Topic(_) => "topic".to_owned(),
+            Self::Avatar(_) => "avatar".to_owned(),
+            Self::CanonicalAlias(_) => "alias".to_owned(),
+            Self::JoinRule(_) => "join rule".to_owned(),
+            Self::GuestAccess(_) => "guest access".to_owned(),
+            Self::Child { child, .. } => format!("child {child}"),
+            Self::Unchild { child } => format!("no child {child}"),
+            Self::Parent { parent, .. } => format!("parent {parent}"),
+            Self::Unparent { parent } => format!("no parent {parent}"),
+            Self::Marker(_) => "marker".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(text) => f.write_str(text),
+            Self::GroupMissing { space, group, nearest, frozen } => {
+                write!(f, "{space}: group '{group}' is not in the directory; ")?;
+                f.write_str(if *frozen {
+                    "its last known members go on counting"
+                } else {
+                    "nobody is added for it, and nobody removed"
+                })?;
+                match nearest {
+                    Some(nearest) => write!(f, ". Did you mean '{nearest}'?"),
+                    None => Ok(()),
+                }
+            }
+            Self::GroupRenamed { space, group, now } => {
+                write!(
+                    f,
+                    "{space}: group '{group}' is now '{now}': followed; write the new name into the configuration"
+                )
+            }
+            Self::GroupAmbiguous { space, group, candidates } => {
+                write!(f, "{space}: group '{group}' could be any of {}; name it by its DN", candidates.join(" | "))
+            }
+            Self::LocalpartConflict { localpart, ids } => {
+                write!(f, "localpart '{localpart}' is claimed by {} people ({}): left alone", ids.len(), ids.join(", "))
+            }
+            Self::LocalpartChanged { id, bound, now } => {
+                write!(
+                    f,
+                    "{bound} is called {now} in the directory now ({id}); the account first seen keeps its rights"
+                )
+            }
+            Self::NoAccount { user } => write!(f, "{user} has no account yet"),
+            Self::HumanDecision { place, user, what } => write!(f, "{place}: {user} {what}: not invited again"),
+            Self::Banned { place, user } => write!(f, "{place}: {user} is banned there and stays so"),
+            Self::Suspended { user, why } => write!(f, "{user} is suspended: {why}"),
+            Self::ForeignUser { place, user } => write!(f, "{place}: {user} is of another homeserver: not touched"),
+            Self::LevelsDoNotFit { place, dropped } => {
+                write!(f, "{place}: {dropped} levels do not fit into one event and were left out, lowest first")
+            }
+            Self::Unenforceable { place, what } => write!(f, "{place}: {what}"),
+            Self::ExceptionUnknown { user, place } => {
+                write!(f, "exception of {user}: there is no managed room '{place}'")
+            }
+            Self::NoLongerConfigured { place } => {
+                write!(f, "{place}: no longer configured; left as it is (this version cleans nothing up)")
+            }
+            Self::TakenOut { place } => write!(f, "{place}: a moderator took this room out of its space: left alone"),
+        }
+    }
+}
+
+impl Note {
+    /// Notes of one kind collapse when there are many.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Source(_) => "source",
+            Self::GroupMissing { .. } => "group_missing",
+            Self::GroupRenamed { .. } => "group_renamed",
+            Self::GroupAmbiguous { .. } => "group_ambiguous",
+            Self::LocalpartConflict { .. } => "localpart_conflict",
+            Self::LocalpartChanged { .. } => "localpart_changed",
+            Self::NoAccount { .. } => "no_account",
+            Self::HumanDecision { .. } => "human_decision",
+            Self::Banned { .. } => "banned",
+            Self::Suspended { .. } => "suspended",
+            Self::ForeignUser { .. } => "foreign_user",
+            Self::LevelsDoNotFit { .. } => "levels_do_not_fit",
+            Self::Unenforceable { .. } => "unenforceable",
+            Self::NoLongerConfigured { .. } => "no_longer_configured",
+            Self::TakenOut { .. } => "taken_out",
+            Self::ExceptionUnknown { .. } => "exception_unknown",
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! The plan as text for people: by space, long runs collapsed, readable at 80 columns, no colour needed (S-80).
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::{Action, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step};
+use crate::ids::UserId;
+
+/// Width the text is laid out for.
+const WIDTH: usize = 80;
+/// Column at which reasons start, where the text before is short enough.
+const REASON_COLUMN: usize = 38;
+/// Lines alike from this number on collapse into a count.
+const COLLAPSE: usize = 10;
+/// How many of a collapsed run are named.
+const EXAMPLES: usize = 5;
+
+/// What stands above a plan.
+#[derive(Clone, Debug, Default)]
+pub struct Header {
+    /// `file company.yaml: 60 users, 12 groups, complete`.
+    pub source: String,
+    /// `example.org: 5 spaces and 9 rooms managed`.
+    pub target: String,
+    /// People of this homeserver are shown without it.
+    pub server: String,
+}
+
+/// The whole plan as text, ending with counts and held items.
+#[must_use]
+pub fn render(plan: &Plan, header: &Header) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "Source  {}", header.source);
+    let _ = writeln!(out, "Target  {}", header.target);
+    let page = Page { plan, server: &header.server };
+    let mut by_place: BTreeMap<Option<&Key>, Vec<Line>> = BTreeMap::new();
+    for step in &plan.steps {
+        by_place.entry(step.place.as_ref()).or_default().extend(page.lines(step));
+    }
+    if let Some(lines) = by_place.remove(&None) {
+        out.push_str("\nusher and accounts\n");
+        page.block(&mut out, &lines, 2);
+    }
+    for (key, title) in &plan.titles {
+        let Some(lines) = by_place.remove(&Some(key)) else {
+            continue;
+        };
+        let indent = if key.is_space() {
+            let _ = writeln!(out, "\n{title}  [{key}]");
+            2
+        } else {
+            let _ = writeln!(out, "\n  # {title}  [{key}]");
+            4
+        };
+        page.block(&mut out, &lines, indent);
+    }
+    notes(&mut out, &plan.notes, &header.server);
+    held(&mut out, &plan.held(), plan);
+    let _ = writeln!(out, "\n{}", plan.summary());
+    out
+}
+
+/// One thing that is done, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    sign: char,
+    /// `invite`; with `subject` the whole, without it the head of a collapsed run.
+    verb: String,
+    subject: String,
+    /// What a run of it is counted in: people, levels.
+    unit: &'static str,
+    reason: String,
+    withheld: Option<String>,
+}
+
+struct Page<'a> {
+    plan: &'a Plan,
+    server: &'a str,
+}
+
+impl Page<'_> {
+    fn lines(&self, step: &Step) -> Vec<Line> {
+        let withheld = step.withheld.as_ref().map(ToString::to_string);
+        let sign = |sign: char| if withheld.is_some() { '!' } else { sign };
+        let line = |mark: char, subject: String, unit: &'static str| Line {
+            sign: sign(mark),
+            verb: step.action.verb().to_owned(),
+            subject,
+            unit,
+            reason: step.reason.to_string(),
+            withheld: withheld.clone(),
+        };
+        match &step.action {
+            Action::RegisterBot => vec![line('+', String::new(), "")],
+            Action::SetBotName { name } => vec![line('~', format!("\"{name}\""), "")],
+            Action::DropAlias { alias, .. } => vec![line('-', alias.to_string(), "aliases")],
+            Action::CreateRoom(creation) => {
+                let what = if creation.key.is_space() { "space" } else { "room" };
+                vec![line('+', what.to_owned(), "rooms")]
+            }
+            Action::SetState { state, .. } => vec![line('~', self.state(state), "changes")],
+            Action::SetPowerLevels { changes, .. } if changes.is_empty() => vec![line('~', "list".to_owned(), "")],
+            Action::SetPowerLevels { changes, .. } => changes
+                .iter()
+                .map(|change| Line {
+                    reason: change.reason.to_string(),
+                    ..line(if change.to < change.from { '-' } else { '~' }, self.level(change), "levels")
+                })
+                .collect(),
+            Action::Invite { user, .. } | Action::Join { user, .. } => vec![line('+', self.short(user), "people")],
+            Action::Kick { user, .. } | Action::Lock { user } => vec![line('-', self.short(user), "people")],
+            Action::Leave { .. } => vec![line('-', String::new(), "")],
+        }
+    }
+
+    fn state(&self, state: &StateChange) -> String {
+        match state {
+            StateChange::Name(text) => format!("name \"{}\"", plain(text)),
+            StateChange::Topic(text) => format!("topic \"{}\"", plain(text)),
+            StateChange::Avatar(_) | StateChange::Marker(_) => state.label(),
+            StateChange::CanonicalAlias(alias) => format!("alias {alias}"),
+            StateChange::JoinRule(rule) => format!("join rule {}", rule.rule),
+            StateChange::GuestAccess(access) => format!("guest access {access}"),
+            StateChange::Child { child, .. } => format!("link to {}", self.room(child)),
+            StateChange::Unchild { child } => format!("no link to {child}"),
+            StateChange::Parent { parent, .. } => format!("link up to {}", self.room(parent)),
+            StateChange::Unparent { parent } => format!("no link up to {parent}"),
+        }
+    }
+
+    fn room(&self, room: &RoomRef) -> String {
+        match room {
+            RoomRef::Id(id) => id.to_string(),
+            RoomRef::New(key) => {
+                let title = self.plan.titles.iter().find(|(known, _)| known == key);
+                title.map_or_else(|| key.to_string(), |(_, title)| plain(title))
+            }
+        }
+    }
+
+    fn level(&self, change: &LevelChange) -> String {
+        let who = match (&change.user, &change.key) {
+            (Some(user), _) => self.short(user),
+            (None, key) => key.clone().unwrap_or_default(),
+        };
+        format!("{who} {} -> {}", change.from, change.to)
+    }
+
+    fn short(&self, user: &UserId) -> String {
+        short(user, self.server)
+    }
+
+    /// Lines alike are gathered; where there are many, counted.
+    fn block(&self, out: &mut String, lines: &[Line], indent: usize) {
+        let mut runs: Vec<(&Line, Vec<&Line>)> = Vec::new();
+        let mut index: BTreeMap<(char, &str, &str, Option<&str>), usize> = BTreeMap::new();
+        for line in lines {
+            let likeness = (line.sign, line.verb.as_str(), line.reason.as_str(), line.withheld.as_deref());
+            let at = *index.entry(likeness).or_insert_with(|| {
+                runs.push((line, Vec::new()));
+                runs.len() - 1
+            });
+            runs[at].1.push(line);
+        }
+        for (first, run) in runs {
+            if run.len() >= COLLAPSE {
+                let what = format!("{} {} {} {}", first.sign, first.verb, run.len(), first.unit);
+                entry(out, &what, &first.reason, indent);
+                let named: Vec<&str> = run.iter().take(EXAMPLES).map(|line| line.subject.as_str()).collect();
+                let more = format!("{} and {} more", named.join(", "), run.len() - EXAMPLES);
+                wrapped(out, &more, indent + 4);
+            } else {
+                for line in &run {
+                    let what = format!("{} {} {}", line.sign, line.verb, line.subject);
+                    entry(out, what.trim_end(), &line.reason, indent);
+                }
+            }
+            if let Some(withheld) = &first.withheld {
+                wrapped(out, &format!("not done: {withheld}"), indent + 4);
+            }
+        }
+    }
+}
+
+/// A subject and, in its column or on the next line, its reason.
+fn entry(out: &mut String, what: &str, reason: &str, indent: usize) {
+    let start = format!("{:indent$}{what}", "");
+    let length = start.chars().count();
+    if length + 2 <= REASON_COLUMN && REASON_COLUMN + reason.chars().count() <= WIDTH {
+        let _ = writeln!(out, "{start:REASON_COLUMN$}{reason}");
+    } else if length + 2 + reason.chars().count() <= WIDTH {
+        let _ = writeln!(out, "{start}  {reason}");
+    } else {
+        let _ = writeln!(out, "{start}");
+        wrapped(out, reason, indent + 4);
+    }
+}
+
+fn wrapped(out: &mut String, text: &str, indent: usize) {
+    let mut line = " ".repeat(indent);
+    let mut empty = true;
+    for word in text.split(' ') {
+        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            let _ = writeln!(out, "{line}");
+            line = " ".repeat(indent);
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        empty = false;
+    }
+    let _ = writeln!(out, "{line}");
+}
+
+fn notes(out: &mut String, notes: &[Note], server: &str) {
+    if notes.is_empty() {
+        return;
+    }
+    out.push_str("\nNotes\n");
+    let mut kinds: Vec<(&'static str, Vec<&Note>)> = Vec::new();
+    for note in notes {
+        match kinds.last_mut() {
+            Some((kind, run)) if *kind == note.kind() => run.push(note),
+            _ => kinds.push((note.kind(), vec![note])),
+        }
+    }
+    for (_, run) in kinds {
+        let shown = if run.len() >= COLLAPSE { EXAMPLES } else { run.len() };
+        for note in &run[..shown] {
+            wrapped(out, &format!("* {}", note.to_string().replace(&format!(":{server}"), "")), 2);
+        }
+        if run.len() > shown {
+            let _ = writeln!(out, "    and {} more like the last", run.len() - shown);
+        }
+    }
+}
+
+fn held(out: &mut String, items: &[HeldItem], plan: &Plan) {
+    if items.is_empty() {
+        return;
+    }
+    out.push_str("\nHeld for approval\n");
+    for item in items {
+        let _ = writeln!(out, "  {}  {}", item.id, item.title(plan));
+        let _ = writeln!(out, "            usher hold show {0}   usher hold approve {0}", item.id);
+    }
+}
+
+impl HeldItem {
+    /// The hold in a line: class, place, figures.
+    #[must_use]
+    pub fn title(&self, plan: &Plan) -> String {
+        let mut text = self.hold.class.to_string();
+        if let Some(space) = &self.hold.space {
+            let title = plan.titles.iter().find(|(key, _)| key == space).map_or("", |(_, title)| title);
+            let _ = write!(text, ", {title} [{space}]");
+        }
+        if let Some(detail) = &self.hold.detail {
+            let _ = write!(text, ": {detail}");
+        }
+        if let Some(limit) = self.hold.limit {
+            let _ = write!(text, ": {} people in 24 h, limit {limit} of {}", self.hold.count, self.hold.base);
+        }
+        let _ = write!(text, " ({} {})", self.steps.len(), if self.steps.len() == 1 { "step" } else { "steps" });
+        text
+    }
+}
+
+/// `@ann` for people of our own homeserver, the whole id for others.
+fn short(user: &UserId, server: &str) -> String {
+    if user.server() == server { format!("@{}", plain(user.localpart())) } else { plain(user.as_str()) }
+}
+
+/// Names come from strangers: nothing in them may move the cursor or hide text.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+impl Action {
+    /// What is done, in a word.
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::RegisterBot => "register bot",
+            Self::SetBotName { .. } => "name bot",
+            Self::DropAlias { .. } => "drop alias",
+            Self::CreateRoom(_) => "make",
+            Self::SetState { .. } => "set",
+            Self::SetPowerLevels { .. } => "level",
+            Self::Invite { .. } => "invite",
+            Self::Join { .. } => "join",
+            Self::Kick { .. } => "remove",
+            Self::Lock { .. } => "lock",
+            Self::Leave { .. } => "leave",
+        }
+    }
+
+    /// Whether it links to a room that does not exist yet.
+    #[must_use]
+    pub(super) fn links(&self, new: &RoomRef) -> bool {
+        match self {
+            Self::SetState { state: StateChange::Child { child, .. }, .. } => child == new,
+            Self::SetState { state: StateChange::Parent { parent, .. }, .. } => parent == new,
+            Self::CreateRoom(creation) => creation.allow.contains(new),
+            _ => false,
+        }
+    }
+}
+
+impl Plan {
+    /// One step in one line, for lists of held steps.
+    #[must_use]
+    pub fn line(&self, step: &Step) -> String {
+        let place = step.place.as_ref().map(|key| format!("{key}: ")).unwrap_or_default();
+        let page = Page { plan: self, server: "" };
+        let what: Vec<String> =
+            page.lines(step).iter().map(|line| format!("{} {} ({})", line.verb, line.subject, line.reason)).collect();
+        format!("{place}{}", what.join("; "))
+    }
+
+    /// Steps that will be done.
+    pub fn pending(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(|step| step.is_pending())
+    }
+
+    /// How many steps wait for an operator or a complete read (S-110).
+    #[must_use]
+    pub fn held_count(&self) -> usize {
+        self.steps.iter().filter(|step| step.withheld.as_ref().is_some_and(super::Withheld::is_held)).count()
+    }
+
+    /// The closing line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut made = 0;
+        let (mut invited, mut removed, mut levels, mut other) = (0, 0, 0, 0);
+        for step in self.pending() {
+            match &step.action {
+                Action::CreateRoom(_) => made += 1,
+                Action::Invite { .. } | Action::Join { .. } => invited += 1,
+                Action::Kick { .. } => removed += 1,
+                Action::SetPowerLevels { changes, .. } => levels += changes.len().max(1),
+                Action::RegisterBot
+                | Action::SetBotName { .. }
+                | Action::DropAlias { .. }
+                | Action::SetState { .. }
+                | Action::Lock { .. }
+                | Action::Leave { .. } => other += 1,
+            }
+        }
+        let mut parts = Vec::new();
+        for (count, one, many) in [
+            (made, "room to make", "rooms to make"),
+            (invited, "person to bring in", "people to bring in"),
+            (removed, "removal", "removals"),
+            (levels, "level", "levels"),
+            (other, "other change", "other changes"),
+        ] {
+            if count > 0 {
+                parts.push(format!("{count} {}", if count == 1 { one } else { many }));
+            }
+        }
+        let mut text =
+            if parts.is_empty() { "Plan: nothing to do".to_owned() } else { format!("Plan: {}", parts.join(", ")) };
+        let held = self.held_count();
+        let withheld = self.steps.iter().filter(|step| step.withheld.is_some()).count() - held;
+        if held > 0 {
+            let _ = write!(text, "; {held} held");
+        }
+        if withheld > 0 {
+            let _ = write!(text, "; {withheld} withheld");
+        }
+        text.push('.');
+        text
+    }
+}

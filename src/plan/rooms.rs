@@ -1,0 +1,403 @@
+//! Which room carries which managed thing, and what must change about the rooms themselves: making, naming, linking (S-16, S-17, S-30).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Action, Class, Hold, Note, Plan, Planner, Reason, Removal, RoomRef, Scope, StateChange, Step, Withheld};
+use crate::config::Enforce;
+use crate::desired::{Desired, DesiredRoom, RoomKind};
+use crate::ids::{Key, RoomId, RoomSlot, SpaceId, Timestamp};
+use crate::ledger::Ledger;
+use crate::observed::{Child, JoinRule, Marker, Member, Observed, Parent, Room};
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(desired: &'a Desired, observed: &'a Observed, ledger: &'a Ledger, now: Timestamp) -> Self {
+        let mut planner = Self {
+            desired,
+            observed,
+            ledger,
+            now,
+            located: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            extra: BTreeMap::new(),
+            without_account: BTreeSet::new(),
+            plan: Plan::default(),
+        };
+        planner.locate();
+        planner.hold();
+        planner.place_exceptions();
+        planner
+    }
+
+    /// Finds the room of every managed thing. Where several claim to be the same one, the settled one wins and the others are reported.
+    fn locate(&mut self) {
+        let wanted: BTreeMap<&Key, &'a Key> = self.desired.rooms.iter().map(|room| (&room.key, &room.key)).collect();
+        let mut claims: BTreeMap<&'a Key, Vec<(&'a RoomId, &'a Room)>> = BTreeMap::new();
+        let mut orphans = BTreeSet::new();
+        for (id, room) in &self.observed.rooms {
+            let Some(key) = identity(room, &self.observed.bot) else { continue };
+            match wanted.get(key) {
+                Some(_) if room.successor.is_some() => self.plan.notes.push(Note::Unenforceable {
+                    place: key.clone(),
+                    what: "was replaced by somebody else's upgrade and is not managed any more".to_owned(),
+                }),
+                Some(key) => claims.entry(key).or_default().push((id, room)),
+                None => {
+                    orphans.insert(key);
+                }
+            }
+        }
+        for (key, mut rooms) in claims {
+            rooms.sort_by_key(|(id, room)| (room.marker.is_none(), std::cmp::Reverse(room.members.len()), *id));
+            if rooms.len() > 1 {
+                self.plan.notes.push(Note::Unenforceable {
+                    place: key.clone(),
+                    what: format!("{} rooms claim to be it; {} is managed", rooms.len(), rooms[0].0),
+                });
+            }
+            self.located.insert(key, rooms[0].0);
+        }
+        for key in orphans.into_iter().filter(|key| key.is_space()) {
+            self.plan.notes.push(Note::NoLongerConfigured { place: key.clone() });
+        }
+    }
+
+    /// Which managed spaces hold or admit each room (S-14).
+    fn hold(&mut self) {
+        for (key, id) in &self.located {
+            let Some(room) = self.observed.rooms.get(*id) else { continue };
+            if key.is_space() {
+                for child in room.children.keys() {
+                    self.holders.entry(child).or_default().insert(key);
+                }
+            }
+        }
+        let spaces: BTreeMap<&RoomId, &'a Key> =
+            self.located.iter().filter(|(key, _)| key.is_space()).map(|(key, id)| (*id, *key)).collect();
+        for (key, id) in &self.located {
+            let allow = self.observed.rooms.get(*id).and_then(|room| room.join_rule.as_ref()).map(|rule| &rule.allow);
+            for space in allow.into_iter().flatten().filter_map(|room| spaces.get(room)) {
+                if !key.is_space() {
+                    self.holders.entry(id).or_default().insert(space);
+                }
+            }
+        }
+    }
+
+    /// Exceptions by room id or alias, with the right rising to the spaces above (S-107).
+    fn place_exceptions(&mut self) {
+        for exception in &self.desired.room_exceptions {
+            let key = self.located.iter().find_map(|(key, id)| {
+                let room = self.observed.rooms.get(*id)?;
+                let named =
+                    id.as_str() == exception.room || room.canonical_alias.as_deref() == Some(exception.room.as_str());
+                named.then_some(*key)
+            });
+            let Some(key) = key else {
+                self.plan
+                    .notes
+                    .push(Note::ExceptionUnknown { user: exception.user.clone(), place: exception.room.clone() });
+                continue;
+            };
+            self.extra.entry(key).or_default().push((exception.user.clone(), exception.entitlement));
+            let mut above = self.desired.room(key).and_then(|room| room.parent.clone());
+            while let Some(space) = above.take().and_then(|parent| self.desired.room(&Key::Space(parent))) {
+                let entitlement = crate::desired::Entitlement { level: 0, ..exception.entitlement };
+                self.extra.entry(&space.key).or_default().push((exception.user.clone(), entitlement));
+                above.clone_from(&space.parent);
+            }
+        }
+    }
+
+    /// Everything about one desired room.
+    pub(super) fn room(&mut self, wanted: &'a DesiredRoom, scope: &Scope) {
+        match self.located.get(&wanted.key).copied() {
+            Some(id) => {
+                if scope.covers(id) {
+                    self.existing(wanted, id);
+                }
+            }
+            None if *scope == Scope::Everything => self.missing(wanted),
+            None => {}
+        }
+    }
+
+    fn existing(&mut self, wanted: &'a DesiredRoom, id: &'a RoomId) {
+        let Some(room) = self.observed.rooms.get(id) else { return };
+        if self.was_taken_out(wanted, id) {
+            self.note(Note::TakenOut { place: wanted.key.clone() });
+            return;
+        }
+        if room.encrypted && wanted.key.is_space() {
+            self.note(Note::Unenforceable {
+                place: wanted.key.clone(),
+                what: "the homeserver forces encryption on spaces: set encryption_enabled_by_default_for_room_type to off or invite"
+                    .to_owned(),
+            });
+        }
+        self.shape(wanted, id, room);
+        if wanted.key.is_space() {
+            self.unlink(wanted, id, room);
+        }
+        self.people(wanted, RoomRef::Id(id.clone()), Some(room));
+    }
+
+    /// Whether a moderator took this room out of its space: it was linked once (the marker says so) and is not now (S-30, S-106).
+    fn was_taken_out(&self, wanted: &DesiredRoom, id: &RoomId) -> bool {
+        let Key::Room { space, slot } = &wanted.key else { return false };
+        let Some(parent) = self.space_room(space) else { return false };
+        made(parent).contains(slot) && !parent.children.contains_key(id)
+    }
+
+    fn space_room(&self, space: &SpaceId) -> Option<&'a Room> {
+        let id = self.located.get(&Key::Space(space.clone()))?;
+        self.observed.rooms.get(*id)
+    }
+
+    fn missing(&mut self, wanted: &'a DesiredRoom) {
+        if let Key::Room { space, slot } = &wanted.key
+            && self.space_room(space).is_some_and(|parent| made(parent).contains(slot))
+        {
+            self.note(Note::TakenOut { place: wanted.key.clone() });
+            return;
+        }
+        if let Some(target) = self.observed.aliases.get(&wanted.key) {
+            let alias = wanted.key.alias(&self.desired.instance, &self.observed.server);
+            let reason = Reason::Debris { room: Some(target.clone()) };
+            self.step(wanted, Action::DropAlias { key: wanted.key.clone(), alias }, reason);
+        }
+        let creation = self.creation(wanted);
+        let reason = if self.desired.mirrored { Reason::Mirrored } else { Reason::Configured("new") };
+        self.step(wanted, Action::CreateRoom(Box::new(creation)), reason);
+        if let Some(hold) = self.probable_rename(wanted)
+            && let Some(step) = self.plan.steps.last_mut()
+        {
+            step.withheld.get_or_insert(Withheld::Held(hold));
+        }
+        let here = RoomRef::New(wanted.key.clone());
+        self.links(wanted, &here, None);
+        self.remember_made(wanted, &here, None);
+        self.people(wanted, here, None);
+        self.after_withheld_creation(wanted);
+    }
+
+    /// What hangs on a creation that is not done is not done either.
+    fn after_withheld_creation(&mut self, wanted: &DesiredRoom) {
+        let made = |step: &Step| matches!(&step.action, Action::CreateRoom(creation) if creation.key == wanted.key);
+        if self.plan.steps.iter().any(|step| made(step) && step.withheld.is_some()) {
+            let new = RoomRef::New(wanted.key.clone());
+            for step in &mut self.plan.steps {
+                if step.action.room() == Some(&new) || step.action.links(&new) {
+                    step.withheld.get_or_insert(Withheld::DependsOnWithheld);
+                }
+            }
+        }
+    }
+
+    /// A space of the same name whose id is no longer configured: probably renamed (S-43).
+    fn probable_rename(&self, wanted: &DesiredRoom) -> Option<Hold> {
+        let Key::Space(_) = wanted.key else { return None };
+        let old = self.observed.rooms.values().find_map(|room| {
+            let key = identity(room, &self.observed.bot)?;
+            let vanished = key.is_space() && room.successor.is_none() && self.desired.room(key).is_none();
+            (vanished && room.name.as_deref() == Some(wanted.name.as_str())).then_some(key)
+        })?;
+        Some(Hold {
+            class: Class::Rename,
+            space: Some(wanted.key.clone()),
+            count: 1,
+            limit: None,
+            base: 0,
+            detail: Some(format!(
+                "space {old} has the same name and is no longer configured: set renamed_from: {old}?"
+            )),
+        })
+    }
+
+    /// Names, guards and links of a room that is there.
+    fn shape(&mut self, wanted: &'a DesiredRoom, id: &RoomId, room: &'a Room) {
+        let here = RoomRef::Id(id.clone());
+        let half_made = !self.is_settled(wanted, room);
+        let structure = Reason::Structure("completes a room whose making was cut off");
+        if wanted.key.is_space() || half_made {
+            let reason = if room.name.is_some() { Reason::Configured("name") } else { structure.clone() };
+            if room.name.as_deref() != Some(wanted.name.as_str()) {
+                self.state(wanted, &here, StateChange::Name(wanted.name.clone()), reason);
+            }
+            if let Some(topic) = wanted.topic.as_ref().filter(|topic| room.topic.as_ref() != Some(*topic)) {
+                self.state(wanted, &here, StateChange::Topic(topic.clone()), Reason::Configured("topic"));
+            }
+        }
+        if let Some(avatar) = wanted.avatar.as_ref().filter(|avatar| room.avatar.as_ref() != Some(*avatar)) {
+            self.state(wanted, &here, StateChange::Avatar(avatar.clone()), Reason::Configured("avatar"));
+        }
+        if let Some(alias) = self.full_alias(wanted).filter(|alias| room.canonical_alias.as_ref() != Some(alias)) {
+            self.state(wanted, &here, StateChange::CanonicalAlias(alias), Reason::Configured("alias"));
+        }
+        self.access(wanted, &here, room);
+        self.links(wanted, &here, Some(room));
+        self.remember_made(wanted, &here, Some(room));
+    }
+
+    fn access(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: &Room) {
+        let invite_only = || JoinRule { rule: "invite".to_owned(), ..JoinRule::default() };
+        if wanted.key.is_space() {
+            if room.join_rule != Some(invite_only()) {
+                let reason = Reason::Structure("spaces are invite-only");
+                self.state(wanted, here, StateChange::JoinRule(invite_only()), reason);
+            }
+            if room.guest_access.as_deref() != Some("forbidden") {
+                let reason = Reason::Structure("guests stay out of spaces");
+                self.state(wanted, here, StateChange::GuestAccess("forbidden".to_owned()), reason);
+            }
+        } else if room.join_rule.is_none()
+            && let Some(space) = self.located.get(&Key::Space(wanted.key.space().clone()))
+        {
+            let rule = JoinRule { rule: "restricted".to_owned(), allow: BTreeSet::from([(*space).clone()]) };
+            let reason = Reason::Structure("completes a room whose making was cut off");
+            self.state(wanted, here, StateChange::JoinRule(rule), reason);
+        }
+    }
+
+    /// Both links between a room and the space it hangs in. A room once linked is a moderator's to take out; a subspace is not.
+    fn links(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: Option<&Room>) {
+        let Some(parent) = &wanted.parent else { return };
+        let parent_key = Key::Space(parent.clone());
+        let parent_ref = match self.located.get(&parent_key) {
+            Some(id) => RoomRef::Id((*id).clone()),
+            None => RoomRef::New(parent_key),
+        };
+        let via = vec![self.observed.server.clone()];
+        let linked = match (here, self.space_room(parent)) {
+            (RoomRef::Id(id), Some(space)) => space.children.contains_key(id),
+            _ => false,
+        };
+        let reason = Reason::Structure("hangs in its space");
+        if !linked {
+            let (order, suggested) = match &wanted.kind {
+                RoomKind::Space { .. } => (None, false),
+                RoomKind::Room(template) => (template.order.clone(), template.suggested),
+            };
+            let link = Child { via: via.clone(), order, suggested };
+            self.state(wanted, &parent_ref, StateChange::Child { child: here.clone(), link }, reason.clone());
+        }
+        let back = match (&parent_ref, room) {
+            (RoomRef::Id(id), Some(room)) => room.parents.contains_key(id),
+            _ => false,
+        };
+        if !back {
+            let link = Parent { via, canonical: true };
+            self.state(wanted, here, StateChange::Parent { parent: parent_ref, link }, reason);
+        }
+    }
+
+    /// The marker: identity, and which rooms were made (S-16, S-30).
+    fn remember_made(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: Option<&Room>) {
+        let current = room.and_then(|room| room.marker.as_ref());
+        let mut marker = current.cloned().unwrap_or_else(|| self.marker(&wanted.key));
+        marker.key = wanted.key.clone();
+        marker.abandoned = false;
+        if let Key::Space(space) = &wanted.key {
+            let rooms: Vec<&RoomSlot> = self
+                .desired
+                .rooms
+                .iter()
+                .filter_map(|room| match &room.key {
+                    Key::Room { space: holder, slot } if holder == space => Some(slot),
+                    _ => None,
+                })
+                .collect();
+            marker.made.extend(rooms.into_iter().cloned());
+        }
+        let unmarked = room.is_some() && current.is_none();
+        if unmarked || current.map_or(!marker.made.is_empty(), |current| *current != marker) {
+            let reason = Reason::Structure("remembers what was made");
+            self.state(wanted, here, StateChange::Marker(marker), reason);
+        }
+    }
+
+    pub(super) fn marker(&self, key: &Key) -> Marker {
+        Marker {
+            instance: self.desired.instance.clone(),
+            key: key.clone(),
+            made: BTreeSet::new(),
+            abandoned: false,
+            original_creator: None,
+        }
+    }
+
+    /// Whether the room was finished once: a space has its marker's list, a room stands in its space's.
+    fn is_settled(&self, wanted: &DesiredRoom, room: &Room) -> bool {
+        match &wanted.key {
+            Key::Space(_) => room.name.is_some(),
+            Key::Room { space, slot } => self.space_room(space).is_some_and(|parent| made(parent).contains(slot)),
+        }
+    }
+
+    /// Managed subspaces that hang where the configuration does not put them.
+    fn unlink(&mut self, wanted: &'a DesiredRoom, id: &RoomId, room: &'a Room) {
+        let Key::Space(space) = &wanted.key else { return };
+        for child in room.children.keys() {
+            let Some((key, _)) = self.located.iter().find(|(key, at)| key.is_space() && **at == child) else {
+                continue;
+            };
+            let moved = self.desired.room(key).is_some_and(|below| below.parent.as_ref() != Some(space));
+            if moved {
+                let key = (*key).clone();
+                let reason = Reason::Configured("moved in the tree");
+                self.state(
+                    wanted,
+                    &RoomRef::Id(id.clone()),
+                    StateChange::Unchild { child: child.clone() },
+                    reason.clone(),
+                );
+                if self.observed.rooms.get(child).is_some_and(|below| below.parents.contains_key(id))
+                    && let Some(below) = self.desired.room(&key)
+                {
+                    let state = StateChange::Unparent { parent: id.clone() };
+                    self.state(below, &RoomRef::Id(child.clone()), state, reason);
+                }
+            }
+        }
+    }
+
+    fn full_alias(&self, wanted: &DesiredRoom) -> Option<String> {
+        let alias = wanted.alias.as_ref()?;
+        Some(if alias.starts_with('#') { alias.clone() } else { format!("#{alias}:{}", self.observed.server) })
+    }
+
+    pub(super) fn state(&mut self, wanted: &DesiredRoom, room: &RoomRef, state: StateChange, reason: Reason) {
+        self.step(wanted, Action::SetState { room: room.clone(), state }, reason);
+    }
+
+    /// A step about a managed thing, withheld where the space is only observed (S-108).
+    pub(super) fn step(&mut self, wanted: &DesiredRoom, action: Action, reason: Reason) {
+        let withheld = (wanted.enforce == Enforce::Observe).then_some(Withheld::Policy("enforce: observe"));
+        self.push(Step { action, reason, place: Some(wanted.key.clone()), withheld, removal: None });
+    }
+
+    pub(super) fn removal(&self, wanted: &DesiredRoom, person: &crate::ids::UserId, class: Class) -> Removal {
+        Removal {
+            class,
+            space: Key::Space(wanted.key.space().clone()),
+            person: Some(person.clone()),
+            counts: true,
+            emptied: self.desired.emptied.get(person).cloned(),
+        }
+    }
+}
+
+/// What a room says it is: by its marker, else by its create content; only while the bot is in it and it was not abandoned.
+pub(super) fn identity<'a>(room: &'a Room, bot: &crate::ids::UserId) -> Option<&'a Key> {
+    if room.members.get(bot) != Some(&Member::Join) {
+        return None;
+    }
+    match &room.marker {
+        Some(marker) if marker.abandoned => None,
+        Some(marker) => Some(&marker.key),
+        None => room.created_for.as_ref(),
+    }
+}
+
+fn made(space: &Room) -> BTreeSet<RoomSlot> {
+    space.marker.as_ref().map(|marker| marker.made.clone()).unwrap_or_default()
+}

@@ -1,0 +1,30 @@
+//! Who usher is, and what it may do.
+
+use usher::matrix::Rung;
+use usher::observed::Known;
+use usher::plan::Action;
+
+use crate::contract::ground::Ground;
+
+pub async fn the_bot_registers_and_rises_from_rung_to_rung(ground: &Ground) {
+    let homeserver = &ground.homeserver;
+    assert_eq!(homeserver.rung().await.unwrap(), Rung::Rooms);
+    let before = homeserver.full().await.unwrap();
+    assert_eq!(before.bot_registered, Known::Known(false));
+    assert!(before.rooms.is_empty() && !before.accounts.listed);
+
+    ground.do_and_compare(&Action::RegisterBot).await;
+    ground.do_and_compare(&Action::RegisterBot).await;
+    ground.do_and_compare(&Action::SetBotName { name: "Usher".to_owned() }).await;
+    assert_eq!(homeserver.rung().await.unwrap(), Rung::Rooms);
+
+    let root = ground.admin().await;
+    let stranger = ground.person("stranger").await;
+    homeserver.make_admin(&stranger.token.clone().into()).await.unwrap_err();
+    homeserver.make_admin(&root.token.clone().into()).await.unwrap();
+    assert_eq!(homeserver.rung().await.unwrap(), Rung::Admin);
+    let after = homeserver.full().await.unwrap();
+    assert!(after.accounts.listed);
+    assert!(after.accounts.people[homeserver.bot()].admin);
+    assert!(!after.accounts.people[&stranger.user].admin);
+}
