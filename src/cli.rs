@@ -1,8 +1,15 @@
 //! The command line (S-90, S-110): what can be asked for, parsed into plain data, and what the exit codes mean. One file a verb below.
 
+mod apply;
+mod bootstrap;
+mod check;
 pub mod completions;
+mod explain;
 pub mod hold;
+mod plan;
 pub mod progress;
+mod registration;
+mod run;
 pub mod source;
 pub mod status;
 
@@ -17,6 +24,8 @@ use clap::{
 };
 use clap_complete::Shell;
 
+use crate::app::Failure;
+use crate::config::{self, Config, Problem, Severity};
 use crate::ids::Timestamp;
 
 /// How usher ends (S-90, S-110).
@@ -270,25 +279,53 @@ fn answered(error: clap::Error) -> Answered {
 }
 
 /// Carries a command line out.
-#[expect(clippy::unused_async, reason = "every verb but this one waits for the network or the database")]
 pub async fn run(invocation: Invocation) -> Exit {
-    match invocation.verb {
-        Verb::Completions { shell } => printed(&completions::script(shell)),
-        Verb::Check
-        | Verb::Plan { .. }
-        | Verb::Apply { .. }
-        | Verb::Run { .. }
-        | Verb::Explain { .. }
-        | Verb::Hold(_)
-        | Verb::Source(_)
-        | Verb::Registration(_)
-        | Verb::Bootstrap { .. }
-        | Verb::Status { .. }
-        | Verb::Config(_) => {
-            eprintln!("usher: this build has no configuration reader");
-            Exit::Error
+    let files = &invocation.config;
+    let done = match &invocation.verb {
+        Verb::Completions { shell } => return printed(&completions::script(*shell)),
+        Verb::Config(ConfigVerb::Dump) => return printed(&config::dump(files)),
+        Verb::Check => check::run(files).await,
+        Verb::Plan { json, record } => plan::run(files, *json, record.as_deref()).await,
+        Verb::Apply { yes } => apply::run(files, *yes).await,
+        Verb::Run { dry_run, once } => run::run(files, *dry_run, *once).await,
+        Verb::Explain { what } => explain::run(files, what).await,
+        Verb::Hold(verb) => hold::verb(files, verb).await,
+        Verb::Source(verb) => source::run(files, verb).await,
+        Verb::Registration(RegistrationVerb::Generate { force }) => registration::generate(files, *force).await,
+        Verb::Bootstrap { admin_token_file } => bootstrap::run(files, admin_token_file).await,
+        Verb::Status { json } => status::verb(files, *json).await,
+    };
+    done.unwrap_or_else(|failure| {
+        eprintln!("usher: {}", failure.text);
+        failure.exit
+    })
+}
+
+/// The configuration for a verb that works: unknown keys are warnings (S-12). Starts the log it asks for.
+///
+/// # Errors
+/// Every problem at once.
+fn configured(files: &[PathBuf]) -> Result<Config, Failure> {
+    match config::load(files).lenient() {
+        Ok((config, problems)) => {
+            crate::observability::start_logging(&config.logging);
+            for problem in problems.iter().filter(|problem| problem.severity == Severity::Unknown) {
+                tracing::warn!("{problem}");
+            }
+            Ok(config)
         }
+        Err(problems) => Err(Failure::new(Exit::Config, problem_list(&problems))),
     }
+}
+
+/// Problems as `usher check` prints them, a line each, with their number.
+fn problem_list(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(|problem| format!("{}: {problem}", problem.severity)).collect();
+    let count = match lines.len() {
+        1 => "1 problem".to_owned(),
+        count => format!("{count} problems"),
+    };
+    format!("the configuration has {count}:\n{}", lines.join("\n"))
 }
 
 /// Writes to standard output. A reader that went away (`usher plan | head`) is no error.

@@ -134,6 +134,8 @@ pub struct Directory {
     pub groups: BTreeMap<StableId, Group>,
     pub completeness: Completeness,
     pub notices: Vec<String>,
+    /// People who are there without a usable name: neither absent nor changed (S-100).
+    pub unnamed: BTreeSet<StableId>,
     /// Localparts claimed by several users: nothing is done to or because of them beyond existing bindings (S-5).
     pub conflicts: BTreeMap<Localpart, Vec<StableId>>,
     names: BTreeMap<Alias, BTreeSet<StableId>>,

@@ -21,7 +21,7 @@ const ROOMS_AT_ONCE: usize = 8;
 pub const SLICE: Duration = Duration::from_secs(2);
 
 /// What is asked before each write, and told after it.
-pub trait Watch {
+pub trait Watch: Send {
     /// Whether another write may be sent now: not while stopping, nor without the writer's lease (S-85).
     fn may_write(&self) -> bool;
     /// A step ended.

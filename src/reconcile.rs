@@ -98,6 +98,8 @@ pub struct PassResult {
     pub interrupted: bool,
     /// The token is not accepted.
     pub fatal: Option<String>,
+    /// What was left when the pass ended.
+    pub plan: Option<Plan>,
 }
 
 /// Why a pass could not be made.
@@ -141,6 +143,22 @@ impl Reconciler {
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
+    }
+
+    /// Ends whoever shows the progress.
+    pub fn hush(&mut self) {
+        self.progress = watch::channel(Progress::default()).0;
+    }
+
+    /// Whether a pass has ended with this database (S-101).
+    #[must_use]
+    pub fn has_settled(&self) -> bool {
+        self.ledger.settled
+    }
+
+    /// Steps that failed and wait.
+    pub fn troubles(&self) -> impl Iterator<Item = &StepTrouble> {
+        self.troubles.values()
     }
 
     /// What was read last.
@@ -261,6 +279,7 @@ impl Reconciler {
         if *scope == Scope::Everything && self.parts.actuator.is_some() {
             self.finish(&plan, !result.interrupted && result.fatal.is_none()).await?;
         }
+        result.plan = Some(plan);
         Ok(result)
     }
 

@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::{Exit, HoldVerb, moment};
+use crate::app::Failure;
+use crate::clock;
 use crate::ids::Timestamp;
 use crate::plan::StepId;
 use crate::store::{HeldStep, HoldRow, Store, StoreError, class_name};
@@ -25,6 +28,17 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     approved_until: Option<Timestamp>,
     steps: &'a [HeldStep],
+}
+
+/// The verb as typed: opens the database of the configuration.
+pub(super) async fn verb(files: &[PathBuf], verb: &HoldVerb) -> Result<Exit, Failure> {
+    let config = super::configured(files)?;
+    let store = Store::open(&config.database_url).await?;
+    let (text, exit) = run(&store, verb, clock::now(), &super::operator()).await?;
+    Ok(match super::printed(&text) {
+        Exit::Done => exit,
+        broken => broken,
+    })
 }
 
 /// Carries out a `hold` verb. `by` is kept with an approval. Gives the text to print and the exit code.

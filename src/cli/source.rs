@@ -3,9 +3,33 @@
 //! Mail addresses are not printed; how many somebody has is.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
+use super::{Exit, SourceVerb};
+use crate::app::{self, Failure};
 use crate::bridge::Bridge;
 use crate::directory::{Completeness, GroupKind, Snapshot};
+use crate::reconcile::PassError;
+
+/// The verb as typed: tries the source of the configuration.
+pub(super) async fn run(files: &[PathBuf], verb: &SourceVerb) -> Result<Exit, Failure> {
+    let config = super::configured(files)?;
+    let mut bridge = app::source(&config)?;
+    match verb {
+        SourceVerb::Test => {
+            let (text, ok) = test(bridge.as_mut()).await;
+            Ok(match super::printed(&text) {
+                Exit::Done if ok => Exit::Done,
+                Exit::Done => Exit::Unreachable,
+                broken => broken,
+            })
+        }
+        SourceVerb::Sample { count } => {
+            let snapshot = bridge.fetch().await.map_err(|error| Failure::from(PassError::Source(error)))?;
+            Ok(super::printed(&sample(&snapshot, *count)))
+        }
+    }
+}
 
 /// Tests the source step by step. The text ends in a line that says whether it can be read; `true` if it can.
 pub async fn test(bridge: &mut dyn Bridge) -> (String, bool) {

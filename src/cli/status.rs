@@ -2,6 +2,7 @@
 //! ended. Only reads.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -9,6 +10,7 @@ use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
 use super::{Exit, moment};
+use crate::app::Failure;
 use crate::config::Ops;
 use crate::http::ops::reachable_at;
 use crate::observability::{HoldStatus, Mode, PassStatus, PlanStatus, Status};
@@ -23,6 +25,17 @@ struct Shown {
     running: bool,
     #[serde(flatten)]
     status: Status,
+}
+
+/// The verb as typed: asks the usher of the configuration.
+pub(super) async fn verb(files: &[PathBuf], json: bool) -> Result<Exit, Failure> {
+    let config = super::configured(files)?;
+    let asked = run(&config.ops, &config.database_url, json).await;
+    let (text, exit) = asked.map_err(|error| Failure::new(Exit::Error, format!("{error:#}")))?;
+    Ok(match super::printed(&text) {
+        Exit::Done => exit,
+        broken => broken,
+    })
 }
 
 /// Gives the text to print and the exit code: 0 from a running usher, 1 when none answers.

@@ -23,7 +23,7 @@ impl Ledger {
     /// `interval_ms` is the source's poll interval: absence is confirmed by reads at least that long, and 60 s, apart.
     pub fn witness(&mut self, directory: &Directory, interval_ms: i64, now: Timestamp) {
         self.bind(directory);
-        for id in directory.users.keys() {
+        for id in directory.users.keys().chain(&directory.unnamed) {
             self.absences.remove(id);
         }
         if !directory.is_complete() {
@@ -31,7 +31,7 @@ impl Ledger {
         }
         let gap = interval_ms.max(SHORTEST_GAP_MS);
         let missing: Vec<StableId> =
-            self.people.keys().filter(|id| !directory.users.contains_key(*id)).cloned().collect();
+            self.people.keys().filter(|id| !directory.knows(id)).cloned().collect();
         for id in missing {
             let absence = self.absences.entry(id).or_insert(Absence { since: now, reads: 0, last_read: now });
             if absence.reads == 0 || now.since_ms(absence.last_read) >= gap {

@@ -11,6 +11,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::ids::Timestamp;
+use crate::matrix::RequestCount;
 use crate::plan::Class;
 use crate::store::class_name;
 
@@ -143,9 +144,14 @@ impl Metrics {
         self.steps.get_or_create(&StepLabels { action, result }).inc();
     }
 
-    /// The homeserver answered; `code` 0 stands for no answer. `endpoint` is the path's template.
-    pub fn matrix_request(&self, method: &'static str, endpoint: &'static str, code: u16) {
-        self.matrix_requests.get_or_create(&RequestLabels { method, endpoint, code }).inc();
+    /// Brings the request counters up to the transport's own counts. Code 0 stands for no answer.
+    pub fn count_requests(&self, counts: &[RequestCount]) {
+        for line in counts {
+            let code = line.code.parse().unwrap_or(0);
+            let labels = RequestLabels { method: line.method, endpoint: line.endpoint, code };
+            let counter = self.matrix_requests.get_or_create(&labels);
+            counter.inc_by(line.count.saturating_sub(counter.get()));
+        }
     }
 
     /// The source was read.
@@ -208,7 +214,9 @@ mod tests {
         metrics.pass_ended("ok", Timestamp(1_500));
         metrics.step_ended("invite", "done");
         metrics.step_ended("invite", "done");
-        metrics.matrix_request("PUT", "/rooms/{room}/state", 429);
+        let line = |count| RequestCount { method: "PUT", endpoint: "/rooms/{room}/state", code: "429".into(), count };
+        metrics.count_requests(&[line(1)]);
+        metrics.count_requests(&[line(4)]);
         metrics.source_read(60, 9, true, Timestamp(2_000));
         metrics.set_plan(StepState::Held, 3);
         metrics.set_held(|class| if class == Class::Demotions { 3 } else { 0 });
@@ -216,7 +224,7 @@ mod tests {
         for line in [
             "usher_passes_total{result=\"ok\"} 1",
             "usher_steps_total{action=\"invite\",result=\"done\"} 2",
-            "usher_matrix_requests_total{method=\"PUT\",endpoint=\"/rooms/{room}/state\",code=\"429\"} 1",
+            "usher_matrix_requests_total{method=\"PUT\",endpoint=\"/rooms/{room}/state\",code=\"429\"} 4",
             "usher_held{class=\"demotions\"} 3",
             "usher_held{class=\"locks\"} 0",
             "usher_plan_steps{state=\"held\"} 3",

@@ -14,7 +14,7 @@ use crate::ids::Timestamp;
 use crate::matrix::{Batch, Homeserver};
 use crate::observability::{FailureStatus, HoldStatus, Mode, PassStatus, PlanStatus, SourceStatus, Status};
 use crate::plan::{Plan, Scope, render};
-use crate::store::{HoldRow, PassRecord};
+use crate::store::{HoldRow, PassRecord, WriterLease};
 
 /// How long one `/sync` waits: with a poll a minute an idle usher stays at three requests.
 const SYNC_WAIT: Duration = Duration::from_secs(50);
@@ -28,8 +28,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// After a whole pass with failures the next one comes this soon.
 const SOON: Duration = Duration::from_secs(10);
 
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Stopped,
+    /// Another instance took the writer's lease (S-85).
+    LeaseLost,
+}
+
 /// Runs until stopped. `show`: print each plan that differs from the one before (`--dry-run`).
-pub async fn run(reconciler: Reconciler, homeserver: Homeserver, status: watch::Sender<Status>, show: bool) {
+pub async fn run(reconciler: Reconciler, homeserver: Homeserver, status: watch::Sender<Status>, show: bool) -> Ended {
     let (sender, batches) = mpsc::channel(BATCHES);
     let stop = reconciler.stop.clone();
     let position = match &reconciler.parts.store {
@@ -47,11 +55,17 @@ pub async fn run(reconciler: Reconciler, homeserver: Homeserver, status: watch::
         outages: 0,
         shown: String::new(),
     };
-    daemon.turn_until_stopped(&stop).await;
+    let ended = daemon.turn_until_stopped(&stop).await;
     feed.abort();
     if let Err(error) = daemon.reconciler.save().await {
         tracing::error!(%error, "the last of the ledger could not be saved; it is learned again at the next start");
     }
+    if let Some(lease) = daemon.reconciler.parts.lease.take()
+        && let Err(error) = lease.release().await
+    {
+        tracing::warn!(%error, "the writer's lease could not be given back; it runs out by itself");
+    }
+    ended
 }
 
 /// Waits on the feed and hands on what comes.
@@ -84,6 +98,14 @@ async fn follow(
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+}
+
+/// Ends when the lease is another's; never without one.
+async fn lost(lease: Option<&WriterLease>) {
+    match lease {
+        Some(lease) => lease.lost().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -134,12 +156,13 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn turn_until_stopped(&mut self, stop: &CancellationToken) {
+    async fn turn_until_stopped(&mut self, stop: &CancellationToken) -> Ended {
         while !stop.is_cancelled() {
             self.reconciler.parts.heartbeat.tick();
             let wake = self.next_poll.min(Instant::now() + TICK);
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = lost(self.reconciler.parts.lease.as_ref()) => return Ended::LeaseLost,
                 batch = self.inbox.batches.recv() => match batch {
                     Some(batch) => {
                         if let Err(error) = self.inbox.take(batch, &mut self.reconciler).await {
@@ -152,11 +175,14 @@ impl Daemon {
             }
             self.turn().await;
         }
+        Ended::Stopped
     }
 
     /// One turn: whatever is due.
     async fn turn(&mut self) {
-        let approved = self.reconciler.read_approvals().await.unwrap_or(false);
+        let parts = &self.reconciler.parts;
+        parts.metrics.count_requests(&parts.homeserver.requests().counts());
+        let approved = self.reconciler.take_approvals().await.unwrap_or(false);
         let due = Instant::now() >= self.next_poll;
         let scope = if due || approved {
             Scope::Everything
@@ -277,6 +303,7 @@ impl Daemon {
 
     /// History, status page, request counts.
     async fn record(&mut self, cause: &str, started: Timestamp, scope: &Scope, (text, pass): (String, Option<PassResult>)) {
+        let plan = pass.as_ref().and_then(|pass| pass.plan.clone()).filter(|_| *scope == Scope::Everything);
         let counts = pass.map(|pass| {
             [("done", pass.done), ("failed", pass.failed), ("held", pass.held)]
                 .into_iter()
@@ -299,12 +326,6 @@ impl Daemon {
             }
             holds = store.holds().await.unwrap_or_default();
         }
-        let plan = match *scope {
-            Scope::Everything if self.reconciler.observed.is_some() => {
-                self.reconciler.decide(scope).await.ok().map(|decided| decided.plan)
-            }
-            _ => None,
-        };
         self.tell(record, plan.as_ref(), &holds);
     }
 

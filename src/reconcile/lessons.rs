@@ -136,7 +136,10 @@ impl Reconciler {
     }
 
     /// Picks up what an operator approved meanwhile; `true` if there is something new.
-    pub(super) async fn read_approvals(&mut self) -> Result<bool, StoreError> {
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn take_approvals(&mut self) -> Result<bool, StoreError> {
         let Some(store) = &self.parts.store else { return Ok(false) };
         let now = clock::now();
         let mut news = false;

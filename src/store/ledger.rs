@@ -2,7 +2,7 @@
 //! things writes two rows, whatever the size of the organisation. A crash leaves the ledger before or after, never between (S-83).
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
