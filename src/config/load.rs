@@ -16,14 +16,14 @@ use super::{
 pub fn load(files: &[PathBuf]) -> Loaded {
     let report = Report::default();
     let texts = read_files(files, &report);
-    finish(&texts, &|name| std::env::var(name).ok(), report).0
+    finish(&texts, &|name| std::env::var(name).ok(), &report).0
 }
 
 /// The same from texts. Touches nothing but the secret files that the texts name; relative paths in a text are seen from the
 /// folder of its path.
 #[must_use]
 pub fn load_with(files: &[(PathBuf, String)], env: &dyn Fn(&str) -> Option<String>) -> Loaded {
-    finish(files, env, Report::default()).0
+    finish(files, env, &Report::default()).0
 }
 
 pub(super) fn read_files(files: &[PathBuf], report: &Report) -> Vec<(PathBuf, String)> {
@@ -46,12 +46,12 @@ fn top(file: &Path) -> Spot {
 pub(super) fn finish(
     files: &[(PathBuf, String)],
     env: &dyn Fn(&str) -> Option<String>,
-    report: Report,
+    report: &Report,
 ) -> (Loaded, Option<Node>) {
     let unread = report.errors();
     let mut merged: Option<Node> = None;
     for (path, text) in files {
-        let Some(node) = tree::parse(&Arc::new(path.clone()), text, &report) else { continue };
+        let Some(node) = tree::parse(&Arc::new(path.clone()), text, report) else { continue };
         if !matches!(node.value, Value::Mapping(_) | Value::Null) {
             report.error(
                 Some(&node.spot),
@@ -71,18 +71,18 @@ pub(super) fn finish(
     let mut positions = Positions::new();
     let mut config = None;
     if let Some(root) = merged.as_mut() {
-        variables::expand(root, "", env, &report);
+        variables::expand(root, "", env, report);
         record(root, "", &mut positions);
         // A file that is no YAML would make every setting in it look missing.
         if report.errors() == unread || files.len() == 1 {
-            let first = files.first().map(|(path, _)| path.as_path()).unwrap_or_else(|| Path::new(""));
-            config = read(root, first, &positions, &report);
+            let first = files.first().map_or_else(|| Path::new(""), |(path, _)| path.as_path());
+            config = read(root, first, &positions, report);
         }
     }
     if report.errors() > 0 {
         config = None;
     }
-    (Loaded { config, problems: report.into_sorted(), positions }, merged)
+    (Loaded { config, problems: report.sorted(), positions }, merged)
 }
 
 fn read(root: &Node, first: &Path, positions: &Positions, report: &Report) -> Option<Config> {

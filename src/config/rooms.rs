@@ -161,13 +161,11 @@ fn grant(field: &Field<'_>) -> Option<GroupGrant> {
 
 /// A group as the source names it; `''` is everybody (S-2).
 pub(super) fn external_id(section: &mut Section<'_>) -> String {
-    match section.field("externalId") {
-        Some(field) => field.text().unwrap_or_default(),
-        None => {
-            section.missing("externalId", "'cn=staff,ou=groups,dc=example,dc=com'");
-            String::new()
-        }
-    }
+    let Some(field) = section.field("externalId") else {
+        section.missing("externalId", "'cn=staff,ou=groups,dc=example,dc=com'");
+        return String::new();
+    };
+    field.text().unwrap_or_default()
 }
 
 pub(super) fn power_level(section: &mut Section<'_>) -> i64 {

@@ -170,11 +170,6 @@ impl<'a> Section<'a> {
         self.field(name).map(|field| field.items()).unwrap_or_default()
     }
 
-    /// A list of texts; a single text is a list of one.
-    pub(super) fn texts(&mut self, name: &'static str) -> Option<Vec<String>> {
-        Some(self.field(name)?.one_or_more().iter().filter_map(Field::filled).collect())
-    }
-
     /// Whether no key has a value: `mas: { url: , client_id: }`.
     pub(super) fn is_blank(&self) -> bool {
         self.entries.iter().all(|entry| matches!(entry.value.value, Value::Null))

@@ -52,7 +52,10 @@ impl<'a> Field<'a> {
 
     pub(super) fn scalar(&self, what: &str) -> Option<&'a Scalar> {
         match &self.node.value {
-            Value::Scalar(scalar) => Some(scalar),
+            Value::Scalar(scalar) => {
+                self.report.mark_read(&self.path);
+                Some(scalar)
+            }
             Value::Null | Value::Sequence(_) | Value::Mapping(_) => {
                 self.expected(what);
                 None
