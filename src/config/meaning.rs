@@ -48,7 +48,10 @@ impl<'a> World<'a> {
             line: at.line,
             column: at.column,
         });
-        self.report.add(severity, spot.as_ref(), path, message);
+        // Written `spaces: {id: ...}`, the one space has no number.
+        let lone = !self.positions.contains_key("spaces[0]");
+        let written = if lone { path.replacen("spaces[0]", "spaces", 1) } else { path.to_owned() };
+        self.report.add(severity, spot.as_ref(), &written, message);
     }
 
     fn error(&self, path: &str, message: impl Into<String>) {
@@ -167,8 +170,9 @@ impl<'a> World<'a> {
                 ExceptionPlace::Room(room) => {
                     if !room.starts_with(['!', '#']) && !slots.contains(&room.as_str()) {
                         let meant = meant(room, slots.iter().copied());
-                        let message =
-                            format!("no room has the id '{room}'{meant}; a room id begins with !, an alias with #");
+                        let message = format!(
+                            "no room is configured with the id '{room}' (room ids begin with !, aliases with #){meant}"
+                        );
                         self.error(&format!("{path}.room"), message);
                     }
                 }

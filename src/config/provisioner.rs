@@ -102,6 +102,9 @@ fn pattern(field: &Field<'_>) -> Option<Pattern> {
             } else {
                 ""
             };
+            // Without our anchors, the position in the text is the one the reader can count.
+            let error =
+                fancy_regex::Regex::new(&text).err().map_or_else(|| error.to_string(), |error| error.to_string());
             field.fail(format!("is not a regular expression: {error}{hint}"));
             None
         }

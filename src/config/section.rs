@@ -207,7 +207,8 @@ impl<'a> Section<'a> {
 
 /// The closest of `known` to what was written, if it is close enough to be a slip.
 pub(super) fn nearest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    let written = snake(written).to_lowercase();
+    let shout = !written.contains(|c: char| c.is_lowercase());
+    let written = if shout { written.to_lowercase() } else { snake(written) };
     known
         .map(|name| (strsim::damerau_levenshtein(&snake(name), &written), name))
         .filter(|(distance, name)| *distance <= (name.len() / 3).clamp(1, 4))

@@ -1,6 +1,5 @@
 //! `spaces`: which spaces there are and whose they are (S-12, S-15).
 
-use super::problem::Report;
 use super::provisioner::ENFORCE;
 use super::rooms::{alias, external_id, grants, own_room, power_level};
 use super::section::Section;
@@ -41,18 +40,12 @@ fn space(field: &Field<'_>) -> Option<Space> {
         subspaces: section.list("subspaces").iter().filter_map(space).collect(),
     };
     if space.groups.is_empty() && space.federated_groups.is_empty() && space.subspaces.is_empty() {
-        advise_empty(section.report, &section, &space);
+        let message =
+            "has no groups and no subspaces, so nobody would be in it: add `groups`, with externalId '' for everybody";
+        section.report.advice(Some(&section.spot), &section.path, message);
     }
     section.finish();
     Some(space)
-}
-
-fn advise_empty(report: &Report, section: &Section<'_>, space: &Space) {
-    let message = format!(
-        "the space '{}' has no groups and no subspaces, so nobody would be in it: add `groups`, with externalId '' for everybody",
-        space.id
-    );
-    report.advice(Some(&section.spot), &section.path, message);
 }
 
 fn avatar(field: &Field<'_>) -> Option<String> {

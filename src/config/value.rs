@@ -87,8 +87,13 @@ impl<'a> Field<'a> {
                 self.fail(format!("must be true or false without quotes, not {}", self.shown()));
                 None
             }
-            _ => {
-                self.expected("true or false");
+            (_, text) => {
+                let meant = match text.to_ascii_lowercase().as_str() {
+                    "yes" | "on" | "y" | "1" => ": write true",
+                    "no" | "off" | "n" | "0" => ": write false",
+                    _ => "",
+                };
+                self.fail(format!("must be true or false, not {}{meant}", self.shown()));
                 None
             }
         }
