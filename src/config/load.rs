@@ -89,26 +89,24 @@ fn read(root: &Node, first: &Path, positions: &Positions, report: &Report) -> Op
     const NOTHING: &[tree::Entry] = &[];
     let entries = if let Value::Mapping(entries) = &root.value { entries.as_slice() } else { NOTHING };
     let mut root = Section::new(report, String::new(), root.spot.clone(), entries);
-    let root = &mut root;
-    let instance = homeserver::instance(root);
-    let homeserver = homeserver::homeserver(root);
-    let appservice = homeserver::appservice(root, first);
-    let accounts = homeserver::accounts(root);
-    let database_url = homeserver::database_url(root, first);
-    let source = source::source(root);
+    let instance = homeserver::instance(&mut root);
+    let homeserver = homeserver::homeserver(&mut root);
+    let appservice = homeserver::appservice(&mut root, first);
+    let accounts = homeserver::accounts(&mut root);
+    let database_url = homeserver::database_url(&mut root, first);
+    let source = source::source(&mut root);
     let rest = Rest {
-        ops: operation::ops(root),
-        operators: operation::operators(root),
-        telemetry: operation::telemetry(root),
-        logging: operation::logging(root),
-        safety: safety::safety(root),
-        exceptions: safety::exceptions(root),
-        provisioner: provisioner::provisioner(root),
-        user_provisioner: user_provisioner::user_provisioner(root),
-        spaces: spaces::spaces(root),
+        ops: operation::ops(&mut root),
+        operators: operation::operators(&mut root),
+        telemetry: operation::telemetry(&mut root),
+        logging: operation::logging(&mut root),
+        safety: safety::safety(&mut root),
+        exceptions: safety::exceptions(&mut root),
+        provisioner: provisioner::provisioner(&mut root),
+        user_provisioner: user_provisioner::user_provisioner(&mut root),
+        spaces: spaces::spaces(&mut root),
     };
-    let empty = Section::new(report, String::new(), root.spot.clone(), NOTHING);
-    std::mem::replace(root, empty).finish();
+    root.finish();
     let Rest { ops, operators, telemetry, logging, safety, exceptions, provisioner, user_provisioner, spaces } = rest;
     let config = Config {
         instance,

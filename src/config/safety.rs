@@ -50,10 +50,10 @@ fn limit(limits: &mut Section<'_>, name: &'static str, default: Limit) -> Limit 
 }
 
 pub(super) fn exceptions(root: &mut Section<'_>) -> Vec<Exception> {
-    root.list("exceptions").iter().filter_map(|field| exception(&mut field.section()?)).collect()
+    root.list("exceptions").iter().filter_map(|field| exception(field.section()?)).collect()
 }
 
-fn exception(section: &mut Section<'_>) -> Option<Exception> {
+fn exception(mut section: Section<'_>) -> Option<Exception> {
     let user = section.field("user");
     if user.is_none() {
         section.missing("user", "'@ann:example.com'");
@@ -78,8 +78,7 @@ fn exception(section: &mut Section<'_>) -> Option<Exception> {
     let level = section.number("level", 0, (0, 100));
     let until = section.field("until").and_then(|field| moment(&field));
     let reason = section.text("reason").unwrap_or_default();
-    let finished = std::mem::replace(section, Section::new(section.report, String::new(), section.spot.clone(), &[]));
-    finished.finish();
+    section.finish();
     Some(Exception { user, place: place?, level, until, reason })
 }
 

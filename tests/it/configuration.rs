@@ -1,5 +1,7 @@
 //! The configuration: AIM's own examples load, wrong files are explained, secrets stay secret, no text breaks the loader.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test's own functions fail the test")]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -272,6 +274,28 @@ fn a_secret_is_never_repeated() {
         let said = everything_said(&text, &env);
         assert!(!said.contains("hunter2"), "{text}\n--- said\n{said}");
     }
+}
+
+#[test]
+fn positions_lead_back_to_the_line_of_a_setting() {
+    let loaded = with_base("spaces:\n  id: a\n  name: A\n  groups:\n    - externalId: ''\n      powerLevel: 50\n");
+    let at = &loaded.positions["spaces[0].groups[0].power_level"];
+    assert_eq!((at.file.as_path(), at.line, at.column), (Path::new("usher.yaml"), 8, 19));
+}
+
+#[test]
+fn limits_and_exceptions_carry_their_figures() {
+    let config = good(with_base(
+        "safety: { limits: { locks: { min: 7 }, kicks_total: { percent: 50, max: 900 } } }\n\
+         exceptions:\n- { user: '@a:example.com', space: x, level: 50, until: 2027-03-31, reason: why }\n\
+         - { user: '@a:example.com', room: '!r:example.com', until: '2027-03-31T18:00:00+02:00' }\n",
+    ));
+    let limits = config.safety.limits;
+    assert_eq!((limits.locks.min, limits.locks.percent, limits.locks.max), (7, 5, Some(50)));
+    assert_eq!((limits.kicks_total.min, limits.kicks_total.percent, limits.kicks_total.max), (20, 50, Some(900)));
+    // 2027-04-01T00:00:00Z and 2027-03-31T16:00:00Z.
+    let ends: Vec<i64> = config.exceptions.iter().filter_map(|it| it.until).map(|until| until.0).collect();
+    assert_eq!(ends, [1_806_537_600_000, 1_806_508_800_000]);
 }
 
 #[test]
