@@ -102,7 +102,7 @@ fn read(root: &Node, first: &Path, positions: &Positions, report: &Report) -> Op
         logging: operation::logging(&mut root),
         safety: safety::safety(&mut root),
         exceptions: safety::exceptions(&mut root),
-        provisioner: provisioner::provisioner(&mut root),
+        provisioner: provisioner::provisioner(&mut root, &homeserver.server_name),
         user_provisioner: user_provisioner::user_provisioner(&mut root),
         spaces: spaces::spaces(&mut root),
     };

@@ -90,7 +90,7 @@ impl<'a> World<'a> {
             self.error(&format!("{path}.federate"), message);
         }
         for (index, group) in space.federated_groups.iter().enumerate() {
-            if group.agent.server() == self.config.homeserver.server_name {
+            if group.agent.server() == self.config.homeserver.server_name && !group.agent.as_str().is_empty() {
                 let message =
                     "is on this homeserver: `federatedGroups` are another server's. Name these groups in `groups`";
                 self.error(&format!("{path}.federatedGroups[{index}].agent"), message);
@@ -154,7 +154,7 @@ impl<'a> World<'a> {
         for (index, exception) in self.config.exceptions.iter().enumerate() {
             let path = format!("exceptions[{index}]");
             let server = &self.config.homeserver.server_name;
-            if !exception.user.as_str().is_empty() && exception.user.server() != server {
+            if !exception.user.as_str().is_empty() && !server.is_empty() && exception.user.server() != server {
                 let message = format!("is not an account of {server}: usher never touches other servers' users");
                 self.error(&format!("{path}.user"), message);
             }
@@ -215,6 +215,9 @@ impl<'a> World<'a> {
         let mut seen = BTreeMap::new();
         for (index, partner) in self.config.provisioner.federates_with.iter().enumerate() {
             let path = format!("{base}[{index}]");
+            if partner.agent.as_str().is_empty() {
+                continue;
+            }
             if let Some(first) = seen.insert(partner.agent.as_str(), path.clone()) {
                 let message = format!("{} is already listed {}: keep one", partner.agent, self.place(&first, &path));
                 self.error(&path, message);
