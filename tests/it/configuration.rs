@@ -257,6 +257,7 @@ fn a_secret_is_never_repeated() {
         scim.to_owned(),
         ldap.to_owned(),
         ldap.replace("bind_password", "bind_pasword"),
+        ldap.replace("type: ldap", "type: ldpa").replace("bind_password", "bind_pasword"),
         ldap.replace("bind_password: hunter2", "bind_password: [hunter2]"),
         ldap.replace("bind_password: hunter2", "bind_password: `hunter2`"),
         ldap.replace("bind_password: hunter2", "bind_password: \"hunter2"),
