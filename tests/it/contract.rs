@@ -21,7 +21,7 @@ async fn all(ground: &Ground) {
     cases::rooms::a_room_that_was_left_is_gone(ground).await;
     cases::members::memberships_look_as_simulated(ground).await;
     cases::members::refusals_are_classified(ground).await;
-    cases::members::joins_need_the_bot_in_the_room(ground).await;
+    cases::members::joins_need_the_bot_in_the_room_and_admin(ground).await;
     cases::members::an_unknown_token_is_fatal(ground).await;
     cases::reads::a_full_read_stays_within_its_budget(ground).await;
     cases::reads::accounts_are_found_by_every_way(ground).await;

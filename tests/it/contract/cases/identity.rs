@@ -1,6 +1,6 @@
 //! Who usher is, and what it may do.
 
-use usher::matrix::Rung;
+use usher::matrix::{Promotion, Rung};
 use usher::observed::Known;
 use usher::plan::Action;
 
@@ -20,11 +20,11 @@ pub async fn the_bot_registers_and_rises_from_rung_to_rung(ground: &Ground) {
 
     let root = ground.admin().await;
     let stranger = ground.person("stranger").await;
-    homeserver.make_admin(&stranger.token.clone().into()).await.unwrap_err();
-    homeserver.make_admin(&root.token.clone().into()).await.unwrap();
+    homeserver.make_admin(&stranger.token.clone().into(), Promotion::Sender).await.unwrap_err();
+    homeserver.make_admin(&root.token.clone().into(), Promotion::Sender).await.unwrap();
     assert_eq!(homeserver.rung().await.unwrap(), Rung::Admin);
     let after = homeserver.full().await.unwrap();
     assert!(after.accounts.listed);
-    assert!(after.accounts.people[homeserver.bot()].admin);
+    assert!(after.accounts.people[homeserver.sender()].admin && !after.accounts.people[homeserver.bot()].admin);
     assert!(!after.accounts.people[&stranger.user].admin);
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 use usher::actuate::{ActErrorKind, Actuator as _, LiveActuator};
 use usher::ids::{RoomId, UserId};
-use usher::matrix::Homeserver;
+use usher::matrix::{Homeserver, Promotion};
 use usher::matrix::registration::Registration;
 use usher::observed::{JoinRule, Member};
 use usher::plan::{Action, StateChange};
@@ -83,10 +83,13 @@ pub async fn refusals_are_classified(ground: &Ground) {
     ground.refused(&Action::Lock { user: ben.user.clone() }, ActErrorKind::Forbidden).await;
 }
 
-pub async fn joins_need_the_bot_in_the_room(ground: &Ground) {
+pub async fn joins_need_the_bot_in_the_room_and_admin(ground: &Ground) {
     let room = ground.space("joined").await;
     let cat = ground.person("cat").await;
     let join = |room: &RoomId, user: &UserId| Action::Join { room: at(room), user: user.clone() };
+    ground.refused(&join(&room, &cat.user), ActErrorKind::Forbidden).await;
+    let root = ground.admin().await;
+    ground.homeserver.make_admin(&root.token.into(), Promotion::SenderAndBot).await.unwrap();
     ground.do_and_compare(&join(&room, &cat.user)).await;
     ground.refused(&join(&room, &cat.user), ActErrorKind::Stale).await;
     let dan = ground.person("dan").await;
