@@ -3,8 +3,8 @@
 use serde_json::json;
 use usher::actuate::{ActErrorKind, Actuator as _, LiveActuator};
 use usher::ids::{RoomId, UserId};
-use usher::matrix::{Homeserver, Promotion};
 use usher::matrix::registration::Registration;
+use usher::matrix::{Homeserver, Promotion};
 use usher::observed::{JoinRule, Member};
 use usher::plan::{Action, StateChange};
 
