@@ -213,13 +213,12 @@ fn classify(error: MatrixError) -> ActError {
         (_, Some("M_INVITE_BLOCKED" | "ORG.MATRIX.MSC4155.M_INVITE_BLOCKED" | "M_USER_SUSPENDED")) => {
             ActErrorKind::Refused
         }
-        // Synapse's answer to inviting somebody who is banned.
-        (_, Some("M_BAD_STATE")) => ActErrorKind::Stale,
+        // Somebody is banned, or a room or alias is no longer there.
+        (_, Some("M_BAD_STATE")) | (Trouble::NotFound, _) => ActErrorKind::Stale,
         (Trouble::UnknownToken, _) => ActErrorKind::Fatal,
         (Trouble::Away | Trouble::RateLimited | Trouble::Malformed, _) => ActErrorKind::Retry,
         (Trouble::Forbidden, _) | (Trouble::Rejected, Some("M_EXCLUSIVE")) => ActErrorKind::Forbidden,
-        // A room or alias that is no longer there, or is in the way.
-        (Trouble::NotFound, _) => ActErrorKind::Stale,
+        // An alias points elsewhere.
         (Trouble::Rejected, _) if error.status == Some(409) => ActErrorKind::Stale,
         // The request itself is unacceptable (too large, a malformed id): the same one will be again.
         (Trouble::Rejected, _) => ActErrorKind::Refused,

@@ -188,9 +188,8 @@ fn created_for(bot: &UserId, instance: &str, event: &StateEvent) -> Option<Key> 
 
 /// `field = value`; whether that is a change.
 fn set<T: PartialEq>(field: &mut T, value: T) -> bool {
-    let changed = *field != value;
-    *field = value;
-    changed
+    let before = std::mem::replace(field, value);
+    before != *field
 }
 
 /// A text that is there and not empty: Matrix clears a name by sending an empty one.

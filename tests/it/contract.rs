@@ -1,10 +1,15 @@
 //! The contract with the homeserver: the same cases run against the fake one and a real Synapse. Each action is done from a state,
 //! and a full read afterwards must equal what `Observed::simulate` says; refusals must be classified alike.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
 mod cases;
 mod ground;
 
+use std::time::Duration;
+
 use ground::Ground;
+use usher::plan::{Action, RoomRef, StateChange};
 
 /// The whole list, in order: some cases build on the bot and the admin of the first.
 async fn all(ground: &Ground) {
@@ -34,6 +39,24 @@ async fn all(ground: &Ground) {
 #[tokio::test]
 async fn the_real_synapse_keeps_the_contract() {
     all(&Ground::synapse().await).await;
+}
+
+#[tokio::test]
+async fn the_stream_survives_a_synapse_that_was_killed() {
+    let mut ground = Ground::synapse().await;
+    ground.homeserver.ensure_users().await.unwrap();
+    let room = ground.space("survivor").await;
+    let position = ground.homeserver.next_batch(None, Duration::ZERO).await.unwrap().position;
+    let rename = |name: &str| StateChange::Name(name.to_owned());
+    for name in ["one", "two", "three"] {
+        ground.perform(&Action::SetState { room: RoomRef::Id(room.clone()), state: rename(name) }).await;
+    }
+    ground.kill_and_restart().await;
+    let batch = ground.homeserver.next_batch(Some(&position), Duration::from_secs(5)).await.unwrap();
+    assert!(!batch.reread);
+    let names = batch.events.iter().filter(|(place, event)| *place == room && event.kind == "m.room.name");
+    let names: Vec<_> = names.filter_map(|(_, event)| event.content["name"].as_str()).collect();
+    assert!(names.ends_with(&["one", "two", "three"]), "{names:?}");
 }
 
 #[tokio::test]

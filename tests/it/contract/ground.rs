@@ -75,6 +75,14 @@ impl Ground {
         Self { server, proxy, homeserver, hand, registration, admin: Mutex::default() }
     }
 
+    /// Ends a real Synapse as a power cut would, and starts it again.
+    pub async fn kill_and_restart(&mut self) {
+        match &mut self.server {
+            Server::Real(synapse) => synapse.restart().await,
+            Server::Fake(_) => panic!("the fake has nothing to survive"),
+        }
+    }
+
     fn url(&self) -> String {
         match &self.server {
             Server::Real(synapse) => synapse.url(),

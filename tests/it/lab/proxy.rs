@@ -1,5 +1,7 @@
 //! A forwarding proxy between usher and a homeserver: it counts what really went over the wire, and spoils it on demand.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

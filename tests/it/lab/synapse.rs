@@ -1,5 +1,7 @@
 //! A real Synapse on an ephemeral loopback port, in a folder of its own, with SQLite. It ends with the value that holds it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

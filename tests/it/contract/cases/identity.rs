@@ -9,6 +9,7 @@ use crate::contract::ground::Ground;
 pub async fn the_bot_registers_and_rises_from_rung_to_rung(ground: &Ground) {
     let homeserver = &ground.homeserver;
     assert_eq!(homeserver.rung().await.unwrap(), Rung::Rooms);
+    assert!(!ground.proxy.seen().iter().any(|seen| seen.path.ends_with("/versions")), "asked of nobody");
     let before = homeserver.full().await.unwrap();
     assert_eq!(before.bot_registered, Known::Known(false));
     assert!(before.rooms.is_empty() && !before.accounts.listed);

@@ -88,8 +88,8 @@ pub async fn joins_need_the_bot_in_the_room_and_admin(ground: &Ground) {
     let cat = ground.person("cat").await;
     let join = |room: &RoomId, user: &UserId| Action::Join { room: at(room), user: user.clone() };
     ground.refused(&join(&room, &cat.user), ActErrorKind::Forbidden).await;
-    let root = ground.admin().await;
-    ground.homeserver.make_admin(&root.token.into(), Promotion::SenderAndBot).await.unwrap();
+    let admin = ground.admin().await;
+    ground.homeserver.make_admin(&admin.token.into(), Promotion::SenderAndBot).await.unwrap();
     ground.do_and_compare(&join(&room, &cat.user)).await;
     ground.refused(&join(&room, &cat.user), ActErrorKind::Stale).await;
     let dan = ground.person("dan").await;

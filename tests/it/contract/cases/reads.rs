@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use serde_json::json;
 use usher::actuate::ActErrorKind;
-use usher::matrix::{Homeserver, Trouble};
+use usher::matrix::{Homeserver, NewAccounts, Trouble};
+use usher::observed::Account;
 use usher::plan::{Action, StateChange};
 
 use crate::contract::ground::{Ground, access, at, user};
@@ -32,10 +33,10 @@ pub async fn accounts_are_found_by_every_way(ground: &Ground) {
     assert!(!new.gap);
     let mut known = known;
     known.people.extend(new.people);
-    assert_eq!(ground.homeserver.accounts_since(&known).await.unwrap().unwrap(), Default::default());
+    assert_eq!(ground.homeserver.accounts_since(&known).await.unwrap().unwrap(), NewAccounts::default());
     known.people.remove(&user("stranger"));
-    known.people.insert(user("somebody-deleted"), Default::default());
-    known.people.insert(user("another-deleted"), Default::default());
+    known.people.insert(user("somebody-deleted"), Account::default());
+    known.people.insert(user("another-deleted"), Account::default());
     assert!(ground.homeserver.accounts_since(&known).await.unwrap().unwrap().gap);
 
     let asked = [eve.user.clone(), user("nobody-at-all")].into();
