@@ -238,8 +238,8 @@ mod tests {
     const BOT: &str = "@usher:x";
 
     fn event(kind: &str, state_key: &str, sender: &str, content: Value) -> StateEvent {
-        let json =
-            json!({ "type": kind, "state_key": state_key, "sender": sender, "event_id": "$1", "content": content });
+        let mut json = json!({ "type": kind, "state_key": state_key, "sender": sender, "event_id": "$1" });
+        json["content"] = content;
         StateEvent::from_json(&json).unwrap()
     }
 

@@ -14,6 +14,7 @@ use usher::plan::{Action, RoomRef, StateChange};
 /// The whole list, in order: some cases build on the bot and the admin of the first.
 async fn all(ground: &Ground) {
     cases::identity::the_bot_registers_and_rises_from_rung_to_rung(ground).await;
+    cases::identity::puppets_are_ordinary_people_only(ground).await;
     cases::rooms::creations_look_as_simulated(ground).await;
     cases::rooms::a_repeated_creation_finds_the_first(ground).await;
     cases::rooms::a_creation_whose_answer_was_lost_is_found(ground).await;
@@ -42,7 +43,7 @@ async fn the_real_synapse_keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn the_stream_survives_a_synapse_that_was_killed() {
+async fn the_stream_survives_a_synapse_that_was_killed_and_stopped() {
     let mut ground = Ground::synapse().await;
     ground.homeserver.ensure_users().await.unwrap();
     let room = ground.space("survivor").await;
@@ -52,11 +53,13 @@ async fn the_stream_survives_a_synapse_that_was_killed() {
         ground.perform(&Action::SetState { room: RoomRef::Id(room.clone()), state: rename(name) }).await;
     }
     ground.kill_and_restart().await;
+    ground.perform(&Action::SetState { room: RoomRef::Id(room.clone()), state: rename("four") }).await;
+    ground.stop_and_restart().await;
     let batch = ground.homeserver.next_batch(Some(&position), Duration::from_secs(5)).await.unwrap();
     assert!(!batch.reread);
     let names = batch.events.iter().filter(|(place, event)| *place == room && event.kind == "m.room.name");
     let names: Vec<_> = names.filter_map(|(_, event)| event.content["name"].as_str()).collect();
-    assert!(names.ends_with(&["one", "two", "three"]), "{names:?}");
+    assert!(names.ends_with(&["one", "two", "three", "four"]), "{names:?}");
 }
 
 #[tokio::test]

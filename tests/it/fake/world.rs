@@ -14,6 +14,7 @@ pub fn refuse<T>(status: u16, code: &'static str, text: impl Into<String>) -> Re
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags, as the user list has them")]
 pub struct Account {
     pub admin: bool,
     pub locked: bool,

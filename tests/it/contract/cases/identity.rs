@@ -29,3 +29,12 @@ pub async fn the_bot_registers_and_rises_from_rung_to_rung(ground: &Ground) {
     assert!(after.accounts.people[homeserver.sender()].admin && !after.accounts.people[homeserver.bot()].admin);
     assert!(!after.accounts.people[&stranger.user].admin);
 }
+
+pub async fn puppets_are_ordinary_people_only(ground: &Ground) {
+    let pip = ground.person("pip").await;
+    let root = ground.admin().await;
+    assert_eq!(ground.puppet_status(&pip.user).await, 200);
+    for protected in [&root.user, ground.homeserver.bot(), ground.homeserver.sender()] {
+        assert_eq!(ground.puppet_status(protected).await, 403, "{protected}");
+    }
+}

@@ -57,6 +57,11 @@ pub async fn refusals_are_classified(ground: &Ground) {
     ground.perform(&Action::SetPowerLevels { room: at(&room), content: levels.content(), changes: Vec::new() }).await;
     ground.perform(&invite(&room, &boss.user)).await;
     assert_eq!(boss.join(&room).await.0, 200);
+    // Kicked by a human: the read says by whom.
+    ground.perform(&invite(&room, &ben.user)).await;
+    assert_eq!(boss.kick(&room, &ben.user).await.0, 200);
+    let seen = ground.homeserver.room(&room).await.unwrap().unwrap();
+    assert!(matches!(&seen.members[&ben.user], Member::Leave { by, .. } if *by == boss.user));
     assert_eq!(boss.ban(&room, &ben.user).await.0, 200);
     ground.refused(&invite(&room, &ben.user), ActErrorKind::Stale).await;
     ground.refused(&kick(&room, &ben.user), ActErrorKind::Stale).await;
