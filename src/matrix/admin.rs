@@ -29,17 +29,14 @@ impl Homeserver {
         if who.get("user_id").and_then(Value::as_str) != Some(self.sender().as_str()) {
             return Ok(Rung::ReadOnly);
         }
-        if self.may_list_accounts().await? {
-            return Ok(Rung::Admin);
-        }
         match self.call_as_bot(whoami()).await {
-            Ok(_) => Ok(Rung::Rooms),
-            // Both refusals are M_FORBIDDEN; only a bot that does not exist yet can still be registered.
-            Err(error) if error.trouble == Trouble::Forbidden => {
-                Ok(if error.cause.contains("has not registered") { Rung::Rooms } else { Rung::ReadOnly })
-            }
-            Err(error) => Err(error),
+            Ok(_) => {}
+            // Both refusals are M_FORBIDDEN; a bot that does not exist yet can be registered, one outside the namespaces cannot.
+            Err(error) if error.trouble == Trouble::Forbidden && error.cause.contains("has not registered") => {}
+            Err(error) if error.trouble == Trouble::Forbidden => return Ok(Rung::ReadOnly),
+            Err(error) => return Err(error),
         }
+        Ok(if self.may_list_accounts().await? { Rung::Admin } else { Rung::Rooms })
     }
 
     /// Whom the homeserver takes our token for: its raw answer. Accepted also before any user of ours exists.

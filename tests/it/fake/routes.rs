@@ -247,6 +247,10 @@ fn admin(world: &mut World, method: &str, path: &[&str], call: &Call<'_>) -> Res
             }
             None => refuse(404, "M_NOT_FOUND", "No row found"),
         },
+        ("PUT", ["v1", "suspend", user]) => {
+            world.account(&(*user).into()).suspended = call.body["suspend"].as_bool().unwrap_or_default();
+            Ok(json!({}))
+        }
         ("POST", ["v1", "join", room]) => {
             let room = RoomId::from(*room);
             let user: UserId = call.body["user_id"].as_str().unwrap_or_default().into();

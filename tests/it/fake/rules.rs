@@ -145,6 +145,9 @@ impl World {
 
     pub fn join(&mut self, room: &RoomId, user: &UserId) -> Result<(), Refusal> {
         let held = self.room(room)?;
+        if self.accounts.get(user).is_some_and(|account| account.suspended) {
+            return refuse(403, "M_USER_SUSPENDED", "Sending messages while account is suspended is not allowed.");
+        }
         let admitted = match held.membership(user) {
             Some("join") => return Ok(()),
             Some("ban") => return refuse(403, "M_FORBIDDEN", "You are banned from this room"),

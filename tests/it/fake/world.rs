@@ -22,6 +22,7 @@ pub struct Account {
     pub display_name: Option<String>,
     pub created: usize,
     pub blocks_invites: bool,
+    pub suspended: bool,
 }
 
 #[derive(Clone)]

@@ -1,10 +1,10 @@
 //! Who usher is, and what it may do.
 
-use usher::matrix::{Promotion, Rung};
+use usher::matrix::{Access, Homeserver, Promotion, Rung, Trouble};
 use usher::observed::Known;
 use usher::plan::Action;
 
-use crate::contract::ground::Ground;
+use crate::contract::ground::{Ground, access};
 
 pub async fn the_bot_registers_and_rises_from_rung_to_rung(ground: &Ground) {
     let homeserver = &ground.homeserver;
@@ -28,6 +28,12 @@ pub async fn the_bot_registers_and_rises_from_rung_to_rung(ground: &Ground) {
     assert!(after.accounts.listed);
     assert!(after.accounts.people[homeserver.sender()].admin && !after.accounts.people[homeserver.bot()].admin);
     assert!(!after.accounts.people[&stranger.user].admin);
+
+    // A bot outside the registration's namespace cannot be acted as, whatever else the token may do.
+    let elsewhere = Access { bot: "another-bot".into(), ..access(ground.proxy.url()) };
+    let elsewhere = Homeserver::connect(elsewhere, &ground.registration).await.unwrap();
+    assert_eq!(elsewhere.rung().await.unwrap(), Rung::ReadOnly);
+    assert_eq!(elsewhere.full().await.unwrap_err().trouble, Trouble::Forbidden);
 }
 
 pub async fn puppets_are_ordinary_people_only(ground: &Ground) {
