@@ -108,14 +108,26 @@ impl LiveActuator {
             let alias = RoomAlias::from(alias.as_str());
             self.homeserver.point_alias(&alias, room).await.map_err(classify)?;
         }
-        let event = self.homeserver.put_state(room, kind, &state_key, content).await.map_err(classify)?;
-        Ok(Outcome { event, ..Outcome::default() })
+        self.put_state(room, kind, &state_key, content).await
     }
 
     async fn set_levels(&self, room: &RoomRef, content: &Value) -> Result<Outcome, ActError> {
-        let room = resolved(room)?;
-        let event = self.homeserver.put_state(room, "m.room.power_levels", "", content.clone()).await;
-        Ok(Outcome { event: event.map_err(classify)?, ..Outcome::default() })
+        self.put_state(resolved(room)?, "m.room.power_levels", "", content.clone()).await
+    }
+
+    async fn put_state(&self, room: &RoomId, kind: &str, state_key: &str, content: Value) -> Result<Outcome, ActError> {
+        match self.homeserver.put_state(room, kind, state_key, content).await.map_err(classify) {
+            Ok(event) => Ok(Outcome { event, ..Outcome::default() }),
+            // No right, or no longer in the room?
+            Err(mut failure) if failure.kind == ActErrorKind::Forbidden => {
+                let bot_in = self.homeserver.membership(room, self.homeserver.bot()).await.map_err(classify)?;
+                if bot_in.as_deref() != Some("join") {
+                    failure.kind = ActErrorKind::Stale;
+                }
+                Err(failure)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// A membership write that was refused for want of a right is looked at once more: was the person already where we want them, or
@@ -201,13 +213,12 @@ fn classify(error: MatrixError) -> ActError {
         (_, Some("M_INVITE_BLOCKED" | "ORG.MATRIX.MSC4155.M_INVITE_BLOCKED" | "M_USER_SUSPENDED")) => {
             ActErrorKind::Refused
         }
-        // Synapse's answer to inviting somebody who is banned.
-        (_, Some("M_BAD_STATE")) => ActErrorKind::Stale,
+        // Somebody is banned, or a room or alias is no longer there.
+        (_, Some("M_BAD_STATE")) | (Trouble::NotFound, _) => ActErrorKind::Stale,
         (Trouble::UnknownToken, _) => ActErrorKind::Fatal,
         (Trouble::Away | Trouble::RateLimited | Trouble::Malformed, _) => ActErrorKind::Retry,
         (Trouble::Forbidden, _) | (Trouble::Rejected, Some("M_EXCLUSIVE")) => ActErrorKind::Forbidden,
-        // A room or alias that is no longer there, or is in the way.
-        (Trouble::NotFound, _) => ActErrorKind::Stale,
+        // An alias points elsewhere.
         (Trouble::Rejected, _) if error.status == Some(409) => ActErrorKind::Stale,
         // The request itself is unacceptable (too large, a malformed id): the same one will be again.
         (Trouble::Rejected, _) => ActErrorKind::Refused,

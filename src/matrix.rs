@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
-pub use admin::{Rung, promotion_command};
+pub use admin::{Promotion, Rung};
 pub use feed::Batch;
 pub use read::{NewAccounts, Probed, Reread};
 pub use requests::{Request, RequestCount, Requests};

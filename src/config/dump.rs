@@ -32,31 +32,33 @@ const SECRET: &[&str] = &[
 pub fn dump(files: &[PathBuf]) -> String {
     let report = Report::default();
     let texts = read_files(files, &report);
-    let (loaded, tree) = finish(&texts, &|name| std::env::var(name).ok(), report);
-    render(&loaded, tree.as_ref())
+    let (loaded, tree) = finish(&texts, &|name| std::env::var(name).ok(), &report);
+    render(&loaded, tree.as_ref(), &report)
 }
 
 /// [`dump`] from texts, as [`super::load_with`] takes them.
 #[must_use]
 pub fn dump_with(files: &[(PathBuf, String)], env: &dyn Fn(&str) -> Option<String>) -> String {
-    let (loaded, tree) = finish(files, env, Report::default());
-    render(&loaded, tree.as_ref())
+    let report = Report::default();
+    let (loaded, tree) = finish(files, env, &report);
+    render(&loaded, tree.as_ref(), &report)
 }
 
-fn render(loaded: &Loaded, tree: Option<&Node>) -> String {
+fn render(loaded: &Loaded, tree: Option<&Node>, report: &Report) -> String {
     let mut out = String::new();
-    let mut unread = BTreeSet::new();
+    let mut faulty = BTreeSet::new();
     for problem in &loaded.problems {
         for line in problem.to_string().lines() {
             let _ = writeln!(out, "# {line}");
         }
         if problem.severity != Severity::Advice {
-            unread.insert(problem.path.clone());
+            faulty.insert(problem.path.clone());
         }
     }
+    let sight = Sight { faulty, report };
     if let Some(Node { value: Value::Mapping(entries), .. }) = tree {
         for entry in entries {
-            write_entry(&mut out, &entry.key, &entry.value, &Place { path: &entry.key, indent: 0, unread: &unread });
+            write_entry(&mut out, &entry.key, &entry.value, &Place { path: &entry.key, indent: 0, sight: &sight });
         }
     }
     out
@@ -65,14 +67,29 @@ fn render(loaded: &Loaded, tree: Option<&Node>) -> String {
 struct Place<'a> {
     path: &'a str,
     indent: usize,
-    unread: &'a BTreeSet<String>,
+    sight: &'a Sight<'a>,
+}
+
+/// What may be seen.
+struct Sight<'a> {
+    /// Paths with an error, or that nobody knows.
+    faulty: BTreeSet<String>,
+    report: &'a Report,
+}
+
+impl Sight<'_> {
+    /// Only a value that some setting asked for: what nobody understands may be a secret under a misspelt key.
+    fn hides(&self, path: &str, node: &Node) -> bool {
+        let understood = || path.contains(".properties.") || self.report.was_read(path);
+        self.faulty.contains(path) || matches!(node.value, Value::Scalar(_)) && !understood()
+    }
 }
 
 fn write_entry(out: &mut String, key: &str, node: &Node, place: &Place<'_>) {
     let _ = write!(out, "{:width$}{}:", "", quoted(key), width = place.indent * 2);
     // `source.cert` holds a file's name too, so only the certificate in it is secret.
     let section = key == "cert" && matches!(node.value, Value::Mapping(_));
-    if place.unread.contains(place.path) {
+    if place.sight.hides(place.path, node) {
         let _ = writeln!(out, " {UNREAD}");
     } else if SECRET.contains(&snake(key).as_str()) && !section {
         let _ = writeln!(out, " {}", variable(node).unwrap_or(HIDDEN));
@@ -99,10 +116,10 @@ fn write_value(out: &mut String, node: &Node, place: &Place<'_>) {
             for (index, item) in items.iter().enumerate() {
                 let path = format!("{}[{index}]", place.path);
                 let _ = write!(out, "{:width$}-", "", width = (place.indent + 1) * 2);
-                if place.unread.contains(&path) {
+                if place.sight.hides(&path, item) {
                     let _ = writeln!(out, " {UNREAD}");
                 } else {
-                    write_value(out, item, &Place { path: &path, indent: place.indent + 1, unread: place.unread });
+                    write_value(out, item, &Place { path: &path, indent: place.indent + 1, sight: place.sight });
                 }
             }
         }
@@ -110,7 +127,7 @@ fn write_value(out: &mut String, node: &Node, place: &Place<'_>) {
             out.push('\n');
             for entry in entries {
                 let path = join(place.path, &entry.key);
-                let inner = Place { path: &path, indent: place.indent + 1, unread: place.unread };
+                let inner = Place { path: &path, indent: place.indent + 1, sight: place.sight };
                 write_entry(out, &entry.key, &entry.value, &inner);
             }
         }

@@ -93,7 +93,10 @@ pub(super) fn accounts(root: &mut Section<'_>) -> Accounts {
     accounts.admin_token = secret::read(&mut section, "admin_token", "admin_token_file");
     let mas = section.section("mas");
     match mas {
-        Some(mut mas) if !mas.is_blank() => accounts.mas = read_mas(&mut mas).inspect(|_| mas.finish()),
+        Some(mut mas) if !mas.is_blank() => {
+            accounts.mas = read_mas(&mut mas);
+            mas.finish();
+        }
         _ if accounts.backend == AccountsBackend::Mas => {
             section.missing("mas", "{ url: 'https://mas.example.com', client_id: ..., client_secret_file: ... }");
         }
@@ -114,7 +117,7 @@ fn read_mas(mas: &mut Section<'_>) -> Option<Mas> {
     Some(Mas { url, client_id, client_secret })
 }
 
-/// An SQLite file (a relative path stands beside the file that names it) or a PostgreSQL URL (S-96).
+/// An `SQLite` file (a relative path stands beside the file that names it) or a `PostgreSQL` URL (S-96).
 pub(super) fn database_url(root: &mut Section<'_>, first: &Path) -> String {
     let default = || format!("sqlite://{}", default_path(first, "usher.db").display());
     let Some(mut section) = root.section("database") else { return default() };

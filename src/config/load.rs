@@ -16,14 +16,14 @@ use super::{
 pub fn load(files: &[PathBuf]) -> Loaded {
     let report = Report::default();
     let texts = read_files(files, &report);
-    finish(&texts, &|name| std::env::var(name).ok(), report).0
+    finish(&texts, &|name| std::env::var(name).ok(), &report).0
 }
 
 /// The same from texts. Touches nothing but the secret files that the texts name; relative paths in a text are seen from the
 /// folder of its path.
 #[must_use]
 pub fn load_with(files: &[(PathBuf, String)], env: &dyn Fn(&str) -> Option<String>) -> Loaded {
-    finish(files, env, Report::default()).0
+    finish(files, env, &Report::default()).0
 }
 
 pub(super) fn read_files(files: &[PathBuf], report: &Report) -> Vec<(PathBuf, String)> {
@@ -46,12 +46,12 @@ fn top(file: &Path) -> Spot {
 pub(super) fn finish(
     files: &[(PathBuf, String)],
     env: &dyn Fn(&str) -> Option<String>,
-    report: Report,
+    report: &Report,
 ) -> (Loaded, Option<Node>) {
     let unread = report.errors();
     let mut merged: Option<Node> = None;
     for (path, text) in files {
-        let Some(node) = tree::parse(&Arc::new(path.clone()), text, &report) else { continue };
+        let Some(node) = tree::parse(&Arc::new(path.clone()), text, report) else { continue };
         if !matches!(node.value, Value::Mapping(_) | Value::Null) {
             report.error(
                 Some(&node.spot),
@@ -71,44 +71,42 @@ pub(super) fn finish(
     let mut positions = Positions::new();
     let mut config = None;
     if let Some(root) = merged.as_mut() {
-        variables::expand(root, "", env, &report);
+        variables::expand(root, "", env, report);
         record(root, "", &mut positions);
         // A file that is no YAML would make every setting in it look missing.
         if report.errors() == unread || files.len() == 1 {
-            let first = files.first().map(|(path, _)| path.as_path()).unwrap_or_else(|| Path::new(""));
-            config = read(root, first, &positions, &report);
+            let first = files.first().map_or_else(|| Path::new(""), |(path, _)| path.as_path());
+            config = read(root, first, &positions, report);
         }
     }
     if report.errors() > 0 {
         config = None;
     }
-    (Loaded { config, problems: report.into_sorted(), positions }, merged)
+    (Loaded { config, problems: report.sorted(), positions }, merged)
 }
 
 fn read(root: &Node, first: &Path, positions: &Positions, report: &Report) -> Option<Config> {
     const NOTHING: &[tree::Entry] = &[];
     let entries = if let Value::Mapping(entries) = &root.value { entries.as_slice() } else { NOTHING };
     let mut root = Section::new(report, String::new(), root.spot.clone(), entries);
-    let root = &mut root;
-    let instance = homeserver::instance(root);
-    let homeserver = homeserver::homeserver(root);
-    let appservice = homeserver::appservice(root, first);
-    let accounts = homeserver::accounts(root);
-    let database_url = homeserver::database_url(root, first);
-    let source = source::source(root);
+    let instance = homeserver::instance(&mut root);
+    let homeserver = homeserver::homeserver(&mut root);
+    let appservice = homeserver::appservice(&mut root, first);
+    let accounts = homeserver::accounts(&mut root);
+    let database_url = homeserver::database_url(&mut root, first);
+    let source = source::source(&mut root);
     let rest = Rest {
-        ops: operation::ops(root),
-        operators: operation::operators(root),
-        telemetry: operation::telemetry(root),
-        logging: operation::logging(root),
-        safety: safety::safety(root),
-        exceptions: safety::exceptions(root),
-        provisioner: provisioner::provisioner(root),
-        user_provisioner: user_provisioner::user_provisioner(root),
-        spaces: spaces::spaces(root),
+        ops: operation::ops(&mut root),
+        operators: operation::operators(&mut root),
+        telemetry: operation::telemetry(&mut root),
+        logging: operation::logging(&mut root),
+        safety: safety::safety(&mut root),
+        exceptions: safety::exceptions(&mut root),
+        provisioner: provisioner::provisioner(&mut root, &homeserver.server_name),
+        user_provisioner: user_provisioner::user_provisioner(&mut root),
+        spaces: spaces::spaces(&mut root),
     };
-    let empty = Section::new(report, String::new(), root.spot.clone(), NOTHING);
-    std::mem::replace(root, empty).finish();
+    root.finish();
     let Rest { ops, operators, telemetry, logging, safety, exceptions, provisioner, user_provisioner, spaces } = rest;
     let config = Config {
         instance,

@@ -48,7 +48,10 @@ impl<'a> World<'a> {
             line: at.line,
             column: at.column,
         });
-        self.report.add(severity, spot.as_ref(), path, message);
+        // Written `spaces: {id: ...}`, the one space has no number.
+        let lone = !self.positions.contains_key("spaces[0]");
+        let written = if lone { path.replacen("spaces[0]", "spaces", 1) } else { path.to_owned() };
+        self.report.add(severity, spot.as_ref(), &written, message);
     }
 
     fn error(&self, path: &str, message: impl Into<String>) {
@@ -87,7 +90,7 @@ impl<'a> World<'a> {
             self.error(&format!("{path}.federate"), message);
         }
         for (index, group) in space.federated_groups.iter().enumerate() {
-            if group.agent.server() == self.config.homeserver.server_name {
+            if group.agent.server() == self.config.homeserver.server_name && !group.agent.as_str().is_empty() {
                 let message =
                     "is on this homeserver: `federatedGroups` are another server's. Name these groups in `groups`";
                 self.error(&format!("{path}.federatedGroups[{index}].agent"), message);
@@ -151,7 +154,7 @@ impl<'a> World<'a> {
         for (index, exception) in self.config.exceptions.iter().enumerate() {
             let path = format!("exceptions[{index}]");
             let server = &self.config.homeserver.server_name;
-            if !exception.user.as_str().is_empty() && exception.user.server() != server {
+            if !exception.user.as_str().is_empty() && !server.is_empty() && exception.user.server() != server {
                 let message = format!("is not an account of {server}: usher never touches other servers' users");
                 self.error(&format!("{path}.user"), message);
             }
@@ -167,8 +170,9 @@ impl<'a> World<'a> {
                 ExceptionPlace::Room(room) => {
                     if !room.starts_with(['!', '#']) && !slots.contains(&room.as_str()) {
                         let meant = meant(room, slots.iter().copied());
-                        let message =
-                            format!("no room has the id '{room}'{meant}; a room id begins with !, an alias with #");
+                        let message = format!(
+                            "no room is configured with the id '{room}' (room ids begin with !, aliases with #){meant}"
+                        );
                         self.error(&format!("{path}.room"), message);
                     }
                 }
@@ -211,6 +215,9 @@ impl<'a> World<'a> {
         let mut seen = BTreeMap::new();
         for (index, partner) in self.config.provisioner.federates_with.iter().enumerate() {
             let path = format!("{base}[{index}]");
+            if partner.agent.as_str().is_empty() {
+                continue;
+            }
             if let Some(first) = seen.insert(partner.agent.as_str(), path.clone()) {
                 let message = format!("{} is already listed {}: keep one", partner.agent, self.place(&first, &path));
                 self.error(&path, message);

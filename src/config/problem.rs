@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, and where. Never holds the value of a secret.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::tree::Spot;
@@ -88,12 +89,16 @@ impl Loaded {
 
 /// Collects problems while the configuration is read; reading never stops at the first.
 #[derive(Debug, Default)]
-pub(super) struct Report(RefCell<Vec<Problem>>);
+pub(super) struct Report {
+    problems: RefCell<Vec<Problem>>,
+    /// Paths of the values that some setting asked for: only those may be shown.
+    read: RefCell<BTreeSet<String>>,
+}
 
 impl Report {
     pub(super) fn add(&self, severity: Severity, spot: Option<&Spot>, path: &str, message: impl Into<String>) {
         let position = spot.map(Spot::position);
-        self.0.borrow_mut().push(Problem { severity, position, path: path.to_owned(), message: message.into() });
+        self.problems.borrow_mut().push(Problem { severity, position, path: path.to_owned(), message: message.into() });
     }
 
     pub(super) fn error(&self, spot: Option<&Spot>, path: &str, message: impl Into<String>) {
@@ -104,14 +109,24 @@ impl Report {
         self.add(Severity::Advice, spot, path, message);
     }
 
+    /// Remembers that a setting asked for the value at `path`.
+    pub(super) fn mark_read(&self, path: &str) {
+        self.read.borrow_mut().insert(path.to_owned());
+    }
+
+    /// Whether a setting asked for the value at `path`.
+    pub(super) fn was_read(&self, path: &str) -> bool {
+        self.read.borrow().contains(path)
+    }
+
     /// How many errors there are so far.
     pub(super) fn errors(&self) -> usize {
-        self.0.borrow().iter().filter(|problem| problem.severity == Severity::Error).count()
+        self.problems.borrow().iter().filter(|problem| problem.severity == Severity::Error).count()
     }
 
     /// Everything, by position; the same thing said twice is said once.
-    pub(super) fn into_sorted(self) -> Vec<Problem> {
-        let mut problems = self.0.into_inner();
+    pub(super) fn sorted(&self) -> Vec<Problem> {
+        let mut problems = self.problems.take();
         problems.sort_by(|a, b| {
             (&a.position, a.severity, &a.path, &a.message).cmp(&(&b.position, b.severity, &b.path, &b.message))
         });

@@ -5,6 +5,7 @@ use super::value::Field;
 use super::{
     Enforce, MembershipMode, Partner, Pattern, Provisioner, Reinvite, UserRooms, V12Creators, rooms::default_room,
 };
+use crate::ids::UserId;
 
 /// S-20.
 pub(super) const ENFORCE: &[(&str, Enforce)] =
@@ -39,7 +40,8 @@ fn defaults() -> Provisioner {
     }
 }
 
-pub(super) fn provisioner(root: &mut Section<'_>) -> Provisioner {
+/// `server_name` serves to notice patterns that match everybody.
+pub(super) fn provisioner(root: &mut Section<'_>, server_name: &str) -> Provisioner {
     let default = defaults();
     let Some(mut section) = root.section("provisioner") else { return default };
     let gc_enabled = section.section("gc").is_some_and(|mut gc| {
@@ -49,9 +51,9 @@ pub(super) fn provisioner(root: &mut Section<'_>) -> Provisioner {
     });
     let membership = [("invite", MembershipMode::Invite), ("join", MembershipMode::Join)];
     let provisioner = Provisioner {
-        default_rooms: section.list("default_rooms").iter().filter_map(default_room).collect(),
-        allowed_users: patterns(section.field_named(&["allowed_users", "whitelisted_users"])),
-        protected_users: patterns(section.field("protected_users")),
+        default_rooms: section.list("default_rooms").iter().map(default_room).collect(),
+        allowed_users: patterns(section.field_named(&["allowed_users", "whitelisted_users"]), server_name),
+        protected_users: patterns(section.field("protected_users"), server_name),
         protect_server_admins: section.boolean("protect_server_admins", true),
         invite_to_public_rooms: section.boolean("invite_to_public_rooms", true),
         federates_with: federates_with(&mut section),
@@ -81,15 +83,16 @@ fn user_rooms(section: &mut Section<'_>) -> UserRooms {
     UserRooms { enforce, creator_level }
 }
 
-fn patterns(list: Option<Field<'_>>) -> Vec<Pattern> {
-    list.map(|list| list.items()).unwrap_or_default().iter().filter_map(pattern).collect()
+fn patterns(list: Option<Field<'_>>, server_name: &str) -> Vec<Pattern> {
+    list.map(|list| list.items()).unwrap_or_default().iter().filter_map(|field| pattern(field, server_name)).collect()
 }
 
-fn pattern(field: &Field<'_>) -> Option<Pattern> {
+fn pattern(field: &Field<'_>, server_name: &str) -> Option<Pattern> {
     let text = field.filled()?;
     match Pattern::new(&text) {
         Ok(pattern) => {
-            if matches!(text.as_str(), ".*" | ".+" | "@.*" | "@.+" | "@.*:.*" | ".*:.*") {
+            // A name nobody has: a pattern that takes it takes everybody.
+            if pattern.matches(&UserId::new("zq7x.nobody-0", server_name)) {
                 field.advise(
                     "matches everybody, so nobody would ever be removed or demoted: name the accounts you mean",
                 );
@@ -102,6 +105,9 @@ fn pattern(field: &Field<'_>) -> Option<Pattern> {
             } else {
                 ""
             };
+            // Without our anchors, the position in the text is the one the reader can count.
+            let error =
+                fancy_regex::Regex::new(&text).err().map_or_else(|| error.to_string(), |error| error.to_string());
             field.fail(format!("is not a regular expression: {error}{hint}"));
             None
         }
@@ -120,14 +126,15 @@ fn federates_with(section: &mut Section<'_>) -> Vec<Partner> {
         short.fail("`federation.federates_with` is given too, and means the same: keep one");
     }
     let list = long.or(short).map(|list| list.items()).unwrap_or_default();
-    list.iter().filter_map(partner).collect()
+    list.iter().map(partner).collect()
 }
 
-fn partner(field: &Field<'_>) -> Option<Partner> {
-    if !field.is_mapping() {
-        return Some(Partner { agent: field.user_id()?, groups: None, max_power_level: None });
-    }
-    let mut section = field.section()?;
+/// An entry without a usable id keeps its number, so that later ones are reported at theirs.
+fn partner(field: &Field<'_>) -> Partner {
+    let id = |field: &Field<'_>| field.user_id().unwrap_or_else(|| UserId::from(""));
+    let Some(mut section) = field.is_mapping().then(|| field.section()).flatten() else {
+        return Partner { agent: id(field), groups: None, max_power_level: None };
+    };
     let agent = section.field("agent");
     if agent.is_none() {
         section.missing("agent", "'@usher:partner.example'");
@@ -135,5 +142,5 @@ fn partner(field: &Field<'_>) -> Option<Partner> {
     let groups = section.field("groups").map(|groups| groups.items().iter().filter_map(Field::text).collect());
     let max_power_level = section.field("max_power_level").and_then(|level| level.integer((0, 100)));
     section.finish();
-    Some(Partner { agent: agent?.user_id()?, groups, max_power_level })
+    Partner { agent: agent.as_ref().map_or_else(|| UserId::from(""), id), groups, max_power_level }
 }

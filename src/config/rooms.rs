@@ -32,8 +32,8 @@ const FORBIDDEN: &[(&str, &str)] = &[
 ];
 
 /// One of `provisioner.default_rooms`.
-pub(super) fn default_room(field: &Field<'_>) -> Option<RoomTemplate> {
-    let mut section = field.section()?;
+pub(super) fn default_room(field: &Field<'_>) -> RoomTemplate {
+    let Some(mut section) = field.section() else { return nameless() };
     for key in ["groups", "alias"] {
         if let Some(field) = section.field(key) {
             field.fail(
@@ -43,17 +43,29 @@ pub(super) fn default_room(field: &Field<'_>) -> Option<RoomTemplate> {
     }
     let room = room(&mut section);
     section.finish();
-    Some(room)
+    room
 }
 
 /// One of a space's own `rooms`.
-pub(super) fn own_room(field: &Field<'_>) -> Option<RoomTemplate> {
-    let mut section = field.section()?;
+pub(super) fn own_room(field: &Field<'_>) -> RoomTemplate {
+    let Some(mut section) = field.section() else { return nameless() };
     let groups = section.field("groups").map(|list| grants(&list));
     let alias = section.field("alias").and_then(|field| alias(&field));
     let room = RoomTemplate { groups, alias, ..room(&mut section) };
     section.finish();
-    Some(room)
+    room
+}
+
+/// Keeps the number of an entry that is no mapping, so that later ones are reported at theirs.
+fn nameless() -> RoomTemplate {
+    RoomTemplate {
+        id: RoomSlot::from(""),
+        properties: Map::new(),
+        groups: None,
+        alias: None,
+        suggested: false,
+        order: None,
+    }
 }
 
 fn room(section: &mut Section<'_>) -> RoomTemplate {
@@ -161,13 +173,11 @@ fn grant(field: &Field<'_>) -> Option<GroupGrant> {
 
 /// A group as the source names it; `''` is everybody (S-2).
 pub(super) fn external_id(section: &mut Section<'_>) -> String {
-    match section.field("externalId") {
-        Some(field) => field.text().unwrap_or_default(),
-        None => {
-            section.missing("externalId", "'cn=staff,ou=groups,dc=example,dc=com'");
-            String::new()
-        }
-    }
+    let Some(field) = section.field("externalId") else {
+        section.missing("externalId", "'cn=staff,ou=groups,dc=example,dc=com'");
+        return String::new();
+    };
+    field.text().unwrap_or_default()
 }
 
 pub(super) fn power_level(section: &mut Section<'_>) -> i64 {

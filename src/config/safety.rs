@@ -50,10 +50,15 @@ fn limit(limits: &mut Section<'_>, name: &'static str, default: Limit) -> Limit 
 }
 
 pub(super) fn exceptions(root: &mut Section<'_>) -> Vec<Exception> {
-    root.list("exceptions").iter().filter_map(|field| exception(&mut field.section()?)).collect()
+    root.list("exceptions").iter().map(exception).collect()
 }
 
-fn exception(section: &mut Section<'_>) -> Option<Exception> {
+/// An entry that says nowhere where keeps its number, so that later ones are reported at theirs; `!` is looked up nowhere.
+fn exception(field: &Field<'_>) -> Exception {
+    let nowhere = ExceptionPlace::Room("!".to_owned());
+    let Some(mut section) = field.section() else {
+        return Exception { user: UserId::from(""), place: nowhere, level: 0, until: None, reason: String::new() };
+    };
     let user = section.field("user");
     if user.is_none() {
         section.missing("user", "'@ann:example.com'");
@@ -78,9 +83,8 @@ fn exception(section: &mut Section<'_>) -> Option<Exception> {
     let level = section.number("level", 0, (0, 100));
     let until = section.field("until").and_then(|field| moment(&field));
     let reason = section.text("reason").unwrap_or_default();
-    let finished = std::mem::replace(section, Section::new(section.report, String::new(), section.spot.clone(), &[]));
-    finished.finish();
-    Some(Exception { user, place: place?, level, until, reason })
+    section.finish();
+    Exception { user, place: place.unwrap_or(nowhere), level, until, reason }
 }
 
 /// A date (through the end of that day, UTC) or an RFC 3339 time.

@@ -170,11 +170,6 @@ impl<'a> Section<'a> {
         self.field(name).map(|field| field.items()).unwrap_or_default()
     }
 
-    /// A list of texts; a single text is a list of one.
-    pub(super) fn texts(&mut self, name: &'static str) -> Option<Vec<String>> {
-        Some(self.field(name)?.one_or_more().iter().filter_map(Field::filled).collect())
-    }
-
     /// Whether no key has a value: `mas: { url: , client_id: }`.
     pub(super) fn is_blank(&self) -> bool {
         self.entries.iter().all(|entry| matches!(entry.value.value, Value::Null))
@@ -212,7 +207,8 @@ impl<'a> Section<'a> {
 
 /// The closest of `known` to what was written, if it is close enough to be a slip.
 pub(super) fn nearest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    let written = snake(written).to_lowercase();
+    let shout = !written.contains(|c: char| c.is_lowercase());
+    let written = if shout { written.to_lowercase() } else { snake(written) };
     known
         .map(|name| (strsim::damerau_levenshtein(&snake(name), &written), name))
         .filter(|(distance, name)| *distance <= (name.len() / 3).clamp(1, 4))

@@ -67,7 +67,8 @@ fn uris(section: &mut Section<'_>, start_tls: bool) -> Vec<String> {
     }
     let uri = |field: &Field<'_>| {
         let uri = field.url(&["ldap", "ldaps", "ldapi"])?;
-        if uri.starts_with("ldap://") && !start_tls {
+        let near = ["ldap://127.", "ldap://localhost", "ldap://[::1]"].iter().any(|host| uri.starts_with(host));
+        if uri.starts_with("ldap://") && !start_tls && !near {
             field.advise("passwords and names cross the network readable: use ldaps://, or add `start_tls: true`");
         }
         if uri.starts_with("ldaps://") && start_tls {

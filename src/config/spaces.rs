@@ -1,6 +1,5 @@
 //! `spaces`: which spaces there are and whose they are (S-12, S-15).
 
-use super::problem::Report;
 use super::provisioner::ENFORCE;
 use super::rooms::{alias, external_id, grants, own_room, power_level};
 use super::section::Section;
@@ -20,39 +19,52 @@ pub(super) fn spaces(root: &mut Section<'_>) -> Option<Vec<Space>> {
         field.items();
         return None;
     }
-    Some(field.one_or_more().iter().filter_map(space).collect())
+    Some(field.one_or_more().iter().map(space).collect())
 }
 
-fn space(field: &Field<'_>) -> Option<Space> {
-    let mut section = field.section()?;
+fn space(field: &Field<'_>) -> Space {
+    let Some(mut section) = field.section() else { return nameless() };
     let space = Space {
         id: SpaceId::from(section.need("id", "engineering")),
         name: section.need("name", "'Engineering'"),
         topic: section.field("topic").and_then(|field| field.text()),
         avatar: section.field("avatar").and_then(|field| avatar(&field)),
         alias: section.field("alias").and_then(|field| alias(&field)),
-        rooms: section.list("rooms").iter().filter_map(own_room).collect(),
+        rooms: section.list("rooms").iter().map(own_room).collect(),
         enforce: section.field("enforce").and_then(|field| field.choice(ENFORCE)),
         federate: section.field("federate").and_then(|field| field.boolean()),
         adopt: section.field("adopt").and_then(|field| adopt(&field)),
         renamed_from: section.text("renamed_from").map(SpaceId::from),
         groups: section.field("groups").map(|list| grants(&list)).unwrap_or_default(),
-        federated_groups: section.list("federatedGroups").iter().filter_map(federated).collect(),
-        subspaces: section.list("subspaces").iter().filter_map(space).collect(),
+        federated_groups: section.list("federatedGroups").iter().map(federated).collect(),
+        subspaces: section.list("subspaces").iter().map(space).collect(),
     };
     if space.groups.is_empty() && space.federated_groups.is_empty() && space.subspaces.is_empty() {
-        advise_empty(section.report, &section, &space);
+        let message =
+            "has no groups and no subspaces, so nobody would be in it: add `groups`, with externalId '' for everybody";
+        section.report.advice(Some(&section.spot), &section.path, message);
     }
     section.finish();
-    Some(space)
+    space
 }
 
-fn advise_empty(report: &Report, section: &Section<'_>, space: &Space) {
-    let message = format!(
-        "the space '{}' has no groups and no subspaces, so nobody would be in it: add `groups`, with externalId '' for everybody",
-        space.id
-    );
-    report.advice(Some(&section.spot), &section.path, message);
+/// Keeps the number of an entry that is no mapping, so that later ones are reported at theirs.
+fn nameless() -> Space {
+    Space {
+        id: SpaceId::from(""),
+        name: String::new(),
+        topic: None,
+        avatar: None,
+        alias: None,
+        rooms: Vec::new(),
+        enforce: None,
+        federate: None,
+        adopt: None,
+        renamed_from: None,
+        groups: Vec::new(),
+        federated_groups: Vec::new(),
+        subspaces: Vec::new(),
+    }
 }
 
 fn avatar(field: &Field<'_>) -> Option<String> {
@@ -76,8 +88,10 @@ fn adopt(field: &Field<'_>) -> Option<String> {
     Some(text)
 }
 
-fn federated(field: &Field<'_>) -> Option<FederatedGroup> {
-    let mut section = field.section()?;
+fn federated(field: &Field<'_>) -> FederatedGroup {
+    let Some(mut section) = field.section() else {
+        return FederatedGroup { external_id: String::new(), power_level: 0, agent: UserId::from("") };
+    };
     let agent = section.field("agent");
     if agent.is_none() {
         section.missing("agent", "'@usher:partner.example'");
@@ -88,5 +102,5 @@ fn federated(field: &Field<'_>) -> Option<FederatedGroup> {
         agent: agent.and_then(|field| field.user_id()).unwrap_or_else(|| UserId::from("")),
     };
     section.finish();
-    Some(group)
+    group
 }

@@ -75,7 +75,8 @@ fn hint(line: &str, info: &str) -> &'static str {
     if line.contains('\t') {
         return "\n    There is a tab on this line: indent with spaces.";
     }
-    let value = line.split_once(": ").map_or(line, |(_, value)| value).trim_start();
+    let value = line.split_once(": ").map_or(line, |(_, value)| value);
+    let value = value.trim_start().trim_start_matches("- ").trim_start();
     if value.starts_with(['@', '%', '`']) {
         return "\n    A value that begins with such a sign must stand in quotes: '@user:example.com'.";
     }

@@ -52,7 +52,10 @@ impl<'a> Field<'a> {
 
     pub(super) fn scalar(&self, what: &str) -> Option<&'a Scalar> {
         match &self.node.value {
-            Value::Scalar(scalar) => Some(scalar),
+            Value::Scalar(scalar) => {
+                self.report.mark_read(&self.path);
+                Some(scalar)
+            }
             Value::Null | Value::Sequence(_) | Value::Mapping(_) => {
                 self.expected(what);
                 None
@@ -84,8 +87,13 @@ impl<'a> Field<'a> {
                 self.fail(format!("must be true or false without quotes, not {}", self.shown()));
                 None
             }
-            _ => {
-                self.expected("true or false");
+            (_, text) => {
+                let meant = match text.to_ascii_lowercase().as_str() {
+                    "yes" | "on" | "y" | "1" => ": write true",
+                    "no" | "off" | "n" | "0" => ": write false",
+                    _ => "",
+                };
+                self.fail(format!("must be true or false, not {}{meant}", self.shown()));
                 None
             }
         }

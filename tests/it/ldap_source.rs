@@ -167,7 +167,7 @@ async fn only_what_is_below_the_base_counts() {
         snapshot.notices,
         [
             "3 group members are no user or group that was read (bob; cem; nobody); they are left out",
-            "18 group members are outside the base (CN=Doe\\2C Jane, OU=Odd,DC=EXAMPLE,dc=org; \
+            "19 group members are outside the base (CN=Doe\\2C Jane, OU=Odd,DC=EXAMPLE,dc=org; \
              cn=J\\C3\\BCrgen Gro\\C3\\9F,ou=Odd,dc=example,dc=org; cn=\\23hash,ou=Odd,dc=example,dc=org, …); they are left out",
         ]
     );
@@ -423,7 +423,7 @@ async fn a_sample_shows_people_without_addresses() {
     expected.push_str(
         "users:\n  ann  Ann Archer  2 e-mails\n  bob  Bob Baker  1 e-mail\n  cem  Cem Cook  0 e-mails\n  \
          dora  Dora Dean  0 e-mails, disabled\n  and 2 more\n\
-         groups:\n  People  everybody, 4 direct members\n    externalId: ou=people,dc=example,dc=org\n  \
+         groups:\n  People  everybody, 5 direct members\n    externalId: ou=people,dc=example,dc=org\n  \
          Engineering  container, 3 direct members\n    externalId: ou=engineering,ou=people,dc=example,dc=org\n",
     );
     assert_eq!(cli::source::sample(&snapshot, 4), expected);

@@ -77,7 +77,7 @@ pub fn content(text: &str, source: &FileSource) -> Result<Content, String> {
     let mut notices = table.notices;
     let mut unnamed = table.unnamed;
     let users = users(table.users, &mapping, (&mut notices, &mut unnamed))?;
-    let groups = groups(table.groups, &users, &mut notices)?;
+    let groups = groups(table.groups, (&users, &unnamed), &mut notices)?;
     let snapshot = Snapshot {
         source: String::new(),
         organisation: table.organisation,
@@ -129,7 +129,11 @@ fn already_mapped(written: Option<String>, mapped: Localpart) -> Localpart {
     written.filter(is_localpart).map_or(mapped, Localpart::from)
 }
 
-fn groups(rows: Vec<GroupRow>, users: &[User], notices: &mut Vec<String>) -> Result<Vec<RawGroup>, String> {
+fn groups(
+    rows: Vec<GroupRow>,
+    (users, unnamed): (&[User], &[StableId]),
+    notices: &mut Vec<String>,
+) -> Result<Vec<RawGroup>, String> {
     let mut ids: BTreeMap<&str, StableId> = BTreeMap::new();
     let mut names: BTreeMap<&str, StableId> = BTreeMap::new();
     let own_ids: Vec<StableId> =
@@ -151,6 +155,7 @@ fn groups(rows: Vec<GroupRow>, users: &[User], notices: &mut Vec<String>) -> Res
     // The strongest meaning last: a user's id wins over a localpart, that over a group's id, that over a group's name.
     let mut meanings = names;
     meanings.extend(ids);
+    meanings.extend(unnamed.iter().map(|id| (id.as_str(), id.clone())));
     meanings.extend(users.iter().map(|user| (user.localpart.as_str(), user.id.clone())));
     meanings.extend(users.iter().map(|user| (user.id.as_str(), user.id.clone())));
     let mut out = Vec::with_capacity(rows.len());

@@ -210,7 +210,8 @@ async fn fill(session: &mut Session, reading: Reading<'_>, tree: &mut Tree<'_>, 
     references = references.max(found.references);
     let gone = judge("groups", &found, flaws);
     if references > 0 {
-        notices.push(format!("{references} references to other servers were not followed"));
+        let what = if references == 1 { "reference to another server was" } else { "references to other servers were" };
+        notices.push(format!("{references} {what} not followed"));
     }
     if gone {
         if !unfinished.is_empty() {

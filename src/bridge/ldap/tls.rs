@@ -72,16 +72,16 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn identity(own: &ClientCert) -> Result<Identity, String> {
     let pem = own.pem.expose_secret();
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let chain = chain.map_err(|error| format!("its certificate is not PEM: {error}"))?;
-    if chain.is_empty() {
-        return Err("it holds no certificate (expected `-----BEGIN CERTIFICATE-----`)".to_owned());
-    }
     if pem.contains("Proc-Type: 4,ENCRYPTED") {
         return Err(
             "its key is encrypted in OpenSSL's old form; convert it: openssl pkcs8 -topk8 -in old.pem -out new.pem"
                 .to_owned(),
         );
+    }
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let chain = chain.map_err(|error| format!("its certificate is not PEM: {error}"))?;
+    if chain.is_empty() {
+        return Err("it holds no certificate (expected `-----BEGIN CERTIFICATE-----`)".to_owned());
     }
     let Some(block) = block(pem, "ENCRYPTED PRIVATE KEY") else {
         let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {

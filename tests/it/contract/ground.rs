@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use usher::actuate::{ActError, ActErrorKind, Actuator as _, LiveActuator, Outcome};
 use usher::ids::{Key, RoomId, UserId};
@@ -27,10 +28,11 @@ pub struct Ground {
     pub homeserver: Homeserver,
     pub hand: LiveActuator,
     pub registration: Registration,
+    pub puppet: Registration,
     admin: Mutex<Option<Person>>,
 }
 
-pub const SERVER: &str = "lab.test";
+pub const SERVER: &str = crate::lab::synapse::SERVER_NAME;
 
 fn outline() -> Outline {
     Outline {
@@ -45,12 +47,11 @@ fn outline() -> Outline {
 
 fn registrations() -> Generated {
     let tokens = || Tokens::draw().expect("tokens");
-    registration::generate(&outline(), &tokens(), &tokens(), &[].into())
+    registration::generate(&outline(), &tokens(), &tokens(), &[user("root")].into())
 }
 
 impl Ground {
     pub async fn synapse() -> Self {
-        use secrecy::ExposeSecret as _;
         let generated = registrations();
         let texts = [generated.main.expose_secret(), generated.puppet.expose_secret()];
         let started = Instant::now();
@@ -62,17 +63,41 @@ impl Ground {
 
     pub async fn fake() -> Self {
         let generated = registrations();
-        let fake = Fake::start(SERVER, &[&read_back(&generated)]).await;
+        let (main, puppet) = (read_back(&generated.main), read_back(&generated.puppet));
+        let fake = Fake::start(SERVER, &[&main, &puppet]).await;
         let url = fake.url();
         Self::on(Server::Fake(fake), &url, &generated).await
     }
 
     async fn on(server: Server, url: &str, generated: &Generated) -> Self {
         let proxy = Proxy::start(url).await;
-        let registration = read_back(generated);
+        let registration = read_back(&generated.main);
         let homeserver = Homeserver::connect(access(proxy.url()), &registration).await.expect("a client");
         let hand = LiveActuator::new(homeserver.clone());
-        Self { server, proxy, homeserver, hand, registration, admin: Mutex::default() }
+        let puppet = read_back(&generated.puppet);
+        Self { server, proxy, homeserver, hand, registration, puppet, admin: Mutex::default() }
+    }
+
+    /// Ends a real Synapse as a power cut would, and starts it again.
+    pub async fn kill_and_restart(&mut self) {
+        match &mut self.server {
+            Server::Real(synapse) => {
+                synapse.kill9();
+                synapse.restart().await;
+            }
+            Server::Fake(_) => panic!("the fake has nothing to survive"),
+        }
+    }
+
+    /// As [`Ground::kill_and_restart`], in order.
+    pub async fn stop_and_restart(&mut self) {
+        match &mut self.server {
+            Server::Real(synapse) => {
+                synapse.stop();
+                synapse.restart().await;
+            }
+            Server::Fake(_) => panic!("the fake has nothing to survive"),
+        }
     }
 
     fn url(&self) -> String {
@@ -126,9 +151,16 @@ impl Ground {
         self.perform(&Action::CreateRoom(Box::new(space(id)))).await.room.expect("a room")
     }
 
+    /// The status of asking who `user` is with the puppet registration's token.
+    pub async fn puppet_status(&self, user: &UserId) -> u16 {
+        let user = crate::lab::synapse::escape(user.as_str());
+        let url = format!("{}/_matrix/client/v3/account/whoami?user_id={user}", self.url());
+        let request = reqwest::Client::new().get(url).bearer_auth(self.puppet.as_token.expose_secret());
+        request.send().await.expect("an answer").status().as_u16()
+    }
+
     /// What the bot sends by hand, as usher never would.
     pub async fn raw_as_bot(&self, method: &str, path: &str, body: Value) -> Value {
-        use secrecy::ExposeSecret as _;
         let bot = crate::lab::synapse::escape(self.homeserver.bot().as_str());
         let method: reqwest::Method = method.parse().expect("a method");
         let request = reqwest::Client::new()
@@ -155,10 +187,10 @@ pub fn access(url: &str) -> Access {
     }
 }
 
-fn read_back(generated: &Generated) -> Registration {
+fn read_back(yaml: &SecretString) -> Registration {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("main.yaml");
-    registration::write(&path, &generated.main).expect("a file");
+    let path = folder.path().join("registration.yaml");
+    registration::write(&path, yaml).expect("a file");
     registration::read(&path).expect("a registration")
 }
 

@@ -1,5 +1,7 @@
 //! A forwarding proxy between usher and a homeserver: it counts what really went over the wire, and spoils it on demand.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -59,45 +62,17 @@ pub enum Fault {
 
 type Rule = Box<dyn FnMut(&Seen) -> Option<Fault> + Send>;
 
-struct Shared {
-    target: Mutex<String>,
-    http: reqwest::Client,
+/// What came by, and what is to be spoilt: shared by the proxy and the fake homeserver.
+#[derive(Default)]
+pub struct Tap {
     seen: Mutex<Vec<Seen>>,
     rule: Mutex<Option<Rule>>,
 }
 
-/// A running proxy; it ends with this value.
-pub struct Proxy {
-    url: String,
-    shared: Arc<Shared>,
-    server: JoinHandle<()>,
-}
-
-impl Proxy {
-    /// Forwards to `target`, a base URL.
-    pub async fn start(target: &str) -> Self {
-        let shared = Arc::new(Shared {
-            target: Mutex::new(target.to_owned()),
-            http: reqwest::Client::new(),
-            seen: Mutex::default(),
-            rule: Mutex::default(),
-        });
-        let app = Router::new().fallback(forward).with_state(Arc::clone(&shared));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
-        let url = format!("http://{}", listener.local_addr().expect("its address"));
-        let server = tokio::spawn(async move {
-            let _ = axum::serve(listener, app).await;
-        });
-        Self { url, shared, server }
-    }
-
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Everything that came by since the last [`Proxy::clear`].
+impl Tap {
+    /// Everything that came by since the last [`Tap::clear`].
     pub fn seen(&self) -> Vec<Seen> {
-        self.shared.seen.lock().expect("the log").clone()
+        self.seen.lock().expect("the log").clone()
     }
 
     /// The classes of the writes that came by, in order.
@@ -107,16 +82,16 @@ impl Proxy {
 
     /// How many requests came by.
     pub fn count(&self) -> usize {
-        self.seen().len()
+        self.seen.lock().expect("the log").len()
     }
 
     pub fn clear(&self) {
-        self.shared.seen.lock().expect("the log").clear();
+        self.seen.lock().expect("the log").clear();
     }
 
-    /// Lets `rule` decide about each request, in the order they come; `None` forwards it.
+    /// Lets `rule` decide about each request, in the order they come; `None` leaves it alone.
     pub fn spoil(&self, rule: impl FnMut(&Seen) -> Option<Fault> + Send + 'static) {
-        *self.shared.rule.lock().expect("the rule") = Some(Box::new(rule));
+        *self.rule.lock().expect("the rule") = Some(Box::new(rule));
     }
 
     /// Spoils the `nth` write from now on, counted from 0, and no other.
@@ -132,7 +107,80 @@ impl Proxy {
     }
 
     pub fn behave(&self) {
-        *self.shared.rule.lock().expect("the rule") = None;
+        *self.rule.lock().expect("the rule") = None;
+    }
+
+    /// Lets one request through `answer`, as the rule wants it.
+    pub async fn pass(&self, mut seen: Seen, answer: impl Future<Output = Option<Response>>) -> Response {
+        let fault = self.rule.lock().expect("the rule").as_mut().and_then(|rule| rule(&seen));
+        let response = match fault {
+            None => answer.await,
+            Some(Fault::Delay(delay)) => {
+                tokio::time::sleep(delay).await;
+                answer.await
+            }
+            Some(Fault::Answer(status, answer)) => {
+                let status = StatusCode::from_u16(status).expect("a status");
+                Some((status, axum::Json(answer)).into_response())
+            }
+            Some(Fault::DropBefore) => None,
+            Some(Fault::DropAfter) => {
+                answer.await;
+                None
+            }
+        };
+        seen.status = response.as_ref().map(|response| response.status().as_u16());
+        self.seen.lock().expect("the log").push(seen);
+        response.unwrap_or_else(broken_off)
+    }
+}
+
+/// What a request is, and its body.
+pub async fn open(request: Request) -> Option<(Parts, Bytes, Seen)> {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, LARGEST_BODY).await.ok()?;
+    let seen = Seen {
+        method: parts.method.to_string(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        body: serde_json::from_slice(&body).unwrap_or_default(),
+        status: None,
+    };
+    Some((parts, body, seen))
+}
+
+struct Shared {
+    target: String,
+    http: reqwest::Client,
+    tap: Tap,
+}
+
+/// A running proxy; it ends with this value.
+pub struct Proxy {
+    url: String,
+    shared: Arc<Shared>,
+    server: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Forwards to `target`, a base URL.
+    pub async fn start(target: &str) -> Self {
+        let shared = Arc::new(Shared { target: target.to_owned(), http: reqwest::Client::new(), tap: Tap::default() });
+        let app = Router::new().fallback(forward).with_state(Arc::clone(&shared));
+        let (url, server) = serve(app).await;
+        Self { url, shared, server }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl std::ops::Deref for Proxy {
+    type Target = Tap;
+
+    fn deref(&self) -> &Tap {
+        &self.shared.tap
     }
 }
 
@@ -142,42 +190,25 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let Ok(body) = axum::body::to_bytes(body, LARGEST_BODY).await else {
-        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
-    };
-    let mut seen = Seen {
-        method: parts.method.to_string(),
-        path: parts.uri.path().to_owned(),
-        query: parts.uri.query().unwrap_or_default().to_owned(),
-        body: serde_json::from_slice(&body).unwrap_or_default(),
-        status: None,
-    };
-    let fault = shared.rule.lock().expect("the rule").as_mut().and_then(|rule| rule(&seen));
-    let response = match fault {
-        None => send(&shared, &parts, body).await,
-        Some(Fault::Delay(delay)) => {
-            tokio::time::sleep(delay).await;
-            send(&shared, &parts, body).await
-        }
-        Some(Fault::Answer(status, answer)) => {
-            let status = StatusCode::from_u16(status).expect("a status");
-            Some((status, axum::Json(answer)).into_response())
-        }
-        Some(Fault::DropBefore) => None,
-        Some(Fault::DropAfter) => {
-            send(&shared, &parts, body).await;
-            None
-        }
-    };
-    seen.status = response.as_ref().map(|response| response.status().as_u16());
-    shared.seen.lock().expect("the log").push(seen);
-    response.unwrap_or_else(broken_off)
+/// Serves `app` on an ephemeral loopback port: its URL, and the task to end.
+pub async fn serve(app: Router) -> (String, JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    let server = tokio::spawn(async move {
+        let _ = axum::serve(listener, app).await;
+    });
+    (url, server)
 }
 
-async fn send(shared: &Shared, parts: &axum::http::request::Parts, body: Bytes) -> Option<Response> {
-    let target = shared.target.lock().expect("the target").clone();
+async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let Some((parts, body, seen)) = open(request).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    };
+    shared.tap.pass(seen, send(&shared, &parts, body)).await
+}
+
+async fn send(shared: &Shared, parts: &Parts, body: Bytes) -> Option<Response> {
+    let target = &shared.target;
     let url = format!("{target}{}", parts.uri.path_and_query().map_or("/", |path| path.as_str()));
     let mut headers = parts.headers.clone();
     headers.remove("host");

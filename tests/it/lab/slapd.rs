@@ -176,9 +176,21 @@ impl Drop for Slapd {
     }
 }
 
-/// Sends a signal to one process.
+/// Sends a signal to one process. Returns once a `STOP` has reached every thread.
 pub fn signal(pid: u32, name: &str) {
     let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+    let until = Instant::now() + PATIENCE;
+    while name == "STOP" && !is_stopped(pid) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+    })
 }
 
 fn run(command: &mut Command) -> std::process::Output {

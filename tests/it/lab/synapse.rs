@@ -1,4 +1,6 @@
-//! A real Synapse on an ephemeral loopback port, in a folder of its own, with SQLite. It ends with the value that holds it.
+//! A real Synapse on an ephemeral loopback port, in a folder of its own, with `SQLite`. It ends with the value that holds it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
 use std::fs;
 use std::net::TcpListener;
@@ -10,6 +12,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use usher::ids::{RoomId, UserId};
 
+/// Its server name: part of every id, and nothing on the wire.
+pub const SERVER_NAME: &str = "lab.test";
 /// What every account's password is.
 const PASSWORD: &str = "lab-password";
 /// Starting takes about ten seconds on an idle machine: most of it Python's imports and the database's tables.
@@ -20,7 +24,6 @@ const POLL: Duration = Duration::from_millis(100);
 pub struct Synapse {
     folder: TempDir,
     port: u16,
-    server_name: String,
     process: Option<Child>,
     http: reqwest::Client,
 }
@@ -31,7 +34,6 @@ impl Synapse {
         let mut synapse = Self {
             folder: tempfile::tempdir().expect("a folder for Synapse"),
             port: free_port(),
-            server_name: "lab.test".to_owned(),
             process: None,
             http: reqwest::Client::new(),
         };
@@ -42,15 +44,6 @@ impl Synapse {
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
-    }
-
-    pub fn server_name(&self) -> &str {
-        &self.server_name
-    }
-
-    /// A full MXID on this server.
-    pub fn user(&self, localpart: &str) -> UserId {
-        UserId::new(localpart, &self.server_name)
     }
 
     /// Starts it (again) on the same port with the same database.
@@ -95,11 +88,6 @@ impl Synapse {
         }
     }
 
-    /// An ordinary account.
-    pub async fn register(&self, localpart: &str) -> Person {
-        Person::register(&self.url(), localpart).await
-    }
-
     /// A server admin's account.
     pub async fn register_admin(&self, localpart: &str) -> Person {
         let tool = python().with_file_name("register_new_matrix_user");
@@ -140,7 +128,7 @@ impl Synapse {
         fs::write(folder.join("log.yaml"), log_config(folder)).expect("the log configuration");
         let unlimited = json!({ "per_second": 10_000, "burst_count": 10_000 });
         let config = json!({
-            "server_name": self.server_name,
+            "server_name": SERVER_NAME,
             "pid_file": folder.join("homeserver.pid"),
             "public_baseurl": self.url(),
             "listeners": [{ "port": self.port, "bind_addresses": ["127.0.0.1"], "type": "http", "tls": false,
@@ -298,12 +286,13 @@ fn room_path(room: &RoomId, rest: &str) -> String {
 
 /// Percent-encodes an id for a path.
 pub fn escape(text: &str) -> String {
+    use std::fmt::Write as _;
     let mut out = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            let _ = write!(out, "%{byte:02X}");
         }
     }
     out

@@ -112,9 +112,10 @@ async fn a_server_that_shows_nothing_is_an_error() {
     let hidden = "\naccess to dn.exact=\"dc=example,dc=org\" by * search\naccess to * by * none\n".to_owned();
     let slapd = Slapd::start_with(COMPANY, &Setup { database: hidden, ..Setup::default() });
     let source = LdapSource { bind_dn: None, bind_password: None, ..source(&slapd.uri()) };
-    let (text, _) = failure(&source).await;
-    let cause = "the server has no such entry (code 32), or the bind user may not see it; check `base`";
-    assert_eq!(text, format!("read the base `dc=example,dc=org` from {}: {cause}", slapd.uri()));
+    let cause =
+        "the server shows neither the base `dc=example,dc=org` nor anybody below it: check the bind user's rights";
+    let text = format!("read users and groups below `dc=example,dc=org` from {}: {cause}", slapd.uri());
+    assert_eq!(failure(&source).await, (text, true));
 }
 
 #[tokio::test]

@@ -176,7 +176,8 @@ pub fn base_or(request: &Request, base: &str, other: impl FnOnce() -> Vec<u8>) -
         && !request.mentions("objectClass=")
         && is_presence_only(request)
     {
-        return [entry(request, base, &[("objectClass", &["domain"])]), done(request, 0, "")].concat();
+        return [entry(request, base, &[("objectClass", &["domain"]), ("entryUUID", &["base"])]), done(request, 0, "")]
+            .concat();
     }
     other()
 }

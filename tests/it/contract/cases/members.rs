@@ -3,12 +3,13 @@
 use serde_json::json;
 use usher::actuate::{ActErrorKind, Actuator as _, LiveActuator};
 use usher::ids::{RoomId, UserId};
-use usher::matrix::Homeserver;
 use usher::matrix::registration::Registration;
+use usher::matrix::{Homeserver, Promotion};
 use usher::observed::{JoinRule, Member};
 use usher::plan::{Action, StateChange};
 
 use crate::contract::ground::{Ground, access, at, user};
+use crate::lab::synapse::escape;
 
 fn invite(room: &RoomId, user: &UserId) -> Action {
     Action::Invite { room: at(room), user: user.clone(), text: "you are in group staff".into() }
@@ -18,12 +19,21 @@ fn kick(room: &RoomId, user: &UserId) -> Action {
     Action::Kick { room: at(room), user: user.clone(), text: "you are in no group".into() }
 }
 
+/// Why somebody's membership is as it is, as everybody in the room sees it.
+async fn reason(ground: &Ground, room: &RoomId, user: &UserId) -> String {
+    let (room, user) = (escape(room.as_str()), escape(user.as_str()));
+    let path = format!("/_matrix/client/v3/rooms/{room}/state/m.room.member/{user}");
+    ground.raw_as_bot("GET", &path, json!({})).await["reason"].as_str().unwrap_or_default().to_owned()
+}
+
 pub async fn memberships_look_as_simulated(ground: &Ground) {
     let room = ground.space("people").await;
     let ann = ground.person("ann").await;
     ground.do_and_compare(&invite(&room, &ann.user)).await;
     ground.do_and_compare(&invite(&room, &ann.user)).await;
+    assert_eq!(reason(ground, &room, &ann.user).await, "you are in group staff");
     ground.do_and_compare(&kick(&room, &ann.user)).await;
+    assert_eq!(reason(ground, &room, &ann.user).await, "you are in no group");
     ground.do_and_compare(&invite(&room, &ann.user)).await;
     assert_eq!(ann.join(&room).await.0, 200);
     let event = ann.state(&room, "m.room.member", ann.user.as_str()).await.unwrap();
@@ -57,13 +67,18 @@ pub async fn refusals_are_classified(ground: &Ground) {
     ground.perform(&Action::SetPowerLevels { room: at(&room), content: levels.content(), changes: Vec::new() }).await;
     ground.perform(&invite(&room, &boss.user)).await;
     assert_eq!(boss.join(&room).await.0, 200);
+    // Kicked by a human: the read says by whom.
+    ground.perform(&invite(&room, &ben.user)).await;
+    assert_eq!(boss.kick(&room, &ben.user).await.0, 200);
+    let seen = ground.homeserver.room(&room).await.unwrap().unwrap();
+    assert!(matches!(&seen.members[&ben.user], Member::Leave { by, .. } if *by == boss.user));
     assert_eq!(boss.ban(&room, &ben.user).await.0, 200);
     ground.refused(&invite(&room, &ben.user), ActErrorKind::Stale).await;
     ground.refused(&kick(&room, &ben.user), ActErrorKind::Stale).await;
 
     // In a room that is not ours: not in it, then in it without any power.
     ground.refused(&invite(&theirs, &boss.user), ActErrorKind::Stale).await;
-    let path = format!("/_matrix/client/v3/join/{}", crate::lab::synapse::escape(theirs.as_str()));
+    let path = format!("/_matrix/client/v3/join/{}", escape(theirs.as_str()));
     ground.raw_as_bot("POST", &path, json!({})).await;
     ground.refused(&kick(&theirs, &ben.user), ActErrorKind::Forbidden).await;
     let rename = Action::SetState { room: at(&theirs), state: StateChange::Name("Ours".to_owned()) };
@@ -72,10 +87,7 @@ pub async fn refusals_are_classified(ground: &Ground) {
 
     // A person who wants no invitations.
     let shy = ground.person("shy").await;
-    let path = format!(
-        "/_matrix/client/v3/user/{}/account_data/m.invite_permission_config",
-        crate::lab::synapse::escape(shy.user.as_str())
-    );
+    let path = format!("/_matrix/client/v3/user/{}/account_data/m.invite_permission_config", escape(shy.user.as_str()));
     shy.must("PUT", &path, json!({ "default_action": "block" })).await;
     let error = ground.refused(&invite(&room, &shy.user), ActErrorKind::Refused).await;
     assert_eq!(error.code.as_deref(), Some("M_INVITE_BLOCKED"));
@@ -83,10 +95,13 @@ pub async fn refusals_are_classified(ground: &Ground) {
     ground.refused(&Action::Lock { user: ben.user.clone() }, ActErrorKind::Forbidden).await;
 }
 
-pub async fn joins_need_the_bot_in_the_room(ground: &Ground) {
+pub async fn joins_need_the_bot_in_the_room_and_admin(ground: &Ground) {
     let room = ground.space("joined").await;
     let cat = ground.person("cat").await;
     let join = |room: &RoomId, user: &UserId| Action::Join { room: at(room), user: user.clone() };
+    ground.refused(&join(&room, &cat.user), ActErrorKind::Forbidden).await;
+    let admin = ground.admin().await;
+    ground.homeserver.make_admin(&admin.token.into(), Promotion::SenderAndBot).await.unwrap();
     ground.do_and_compare(&join(&room, &cat.user)).await;
     ground.refused(&join(&room, &cat.user), ActErrorKind::Stale).await;
     let dan = ground.person("dan").await;
@@ -94,6 +109,11 @@ pub async fn joins_need_the_bot_in_the_room(ground: &Ground) {
     ground.do_and_compare(&join(&room, &dan.user)).await;
     ground.refused(&join(&room, &user("nobody-at-all")), ActErrorKind::Stale).await;
     let private = cat.create_room(json!({})).await;
+    let path = format!("/_synapse/admin/v1/suspend/{}", escape(dan.user.as_str()));
+    ground.admin().await.must("PUT", &path, json!({ "suspend": true })).await;
+    let other = ground.space("suspended").await;
+    let error = ground.refused(&join(&other, &dan.user), ActErrorKind::Refused).await;
+    assert_eq!(error.code.as_deref(), Some("M_USER_SUSPENDED"));
     ground.refused(&join(&private, &dan.user), ActErrorKind::Stale).await;
 }
 

@@ -1,10 +1,11 @@
 //! Reads, their cost, and what becomes of failed requests.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use usher::actuate::ActErrorKind;
-use usher::matrix::{Homeserver, Trouble};
+use usher::matrix::{Homeserver, NewAccounts, Trouble};
+use usher::observed::Account;
 use usher::plan::{Action, StateChange};
 
 use crate::contract::ground::{Ground, access, at, user};
@@ -18,6 +19,12 @@ pub async fn a_full_read_stays_within_its_budget(ground: &Ground) {
     assert!(observed.rooms.len() > 5);
     assert!(ground.proxy.count() <= budget, "{} requests, {budget} allowed", ground.proxy.count());
     assert_eq!(ground.proxy.writes(), Vec::<String>::new());
+    let seen = ground.proxy.seen();
+    let lists: Vec<_> = seen.iter().filter(|seen| seen.path.ends_with("/v2/users")).collect();
+    assert!(
+        !lists.is_empty() && lists.iter().all(|list| !list.query.contains("user_id=")),
+        "that is the list's filter"
+    );
     let counted: u64 = ground.homeserver.requests().counts().iter().map(|line| line.count).sum();
     assert!(counted >= ground.proxy.count() as u64);
 }
@@ -32,10 +39,10 @@ pub async fn accounts_are_found_by_every_way(ground: &Ground) {
     assert!(!new.gap);
     let mut known = known;
     known.people.extend(new.people);
-    assert_eq!(ground.homeserver.accounts_since(&known).await.unwrap().unwrap(), Default::default());
+    assert_eq!(ground.homeserver.accounts_since(&known).await.unwrap().unwrap(), NewAccounts::default());
     known.people.remove(&user("stranger"));
-    known.people.insert(user("somebody-deleted"), Default::default());
-    known.people.insert(user("another-deleted"), Default::default());
+    known.people.insert(user("somebody-deleted"), Account::default());
+    known.people.insert(user("another-deleted"), Account::default());
     assert!(ground.homeserver.accounts_since(&known).await.unwrap().unwrap().gap);
 
     let asked = [eve.user.clone(), user("nobody-at-all")].into();
@@ -73,7 +80,14 @@ pub async fn writes_are_never_repeated_and_waits_are_kept(ground: &Ground) {
     ground.refused(&rename("a"), ActErrorKind::Retry).await;
     assert_eq!(ground.proxy.count(), 1);
 
+    // Slow is not broken.
+    ground.proxy.clear();
+    ground.proxy.spoil(|_| Some(Fault::Delay(Duration::from_millis(300))));
+    ground.perform(&rename("slow")).await;
+    assert_eq!(ground.proxy.count(), 1);
+
     // A read is tried twice, and no more.
+    ground.proxy.spoil(|_| Some(Fault::DropBefore));
     ground.proxy.clear();
     let error = ground.homeserver.room(&room).await.unwrap_err();
     assert_eq!((error.trouble, ground.proxy.count()), (Trouble::Away, 2));
