@@ -46,11 +46,9 @@ impl From<MatrixError> for Failure {
     fn from(error: MatrixError) -> Self {
         let exit = match error.trouble {
             Trouble::Away | Trouble::RateLimited => Exit::Unreachable,
-            Trouble::UnknownToken
-            | Trouble::Forbidden
-            | Trouble::NotFound
-            | Trouble::Rejected
-            | Trouble::Malformed => Exit::Error,
+            Trouble::UnknownToken | Trouble::Forbidden | Trouble::NotFound | Trouble::Rejected | Trouble::Malformed => {
+                Exit::Error
+            }
         };
         let hint = match error.trouble {
             Trouble::UnknownToken => {
@@ -168,7 +166,9 @@ async fn own(store: &Store, instance: &str) -> Result<(), Failure> {
         Some(known) if known == instance => Ok(()),
         Some(known) => Err(Failure::new(
             Exit::Config,
-            format!("instance: this database belongs to instance '{known}', not '{instance}': give each its own database"),
+            format!(
+                "instance: this database belongs to instance '{known}', not '{instance}': give each its own database"
+            ),
         )),
     }
 }
@@ -191,8 +191,7 @@ async fn existing_store(config: &Config) -> Result<Option<Store>, Failure> {
 /// # Errors
 /// What kept it from starting, or made it stop.
 pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> Result<(), Failure> {
-    let listener =
-        ops::bind(&config.ops.listen).await.map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
+    let listener = ops::bind(&config.ops.listen).await.map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
     let Some(built) = build_or_stand_by(config, purpose, &stop).await? else { return Ok(()) };
     let mode = if purpose == Purpose::Look { Mode::DryRun } else { Mode::Live };
     let (status, shown) = watch::channel(Status {
@@ -234,7 +233,10 @@ pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> 
         Some(Err(error)) => Err(Failure::new(Exit::Error, format!("the loop broke: {error}"))),
         None => {
             daemon.abort();
-            Err(Failure::new(Exit::Error, "a request took too long to end; what it did is read again at the next start"))
+            Err(Failure::new(
+                Exit::Error,
+                "a request took too long to end; what it did is read again at the next start",
+            ))
         }
     }
 }

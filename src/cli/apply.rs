@@ -59,7 +59,10 @@ fn refuse_ambiguity(reconciler: &Reconciler, plan: &Plan) -> Result<(), Failure>
     if ambiguous.is_empty() || reconciler.has_settled() {
         return Ok(());
     }
-    Err(Failure::new(Exit::Config, format!("a first apply needs to know which group is meant:\n{}", ambiguous.join("\n"))))
+    Err(Failure::new(
+        Exit::Config,
+        format!("a first apply needs to know which group is meant:\n{}", ambiguous.join("\n")),
+    ))
 }
 
 async fn attempts(reconciler: &mut Reconciler, stop: &CancellationToken) -> Result<PassResult, Failure> {

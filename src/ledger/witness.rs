@@ -30,8 +30,7 @@ impl Ledger {
             return;
         }
         let gap = interval_ms.max(SHORTEST_GAP_MS);
-        let missing: Vec<StableId> =
-            self.people.keys().filter(|id| !directory.knows(id)).cloned().collect();
+        let missing: Vec<StableId> = self.people.keys().filter(|id| !directory.knows(id)).cloned().collect();
         for id in missing {
             let absence = self.absences.entry(id).or_insert(Absence { since: now, reads: 0, last_read: now });
             if absence.reads == 0 || now.since_ms(absence.last_read) >= gap {

@@ -405,7 +405,6 @@ fn made(space: &Room) -> BTreeSet<RoomSlot> {
 /// Desired things that no room carries: where their fencing aliases point must be looked up before planning.
 #[must_use]
 pub fn missing(desired: &Desired, observed: &Observed) -> BTreeSet<Key> {
-    let carried: BTreeSet<&Key> =
-        observed.rooms.values().filter_map(|room| identity(room, &observed.bot)).collect();
+    let carried: BTreeSet<&Key> = observed.rooms.values().filter_map(|room| identity(room, &observed.bot)).collect();
     desired.rooms.iter().map(|room| &room.key).filter(|key| !carried.contains(key)).cloned().collect()
 }

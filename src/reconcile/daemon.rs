@@ -302,7 +302,13 @@ impl Daemon {
     }
 
     /// History, status page, request counts.
-    async fn record(&mut self, cause: &str, started: Timestamp, scope: &Scope, (text, pass): (String, Option<PassResult>)) {
+    async fn record(
+        &mut self,
+        cause: &str,
+        started: Timestamp,
+        scope: &Scope,
+        (text, pass): (String, Option<PassResult>),
+    ) {
         let plan = pass.as_ref().and_then(|pass| pass.plan.clone()).filter(|_| *scope == Scope::Everything);
         let counts = pass.map(|pass| {
             [("done", pass.done), ("failed", pass.failed), ("held", pass.held)]
@@ -331,9 +337,8 @@ impl Daemon {
 
     fn tell(&mut self, record: PassRecord, plan: Option<&Plan>, holds: &[HoldRow]) {
         let reconciler = &self.reconciler;
-        let next = clock::now().plus_ms(
-            i64::try_from(self.next_poll.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0),
-        );
+        let next = clock::now()
+            .plus_ms(i64::try_from(self.next_poll.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0));
         self.status.send_modify(|status| {
             if reconciler.parts.actuator.is_none() {
                 status.mode = Mode::DryRun;

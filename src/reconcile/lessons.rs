@@ -160,7 +160,12 @@ fn holds(plan: &Plan, now: Timestamp) -> Vec<HoldRow> {
         .map(|item| HoldRow {
             detail: item.title(plan),
             class: item.hold.class,
-            steps: item.steps.iter().zip(&item.lines).map(|(id, text)| HeldStep { id: id.clone(), text: text.clone() }).collect(),
+            steps: item
+                .steps
+                .iter()
+                .zip(&item.lines)
+                .map(|(id, text)| HeldStep { id: id.clone(), text: text.clone() })
+                .collect(),
             first_held_at: now,
             id: item.id,
         })
