@@ -1,4 +1,4 @@
-//! Encrypted connections: StartTLS, ldaps, a private authority, and client certificates.
+//! Encrypted connections: `StartTLS`, ldaps, a private authority, and client certificates.
 
 use secrecy::SecretString;
 use usher::config::{ClientCert, LdapSource};
