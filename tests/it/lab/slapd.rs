@@ -215,7 +215,7 @@ fn configuration(folder: &Path, setup: &Setup) -> String {
     let schemas: PathBuf = "/etc/ldap/schema".into();
     let mut text = String::new();
     for schema in ["core", "cosine", "nis", "inetorgperson"] {
-        let _ = write!(text, "include {}\n", schemas.join(format!("{schema}.schema")).display());
+        let _ = writeln!(text, "include {}", schemas.join(format!("{schema}.schema")).display());
     }
     text.push_str("modulepath /usr/lib/ldap\nmoduleload back_mdb\nmoduleload syncprov\nmoduleload ppolicy\n");
     if setup.tls {
