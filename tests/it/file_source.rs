@@ -157,6 +157,11 @@ async fn what_is_wrong_is_told_with_line_and_column() {
             "users[0]: unknown field `localprat`, expected one of `id`, `localpart`, `display_name`, `emails`, `enabled` at line 2 column 15",
         ),
         ("b.json", "{\"users\": [\n{\"id\": 1}]}", "invalid type: integer `1`, expected a string at line 2 column 8"),
+        (
+            "h.yaml",
+            "users:\n  - ann@example.org\n",
+            "users[0]: invalid type: string … expected struct UserRow at line 2 column 5",
+        ),
         ("c.json", "{\"users\": [", "EOF while parsing a list at line 1 column 11"),
         ("d.ldif", "dn: cn=a\ncn\n", "line 2, column 3: expected `name: value`"),
         ("e.yaml", "groups: []\n", "missing field `users`"),
