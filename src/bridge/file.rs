@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
+use super::ldap::notices::hide_addresses;
 use super::{Bridge, Probe, SourceError};
 use crate::clock;
 use crate::config::FileSource;
@@ -64,22 +65,23 @@ impl FileBridge {
         Self { source: source.clone(), last: None }
     }
 
-    fn trouble(&self, cause: String, retry: bool) -> SourceError {
-        SourceError { attempted: format!("read {}", self.source.path.display()), cause, retry }
+    /// Parsers quote what they stumble over, which may be somebody's address.
+    fn trouble(&self, cause: &str, retry: bool) -> SourceError {
+        SourceError { attempted: format!("read {}", self.source.path.display()), cause: hide_addresses(cause), retry }
     }
 
     /// The bytes, with what the file system says of them before and after.
     async fn load(&self) -> Result<(Vec<u8>, Stamp, Stamp), SourceError> {
         let path = &self.source.path;
-        let before = stamp(path).await.map_err(|error| self.trouble(missing_text(&error), true))?;
+        let before = stamp(path).await.map_err(|error| self.trouble(&missing_text(&error), true))?;
         if before.size > LARGEST_FILE {
-            return Err(self.trouble(format!("it is larger than {} MiB", LARGEST_FILE >> 20), false));
+            return Err(self.trouble(&format!("it is larger than {} MiB", LARGEST_FILE >> 20), false));
         }
-        let bytes = tokio::fs::read(path).await.map_err(|error| self.trouble(missing_text(&error), true))?;
+        let bytes = tokio::fs::read(path).await.map_err(|error| self.trouble(&missing_text(&error), true))?;
         if before.modified.elapsed().is_ok_and(|age| age < SETTLED) {
             tokio::time::sleep(WATCH).await;
         }
-        let after = stamp(path).await.map_err(|error| self.trouble(missing_text(&error), true))?;
+        let after = stamp(path).await.map_err(|error| self.trouble(&missing_text(&error), true))?;
         Ok((bytes, before, after))
     }
 
@@ -88,21 +90,20 @@ impl FileBridge {
         let digest = Sha256::digest(&bytes).into();
         let text = String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
-            self.trouble(format!("it is not UTF-8 (byte {at})"), false)
+            self.trouble(&format!("it is not UTF-8 (byte {at})"), false)
         })?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         if text.trim().is_empty() {
-            return Err(self.trouble(
-                "it is empty; a file being written is best moved into place when it is whole".to_owned(),
-                true,
-            ));
+            return Err(
+                self.trouble("it is empty; a file being written is best moved into place when it is whole", true)
+            );
         }
         let parsed = if is_ldif(&self.source.path, text) {
             ldif::content(text, &self.source)
         } else {
             table::content(text, &self.source)
         };
-        let mut content = parsed.map_err(|cause| self.trouble(cause, true))?;
+        let mut content = parsed.map_err(|cause| self.trouble(&cause, true))?;
         if before != after {
             content.snapshot.completeness.flaw("the file was changed while it was read");
         }

@@ -180,6 +180,10 @@ fn check(source: &LdapSource, addresses: &[Address]) -> Result<(), String> {
                 .to_owned(),
         );
     }
+    let names = [&source.attributes.uid, &source.attributes.name, &source.attributes.mail];
+    if let Some(name) = names.into_iter().find(|name| !is_attribute_name(name)) {
+        return Err(format!("attributes: `{name}` is no attribute name"));
+    }
     let encrypted = source.start_tls || addresses.iter().all(|address| address.tls_first);
     if source.client_cert.is_some() && !encrypted {
         return Err("a client certificate needs TLS: use ldaps:// in `uri`, or `start_tls: true`".to_owned());
@@ -194,4 +198,8 @@ fn check(source: &LdapSource, addresses: &[Address]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn is_attribute_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
 }

@@ -53,9 +53,9 @@ pub fn sample(snapshot: &Snapshot, n: usize) -> String {
         Completeness::Complete => out.push_str(", complete\n"),
         Completeness::Incomplete(reasons) => {
             out.push_str(", NOT complete\n");
-            reasons.iter().for_each(|reason| {
+            for reason in reasons {
                 let _ = writeln!(out, "  missing: {reason}");
-            });
+            }
         }
     }
     for notice in &snapshot.notices {

@@ -1,4 +1,9 @@
 //! The `file` source: YAML, JSON and LDIF, and files that are not what they should be (S-10).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot set up its world should fail there and then"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -152,9 +157,14 @@ async fn what_is_wrong_is_told_with_line_and_column() {
             "users[0]: unknown field `localprat`, expected one of `id`, `localpart`, `display_name`, `emails`, `enabled` at line 2 column 15",
         ),
         ("b.json", "{\"users\": [\n{\"id\": 1}]}", "invalid type: integer `1`, expected a string at line 2 column 8"),
+        (
+            "h.yaml",
+            "users:\n  - ann@example.org\n",
+            "users[0]: invalid type: string … expected struct UserRow at line 2 column 5",
+        ),
         ("c.json", "{\"users\": [", "EOF while parsing a list at line 1 column 11"),
         ("d.ldif", "dn: cn=a\ncn\n", "line 2, column 3: expected `name: value`"),
-        ("e.yaml", "groups: []\n", "missing field `users` at line 1 column 1"),
+        ("e.yaml", "groups: []\n", "missing field `users`"),
         ("f.yaml", "users: [{ id: a }, { id: a }]\n", "users: two have the id `a`; an id is one person's"),
         (
             "g.yaml",

@@ -1,4 +1,9 @@
-//! The `ldap` source against a real OpenLDAP, and against a scripted server for what OpenLDAP never does.
+//! The `ldap` source against a real `OpenLDAP`, and against a scripted server for what `OpenLDAP` never does.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot set up its world should fail there and then"
+)]
 
 mod failures;
 mod relay;
@@ -339,79 +344,47 @@ async fn last_step(source: &LdapSource) -> (&'static str, String) {
     (last.step, last.detail.clone())
 }
 
+const BUILTIN: &str = "(&(uid=*)(|(objectClass=person)(objectClass=organizationalperson)(objectClass=inetorgperson)\
+                       (objectClass=posixaccount)(objectClass=user)))";
+
 #[tokio::test]
-async fn a_source_test_names_the_setting_at_fault() {
+async fn a_source_test_names_the_setting_that_keeps_everybody_out() {
     let slapd = Slapd::start(COMPANY);
     let good = source(&slapd.uri());
-    let builtin = "(&(uid=*)(|(objectClass=person)(objectClass=organizationalperson)(objectClass=inetorgperson)\
-                   (objectClass=posixaccount)(objectClass=user)))";
-    let wrong = [
-        (
-            LdapSource { filter: Some("(title=Boss)".to_owned()), ..good.clone() },
-            (
-                "users",
-                format!(
-                    "0 users match (&(title=Boss){builtin}): `filter` (title=Boss) keeps them out; without it there are 16"
-                ),
-            ),
-        ),
-        (
-            LdapSource { user_filter: Some("(title=Boss)".to_owned()), ..good.clone() },
-            (
-                "users",
-                "0 users match (title=Boss): `user_filter` (title=Boss) keeps them out; 17 entries have `uid`"
-                    .to_owned(),
-            ),
-        ),
-        (
-            LdapSource {
-                attributes: LdapAttributes { uid: "sAMAccountName".to_owned(), ..good.attributes.clone() },
-                ..good.clone()
-            },
-            (
-                "users",
-                format!(
-                    "0 users match {}: 17 people are there, but none shows `sAMAccountName`; set `attributes.uid`, or give the bind \
-                     user the right to read it",
-                    builtin.replace("(uid=*)", "(sAMAccountName=*)")
-                ),
-            ),
-        ),
-        (
-            LdapSource { base: format!("cn=reader,{BASE}"), ..good.clone() },
-            (
-                "users",
-                format!(
-                    "0 users match {builtin}: nothing is visible below the base; check `base`, or give the bind user the right to \
-                     read below it"
-                ),
-            ),
-        ),
-        (
-            LdapSource { base: format!("ou=Nowhere,{BASE}"), ..good.clone() },
-            (
-                "base",
-                format!(
-                    "read the base `ou=Nowhere,dc=example,dc=org` from {}: the server has no such entry (code 32), or the bind user \
-                     may not see it; check `base`",
-                    slapd.uri()
-                ),
-            ),
-        ),
-        (
-            LdapSource { bind_password: Some(SecretString::from("wrong")), ..good.clone() },
-            (
-                "bind",
-                format!(
-                    "bind as cn=admin,dc=example,dc=org at {}: bind_dn or bind_password is wrong [code 49 (invalid credentials)]",
-                    slapd.uri()
-                ),
-            ),
-        ),
-    ];
-    for (source, expected) in wrong {
-        assert_eq!(last_step(&source).await, expected);
-    }
+    let filter = LdapSource { filter: Some("(title=Boss)".to_owned()), ..good.clone() };
+    let text = format!(
+        "0 users match (&(title=Boss){BUILTIN}): `filter` (title=Boss) keeps them out; without it there are 16"
+    );
+    assert_eq!(last_step(&filter).await, ("users", text));
+    let user_filter = LdapSource { user_filter: Some("(title=Boss)".to_owned()), ..good.clone() };
+    let text = "0 users match (title=Boss): `user_filter` (title=Boss) keeps them out; 17 entries have `uid`";
+    assert_eq!(last_step(&user_filter).await, ("users", text.to_owned()));
+    let attributes = LdapAttributes { uid: "sAMAccountName".to_owned(), ..good.attributes.clone() };
+    let text = format!(
+        "0 users match {}: 17 people are there, but none shows `sAMAccountName`; set `attributes.uid`, or give the bind user the \
+         right to read it",
+        BUILTIN.replace("(uid=*)", "(sAMAccountName=*)")
+    );
+    assert_eq!(last_step(&LdapSource { attributes, ..good.clone() }).await, ("users", text));
+    let base = LdapSource { base: format!("cn=reader,{BASE}"), ..good };
+    let text = format!(
+        "0 users match {BUILTIN}: nothing is visible below the base; check `base`, or give the bind user the right to read below it"
+    );
+    assert_eq!(last_step(&base).await, ("users", text));
+}
+
+#[tokio::test]
+async fn a_source_test_names_a_missing_base_and_a_wrong_password() {
+    let slapd = Slapd::start(COMPANY);
+    let good = source(&slapd.uri());
+    let base = LdapSource { base: format!("ou=Nowhere,{BASE}"), ..good.clone() };
+    let cause = "the server has no such entry (code 32), or the bind user may not see it; check `base`";
+    let text = format!("read the base `ou=Nowhere,dc=example,dc=org` from {}: {cause}", slapd.uri());
+    assert_eq!(last_step(&base).await, ("base", text));
+    let password = LdapSource { bind_password: Some(SecretString::from("wrong")), ..good };
+    let cause = "bind_dn or bind_password is wrong [code 49 (invalid credentials)]";
+    let text = format!("bind as cn=admin,dc=example,dc=org at {}: {cause}", slapd.uri());
+    assert_eq!(last_step(&password).await, ("bind", text));
 }
 
 #[tokio::test]

@@ -39,7 +39,9 @@ pub fn content(text: &str, source: &FileSource) -> Result<Content, String> {
     }
     let mut tree = Tree::new(&how, clock::now(), &base, base_entry);
     entries.iter().filter(|entry| entry.is_of(&CONTAINER_CLASSES)).for_each(|entry| tree.container(entry));
-    entries.iter().for_each(|entry| tree.person(entry));
+    for entry in &entries {
+        tree.person(entry);
+    }
     for entry in &entries {
         tree.group(entry);
     }

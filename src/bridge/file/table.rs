@@ -77,7 +77,7 @@ pub fn content(text: &str, source: &FileSource) -> Result<Content, String> {
     let mut notices = table.notices;
     let mut unnamed = table.unnamed;
     let users = users(table.users, &mapping, (&mut notices, &mut unnamed))?;
-    let groups = groups(table.groups, (&users, &unnamed), &mut notices)?;
+    let groups = groups(&table.groups, (&users, &unnamed), &mut notices)?;
     let snapshot = Snapshot {
         source: String::new(),
         organisation: table.organisation,
@@ -130,7 +130,7 @@ fn already_mapped(written: Option<String>, mapped: Localpart) -> Localpart {
 }
 
 fn groups(
-    rows: Vec<GroupRow>,
+    rows: &[GroupRow],
     (users, unnamed): (&[User], &[StableId]),
     notices: &mut Vec<String>,
 ) -> Result<Vec<RawGroup>, String> {

@@ -1,6 +1,6 @@
-//! The cheap question "has anything changed?" (S-7), asked of OpenLDAP by syncrepl (RFC 4533, refreshOnly with a cookie).
+//! The cheap question "has anything changed?" (S-7), asked of `OpenLDAP` by syncrepl (RFC 4533, `refreshOnly` with a cookie).
 //!
-//! The cookie is made of the contextCSN, read before the read it stands for. Only an answer without entries, without intermediate
+//! The cookie is made of the `contextCSN`, read before the read it stands for. Only an answer without entries, without intermediate
 //! messages, with code 0 and without a new cookie is a "no"; whatever else, including every error, is "perhaps". Never feeds
 //! changes into a snapshot: syncrepl loses removals in too many ways for that (garbage cookies, restored servers, lost session logs).
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 use ldap3::Scope;
 use ldap3::controls::{MakeCritical as _, RefreshMode, SyncRequest};
 
-use super::ber;
+use super::ber::{self, SyncDone};
 use super::search::read_one;
 use super::session::Session;
 use crate::directory::dn;
@@ -57,6 +57,10 @@ pub async fn is_unchanged(session: &mut Session, base: &str, mark: &Mark, patien
     let result = stream.finish().await;
     let done =
         result.ctrls.iter().find(|control| control.1.ctype == SYNC_DONE).and_then(|control| control.1.val.as_deref());
-    let Some(cookie) = done.and_then(ber::sync_done_cookie) else { return false };
-    result.rc == 0 && cookie.is_none_or(|cookie| cookie == mark.cookie)
+    result.rc == 0
+        && match done.and_then(ber::sync_done) {
+            Some(SyncDone::SameCookie) => true,
+            Some(SyncDone::NewCookie(cookie)) => cookie == mark.cookie,
+            None => false,
+        }
 }

@@ -2,6 +2,7 @@
 //!
 //! Reads only what it counts, and prints no addresses or values.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use ldap3::Scope;
@@ -226,12 +227,12 @@ impl Examination<'_> {
             census.people, census.names, names.name, census.mails, names.mail, census.ids
         );
         if census.nameless > 0 {
-            detail.push_str(&format!("; for {} no localpart can be made (see `source sample`)", census.nameless));
+            let _ = write!(detail, "; for {} no localpart can be made (see `source sample`)", census.nameless);
         }
         let mut ok = true;
         if census.names == 0 {
             ok = false;
-            detail.push_str(&format!("; nobody has `{}`: check `attributes.name`", names.name));
+            let _ = write!(detail, "; nobody has `{}`: check `attributes.name`", names.name);
         }
         if census.nameless == census.people {
             ok = false;

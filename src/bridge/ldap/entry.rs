@@ -60,21 +60,25 @@ impl Entry {
             return Err(Undecodable("it is not a search result entry"));
         }
         let mut parts = tag.expect_constructed().ok_or(Undecodable("it has no parts"))?.into_iter();
-        let dn = parts.next().and_then(|dn| dn.expect_primitive()).ok_or(Undecodable("it has no name"))?;
+        let dn =
+            parts.next().and_then(ldap3::asn1::StructureTag::expect_primitive).ok_or(Undecodable("it has no name"))?;
         let dn = String::from_utf8(dn).map_err(|_| Undecodable("its name is not UTF-8"))?;
-        let list =
-            parts.next().and_then(|list| list.expect_constructed()).ok_or(Undecodable("it has no attributes"))?;
+        let list = parts
+            .next()
+            .and_then(ldap3::asn1::StructureTag::expect_constructed)
+            .ok_or(Undecodable("it has no attributes"))?;
         let mut entry = Self { dn, attributes: Vec::with_capacity(list.len()) };
         for attribute in list {
             let mut halves =
                 attribute.expect_constructed().ok_or(Undecodable("an attribute has no parts"))?.into_iter();
-            let description = halves.next().and_then(|half| half.expect_primitive());
+            let description = halves.next().and_then(ldap3::asn1::StructureTag::expect_primitive);
             let description = description.ok_or(Undecodable("an attribute has no name"))?;
             let description =
                 String::from_utf8(description).map_err(|_| Undecodable("an attribute's name is not text"))?;
-            let set = halves.next().and_then(|half| half.expect_constructed());
+            let set = halves.next().and_then(ldap3::asn1::StructureTag::expect_constructed);
             let set = set.ok_or(Undecodable("an attribute has no values"))?;
-            let values: Option<Vec<Vec<u8>>> = set.into_iter().map(|value| value.expect_primitive()).collect();
+            let values: Option<Vec<Vec<u8>>> =
+                set.into_iter().map(ldap3::asn1::StructureTag::expect_primitive).collect();
             let (name, options) = split_description(&description);
             let values = values.ok_or(Undecodable("a value is not an octet string"))?;
             entry.attributes.push(Attribute { name, options, values });

@@ -123,8 +123,9 @@ pub fn shown(text: &str) -> String {
     }
 }
 
-/// Whatever holds an `@` becomes `…`, up to the `=` before it.
-fn hide_addresses(text: &str) -> String {
+/// Words that hold an `@` become `…`, up to the `=` before it.
+#[must_use]
+pub fn hide_addresses(text: &str) -> String {
     if !text.contains('@') {
         return text.to_owned();
     }

@@ -140,7 +140,9 @@ pub async fn read(session: &mut Session, reading: Reading<'_>) -> Result<Read, T
         return Err(Trouble { step: "users", attempted, cause: flaws.join("; "), retry: true });
     }
     let mut grown = tree.finish();
-    flaws.into_iter().for_each(|flaw| grown.snapshot.completeness.flaw(flaw));
+    for flaw in flaws {
+        grown.snapshot.completeness.flaw(flaw);
+    }
     grown.snapshot.notices.append(&mut notices);
     let mark = mark.filter(|_| grown.snapshot.completeness.is_complete());
     Ok(Read { grown, mark })

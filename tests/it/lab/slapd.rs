@@ -1,9 +1,18 @@
-//! A real OpenLDAP on loopback, in a directory of its own, ended with the value that stands for it.
+//! A real `OpenLDAP` on loopback, in a directory of its own, ended with the value that stands for it.
 //!
 //! Base `dc=example,dc=org`, root DN [`ROOT_DN`] with [`PASSWORD`]. `slapd`, `slapadd` and `ldapmodify` must be installed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot set up its world should fail there and then"
+)]
 
+// The path is spelt out because the benchmark includes this file from elsewhere.
+#[path = "slapd/certificates.rs"]
 pub mod certificates;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
@@ -27,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What is beyond the ordinary about a server.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
-    /// Certificates, `ldaps`, StartTLS; a client certificate's user is the root DN.
+    /// Certificates, `ldaps`, `StartTLS`; a client certificate's user is the root DN.
     pub tls: bool,
     /// Lines of slapd.conf before the database, and in it.
     pub global: String,
@@ -77,7 +86,7 @@ impl Slapd {
     fn launch(&mut self) {
         let mut listen = format!("ldap://127.0.0.1:{}/", self.port);
         if let Some(port) = self.tls_port {
-            listen.push_str(&format!(" ldaps://127.0.0.1:{port}/"));
+            let _ = write!(listen, " ldaps://127.0.0.1:{port}/");
         }
         let log = fs::File::create(self.folder.path().join("log")).unwrap();
         let child = Command::new("slapd")
@@ -206,22 +215,24 @@ fn configuration(folder: &Path, setup: &Setup) -> String {
     let schemas: PathBuf = "/etc/ldap/schema".into();
     let mut text = String::new();
     for schema in ["core", "cosine", "nis", "inetorgperson"] {
-        text.push_str(&format!("include {}\n", schemas.join(format!("{schema}.schema")).display()));
+        let _ = writeln!(text, "include {}", schemas.join(format!("{schema}.schema")).display());
     }
     text.push_str("modulepath /usr/lib/ldap\nmoduleload back_mdb\nmoduleload syncprov\nmoduleload ppolicy\n");
     if setup.tls {
         let folder = folder.display();
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "TLSCACertificateFile {folder}/ca.pem\nTLSCertificateFile {folder}/server.pem\nTLSCertificateKeyFile {folder}/server.key\n\
              TLSVerifyClient try\nauthz-regexp \"cn=usher\" \"{ROOT_DN}\"\n"
-        ));
+        );
     }
     text.push_str(&setup.global);
-    text.push_str(&format!(
+    let _ = write!(
+        text,
         "\ndatabase mdb\nsuffix \"{BASE}\"\nrootdn \"{ROOT_DN}\"\nrootpw {PASSWORD}\ndirectory {}\nmaxsize 1073741824\n\
          index objectClass,entryUUID,entryCSN eq\nindex uid pres,eq\n",
         folder.join("db").display()
-    ));
+    );
     text.push_str(&setup.database);
     if !setup.database.contains("access to") {
         text.push_str("\naccess to attrs=userPassword by anonymous auth by * none\naccess to * by * read\n");

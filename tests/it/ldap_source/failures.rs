@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 use usher::bridge::Bridge as _;
 use usher::bridge::ldap::LdapBridge;
-use usher::config::LdapSource;
+use usher::config::{LdapAttributes, LdapSource};
 
 use super::{COMPANY, failure, fetch, flaws, relay, source};
 use crate::lab::slapd::{BASE, Setup, Slapd, free_port, signal};
@@ -49,7 +49,8 @@ const SECOND_PAGE_OF_USERS: usize = 6;
 async fn a_server_killed_in_the_middle_leaves_an_incomplete_read() {
     let slapd = Slapd::start(COMPANY);
     let pid = slapd.pid();
-    let uri = relay::before_request(slapd.port(), SECOND_PAGE_OF_USERS, move || signal(pid, "KILL")).await;
+    let uri =
+        relay::before_request("127.0.0.1:0", slapd.port(), SECOND_PAGE_OF_USERS, move || signal(pid, "KILL")).await;
     let snapshot = fetch(&source(&uri)).await;
     assert_eq!(flaws(&snapshot), ["users: the server stopped after 3 entries: the connection broke off"]);
     assert_eq!((snapshot.users.len(), snapshot.groups.len()), (3, 5));
@@ -59,7 +60,8 @@ async fn a_server_killed_in_the_middle_leaves_an_incomplete_read() {
 async fn a_server_frozen_in_the_middle_leaves_an_incomplete_read() {
     let slapd = Slapd::start(COMPANY);
     let pid = slapd.pid();
-    let uri = relay::before_request(slapd.port(), SECOND_PAGE_OF_USERS, move || signal(pid, "STOP")).await;
+    let uri =
+        relay::before_request("127.0.0.1:0", slapd.port(), SECOND_PAGE_OF_USERS, move || signal(pid, "STOP")).await;
     let snapshot = fetch(&LdapSource { operation_timeout_ms: 300, ..source(&uri) }).await;
     assert_eq!(flaws(&snapshot), ["users: the server stopped after 3 entries: no answer within 300 ms"]);
     assert_eq!(snapshot.users.len(), 3);
@@ -71,7 +73,8 @@ async fn a_server_frozen_in_the_middle_leaves_an_incomplete_read() {
 async fn a_read_that_takes_too_long_is_cut_and_incomplete() {
     let slapd = Slapd::start(COMPANY);
     let pid = slapd.pid();
-    let uri = relay::before_request(slapd.port(), SECOND_PAGE_OF_USERS, move || signal(pid, "STOP")).await;
+    let uri =
+        relay::before_request("127.0.0.1:0", slapd.port(), SECOND_PAGE_OF_USERS, move || signal(pid, "STOP")).await;
     let snapshot = fetch(&LdapSource { read_timeout_ms: 1000, ..source(&uri) }).await;
     assert_eq!(flaws(&snapshot), ["the whole read took longer than read_timeout (1 s)"]);
     assert_eq!(snapshot.users.len(), 3);
@@ -84,7 +87,7 @@ async fn a_server_that_fails_before_anything_was_read_is_an_error() {
     {
         let slapd = Slapd::start(COMPANY);
         let pid = slapd.pid();
-        let uri = relay::before_request(slapd.port(), 2, move || signal(pid, signal_name)).await;
+        let uri = relay::before_request("127.0.0.1:0", slapd.port(), 2, move || signal(pid, signal_name)).await;
         let source = LdapSource { operation_timeout_ms: patience, ..source(&uri) };
         assert_eq!(failure(&source).await, (format!("read the base `dc=example,dc=org` from {uri}: {cause}"), true));
     }
@@ -206,6 +209,13 @@ async fn settings_that_cannot_work_are_refused_without_a_server() {
         (
             LdapSource { uris: vec!["http://x".to_owned()], ..good.clone() },
             "`http://x`: scheme `http` is neither ldap nor ldaps",
+        ),
+        (
+            LdapSource {
+                attributes: LdapAttributes { uid: "u)(id".to_owned(), ..good.attributes.clone() },
+                ..good.clone()
+            },
+            "attributes: `u)(id` is no attribute name",
         ),
         (LdapSource { base: "people".to_owned(), ..good.clone() }, "base `people` is not a DN"),
         (

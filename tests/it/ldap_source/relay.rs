@@ -3,10 +3,10 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Relays the first connection to `port`, and runs `action` before passing on the client's request number `at` (from 1).
+/// Relays the first connection at `listen` to `port` on 127.0.0.1, and runs `action` before passing on the client's request number `at` (from 1).
 /// The client waits for each answer, so every chunk it sends is one request. Returns the URI to use.
-pub async fn before_request(port: u16, at: usize, action: impl FnOnce() + Send + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+pub async fn before_request(listen: &str, port: u16, at: usize, action: impl FnOnce() + Send + 'static) -> String {
+    let listener = TcpListener::bind(listen).await.unwrap();
     let uri = format!("ldap://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         let (mut client, _) = listener.accept().await.unwrap();

@@ -1,4 +1,4 @@
-//! What OpenLDAP never does but other servers, or broken ones, do.
+//! What `OpenLDAP` never does but other servers, or broken ones, do.
 
 use usher::config::LdapSource;
 
