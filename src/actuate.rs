@@ -4,9 +4,11 @@
 //! homeserver is another.
 
 use async_trait::async_trait;
+use serde_json::Value;
 
-use crate::ids::{EventId, RoomId};
-use crate::plan::Action;
+use crate::ids::{EventId, RoomAlias, RoomId, UserId};
+use crate::matrix::{Homeserver, MatrixError, Membership, Trouble};
+use crate::plan::{Action, Creation, RoomRef, StateChange};
 
 /// What came back from one action.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,4 +55,173 @@ pub trait Actuator: Send + Sync {
     /// # Errors
     /// [`ActError`], classified.
     async fn perform(&self, action: &Action) -> Result<Outcome, ActError>;
+}
+
+/// Does actions on the real homeserver: the exhaustive match from [`Action`] to requests. What to do was decided before; here is only
+/// how, and what a refusal means.
+pub struct LiveActuator {
+    homeserver: Homeserver,
+}
+
+impl LiveActuator {
+    /// Acts on `homeserver`. Makes no request.
+    #[must_use]
+    pub fn new(homeserver: Homeserver) -> Self {
+        Self { homeserver }
+    }
+
+    async fn create(&self, creation: &Creation) -> Result<Outcome, ActError> {
+        let attempt = format!("make {}", creation.key);
+        let body = creation.request(self.homeserver.bot());
+        match self.homeserver.create_room(body, &attempt).await {
+            Ok(room) => Ok(Outcome { room: Some(room), ..Outcome::default() }),
+            Err(error) if error.code.as_deref() == Some("M_ROOM_IN_USE") => self.find(creation, error).await,
+            Err(error) => Err(classify(error)),
+        }
+    }
+
+    /// The fence stands: an earlier call made the room and its answer was lost, or somebody else's room or debris is in the way.
+    async fn find(&self, creation: &Creation, refusal: MatrixError) -> Result<Outcome, ActError> {
+        let server = self.homeserver.bot().server();
+        let alias = creation.key.alias(&creation.marker.instance, server);
+        let stale = |cause: String| ActError {
+            attempted: refusal.attempted.clone(),
+            cause,
+            code: refusal.code.clone(),
+            kind: ActErrorKind::Stale,
+        };
+        let Some(id) = self.homeserver.resolve(&alias).await.map_err(classify)? else {
+            return Err(stale(format!("{alias} was taken and is free again")));
+        };
+        let room = self.homeserver.room(&id).await.map_err(classify)?;
+        if room.is_some_and(|room| room.created_for.as_ref() == Some(&creation.key)) {
+            return Ok(Outcome { room: Some(id), found: true, ..Outcome::default() });
+        }
+        Err(stale(format!("{alias} points at {id}, which is not a room of ours")))
+    }
+
+    async fn set_state(&self, room: &RoomRef, state: &StateChange) -> Result<Outcome, ActError> {
+        let room = resolved(room)?;
+        let bot = self.homeserver.bot();
+        let (kind, state_key, content) = state.event(bot).ok_or_else(unresolved)?;
+        if let StateChange::CanonicalAlias(alias) = state {
+            let alias = RoomAlias::from(alias.as_str());
+            self.homeserver.point_alias(&alias, room).await.map_err(classify)?;
+        }
+        self.put_state(room, kind, &state_key, content).await
+    }
+
+    async fn set_levels(&self, room: &RoomRef, content: &Value) -> Result<Outcome, ActError> {
+        self.put_state(resolved(room)?, "m.room.power_levels", "", content.clone()).await
+    }
+
+    async fn put_state(&self, room: &RoomId, kind: &str, state_key: &str, content: Value) -> Result<Outcome, ActError> {
+        match self.homeserver.put_state(room, kind, state_key, content).await.map_err(classify) {
+            Ok(event) => Ok(Outcome { event, ..Outcome::default() }),
+            // No right, or no longer in the room?
+            Err(mut failure) if failure.kind == ActErrorKind::Forbidden => {
+                let bot_in = self.homeserver.membership(room, self.homeserver.bot()).await.map_err(classify)?;
+                if bot_in.as_deref() != Some("join") {
+                    failure.kind = ActErrorKind::Stale;
+                }
+                Err(failure)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// A membership write that was refused for want of a right is looked at once more: was the person already where we want them, or
+    /// somewhere we did not know of?
+    async fn membership(
+        &self,
+        room: &RoomRef,
+        user: &UserId,
+        expected: &[Option<&str>],
+        written: Result<(), MatrixError>,
+    ) -> Result<Outcome, ActError> {
+        let Err(error) = written else { return Ok(Outcome::default()) };
+        let mut failure = classify(error);
+        if failure.kind == ActErrorKind::Forbidden && failure.code.as_deref() == Some("M_FORBIDDEN") {
+            let room = resolved(room)?;
+            let bot_in = self.homeserver.membership(room, self.homeserver.bot()).await.map_err(classify)?;
+            let now = self.homeserver.membership(room, user).await.map_err(classify)?;
+            if bot_in.as_deref() != Some("join") || !expected.contains(&now.as_deref()) {
+                failure.kind = ActErrorKind::Stale;
+            }
+        }
+        Err(failure)
+    }
+}
+
+#[async_trait]
+impl Actuator for LiveActuator {
+    async fn perform(&self, action: &Action) -> Result<Outcome, ActError> {
+        let homeserver = &self.homeserver;
+        let plain = |written: Result<(), MatrixError>| written.map(|()| Outcome::default()).map_err(classify);
+        match action {
+            Action::RegisterBot => plain(homeserver.ensure_users().await),
+            Action::SetBotName { name } => plain(homeserver.set_bot_name(name).await),
+            Action::DropAlias { alias, .. } => plain(homeserver.remove_alias(alias).await),
+            Action::CreateRoom(creation) => self.create(creation).await,
+            Action::SetState { room, state } => self.set_state(room, state).await,
+            Action::SetPowerLevels { room, content, .. } => self.set_levels(room, content).await,
+            Action::Invite { room, user, text } => {
+                let change = Membership::Invite { user, reason: text };
+                let written = homeserver.change_membership(resolved(room)?, change).await;
+                self.membership(room, user, &[None, Some("leave"), Some("knock"), Some("invite")], written).await
+            }
+            Action::Join { room, user } => {
+                let written = homeserver.join_user(resolved(room)?, user).await;
+                self.membership(room, user, &[None, Some("leave"), Some("knock"), Some("invite")], written).await
+            }
+            Action::Kick { room, user, text } => {
+                let change = Membership::Kick { user, reason: text };
+                let written = homeserver.change_membership(resolved(room)?, change).await;
+                self.membership(room, user, &[Some("join"), Some("invite"), Some("knock")], written).await
+            }
+            Action::Lock { user } => Err(ActError {
+                attempted: format!("lock {user}"),
+                cause: "this version of usher does not lock accounts".to_owned(),
+                code: None,
+                kind: ActErrorKind::Forbidden,
+            }),
+            Action::Leave { room } => plain(homeserver.leave(resolved(room)?).await),
+        }
+    }
+}
+
+fn resolved(room: &RoomRef) -> Result<&RoomId, ActError> {
+    match room {
+        RoomRef::Id(room) => Ok(room),
+        RoomRef::New(_) => Err(unresolved()),
+    }
+}
+
+/// The room an action is about was to be made by an earlier step, which did not happen.
+fn unresolved() -> ActError {
+    ActError {
+        attempted: "find the room this step is about".to_owned(),
+        cause: "it has not been made".to_owned(),
+        code: None,
+        kind: ActErrorKind::Stale,
+    }
+}
+
+/// What a failed request means for the action.
+fn classify(error: MatrixError) -> ActError {
+    let kind = match (error.trouble, error.code.as_deref()) {
+        (_, Some("M_INVITE_BLOCKED" | "ORG.MATRIX.MSC4155.M_INVITE_BLOCKED" | "M_USER_SUSPENDED")) => {
+            ActErrorKind::Refused
+        }
+        // Somebody is banned, or a room or alias is no longer there.
+        (_, Some("M_BAD_STATE")) | (Trouble::NotFound, _) => ActErrorKind::Stale,
+        (Trouble::UnknownToken, _) => ActErrorKind::Fatal,
+        (Trouble::Away | Trouble::RateLimited | Trouble::Malformed, _) => ActErrorKind::Retry,
+        (Trouble::Forbidden, _) | (Trouble::Rejected, Some("M_EXCLUSIVE")) => ActErrorKind::Forbidden,
+        // An alias points elsewhere.
+        (Trouble::Rejected, _) if error.status == Some(409) => ActErrorKind::Stale,
+        // The request itself is unacceptable (too large, a malformed id): the same one will be again.
+        (Trouble::Rejected, _) => ActErrorKind::Refused,
+    };
+    ActError { attempted: error.attempted, cause: error.cause, code: error.code, kind }
 }

@@ -7,6 +7,7 @@ use crate::directory::Snapshot;
 
 pub mod file;
 pub mod ldap;
+pub mod localpart;
 
 /// A source of people and groups.
 #[async_trait]

@@ -1,17 +1,45 @@
-//! The configuration, typed. Parsing lives in the modules below: `tree` (YAML with positions), `section` (typed values out of it,
-//! every problem collected), `secret`, and one file a section. Meaning is checked last, over the whole (S-12, S-95, section 12).
+//! The configuration, typed. Reading lives in the modules below, in this order: `tree` (YAML with positions), `merge` (several
+//! files), `variables`, `section` and `value` (typed values, every problem collected), `secret`, one file a section, and
+//! `meaning` last, over the whole (S-12, S-95, section 12). [`load`] is the way in.
 //!
 //! Nothing here reads the network; the only files read are the configuration itself and the `*_file` secrets it names.
 
+mod dump;
+mod homeserver;
+mod load;
+mod meaning;
+mod merge;
+mod operation;
+mod problem;
+mod provisioner;
+mod rooms;
+mod safety;
+mod secret;
+mod section;
+mod source;
+mod source_ldap;
+mod source_scim;
+mod spaces;
+mod syntax;
+mod tree;
+mod user_provisioner;
+mod value;
+mod variables;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use secrecy::SecretString;
 
+pub use dump::{dump, dump_with};
+pub use load::{load, load_with};
+pub use problem::{Loaded, Problem, Severity};
+
 use crate::ids::{Localpart, RoomSlot, SpaceId, Timestamp, UserId};
 
 /// Everything usher was told. Durations are milliseconds.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// Names this usher in markers and aliases.
     pub instance: String,
@@ -30,6 +58,30 @@ pub struct Config {
     pub telemetry: Option<Telemetry>,
     pub logging: Logging,
     pub exceptions: Vec<Exception>,
+}
+
+impl fmt::Debug for Config {
+    /// Everything but the database's URL, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.database_url.split(':').next().unwrap_or_default();
+        f.debug_struct("Config")
+            .field("instance", &self.instance)
+            .field("homeserver", &self.homeserver)
+            .field("appservice", &self.appservice)
+            .field("accounts", &self.accounts)
+            .field("database_url", &format_args!("{scheme}:[REDACTED]"))
+            .field("ops", &self.ops)
+            .field("operators", &self.operators)
+            .field("safety", &self.safety)
+            .field("provisioner", &self.provisioner)
+            .field("user_provisioner", &self.user_provisioner)
+            .field("spaces", &self.spaces)
+            .field("source", &self.source)
+            .field("telemetry", &self.telemetry)
+            .field("logging", &self.logging)
+            .field("exceptions", &self.exceptions)
+            .finish()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -159,6 +211,7 @@ pub enum V12Creators {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one documented key of the file")]
 pub struct Provisioner {
     pub default_rooms: Vec<RoomTemplate>,
     pub allowed_users: Vec<Pattern>,
@@ -280,6 +333,16 @@ pub struct Space {
 pub struct UserProvisioner {
     pub deprovisioning: Option<Deprovisioning>,
     pub synapse_attributes: Vec<String>,
+    pub display_name: DisplayNameSync,
+}
+
+/// When a synchronised display name is written (S-50).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DisplayNameSync {
+    #[default]
+    Always,
+    Initial,
+    WhenDirectoryChanges,
 }
 
 /// Present only when `deprovisioning.enabled` is true.
@@ -333,6 +396,7 @@ impl Source {
 
 /// AIM's `source: {type: ldap}` with matrix-synapse-ldap3's keys (S-6).
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one documented key of the file")]
 pub struct LdapSource {
     pub check_interval_ms: i64,
     /// Tried in order.
@@ -399,7 +463,7 @@ pub struct MsGraphSource {
     pub scopes: Vec<String>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ScimSource {
     pub check_interval_ms: i64,
     pub port: u16,
@@ -412,6 +476,23 @@ pub struct ScimSource {
     pub synchronous_provisioning: bool,
     /// The mailer section as given; read by the mail part.
     pub mailer: Option<serde_json::Value>,
+}
+
+impl fmt::Debug for ScimSource {
+    /// The mailer's section may hold its password, so only its presence is shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScimSource")
+            .field("port", &self.port)
+            .field("listen", &self.listen)
+            .field("base_url", &self.base_url)
+            .field("client_id", &self.client_id)
+            .field("credentials", &self.credentials)
+            .field("username_attribute", &self.username_attribute)
+            .field("register_users", &self.register_users)
+            .field("synchronous_provisioning", &self.synchronous_provisioning)
+            .field("mailer", &self.mailer.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -450,7 +531,7 @@ pub struct Logging {
     pub format: LogFormat,
 }
 
-/// Values by dotted path, for messages: where something was written.
+/// Where each setting was written, by its path in `snake_case`: `spaces[0].groups[1].power_level`. For messages.
 pub type Positions = BTreeMap<String, Position>;
 
 /// Where a value stands in the files given with `-c`. Lines and columns count from 1.

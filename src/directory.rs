@@ -27,6 +27,9 @@ pub struct Snapshot {
     /// What an operator should know: skipped entries, dangling members, each with its remedy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
+    /// People who are there but from whose entry no localpart can be made; an existing binding stands (S-100).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unnamed: Vec<StableId>,
 }
 
 /// Whether the whole of the source was seen (S-3). From an incomplete read usher adds, never removes.
@@ -131,6 +134,8 @@ pub struct Directory {
     pub groups: BTreeMap<StableId, Group>,
     pub completeness: Completeness,
     pub notices: Vec<String>,
+    /// People who are there without a usable name: neither absent nor changed (S-100).
+    pub unnamed: BTreeSet<StableId>,
     /// Localparts claimed by several users: nothing is done to or because of them beyond existing bindings (S-5).
     pub conflicts: BTreeMap<Localpart, Vec<StableId>>,
     names: BTreeMap<Alias, BTreeSet<StableId>>,

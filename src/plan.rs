@@ -25,6 +25,7 @@ pub use explain::explain;
 pub use guard::{HeldItem, WINDOW_MS, guard};
 pub use json::to_json;
 pub use render::{Header, render};
+pub use rooms::missing;
 pub use world::{Decision, World};
 
 use crate::desired::Desired;

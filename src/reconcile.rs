@@ -1,1 +1,371 @@
-//! Being built.
+//! From reading to doing: fetch, fold, plan, guard, execute, remember. One owner of everything that is known ([`Reconciler`]), no locks;
+//! `daemon` is the loop around it.
+//!
+//! Decides nothing itself: what should be is `desired`, what to do is `plan`, how it is sent is `actuate`.
+
+pub mod daemon;
+mod lessons;
+mod survey;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::actuate::{ActError, ActErrorKind, Actuator, Outcome};
+use crate::bridge::{Bridge, SourceError};
+use crate::cli::progress::Progress;
+use crate::clock;
+use crate::config::Config;
+use crate::desired::{Desired, desire};
+use crate::directory::{Completeness, Directory};
+use crate::execute;
+use crate::http::ops::Heartbeat;
+use crate::ids::{Key, RoomId, Timestamp, UserId};
+use crate::ledger::Ledger;
+use crate::matrix::{Homeserver, MatrixError};
+use crate::observability::{Metrics, StepState};
+use crate::observed::Observed;
+use crate::plan::{self, Header, Plan, Scope, Step, StepId};
+use crate::store::{Store, StoreError, WriterLease};
+
+/// Rounds of planning and doing in one pass. Two are usual; more means that something undoes what usher does (S-34).
+const MOST_ROUNDS: u32 = 8;
+/// First pause before a failed step is tried again; it doubles up to [`LONGEST_PAUSE_MS`].
+const FIRST_PAUSE_MS: i64 = 5_000;
+const LONGEST_PAUSE_MS: i64 = 15 * 60 * 1000;
+/// A write is sent only while the writer's lease lasts longer than a request may take (S-85).
+const REQUEST_TIMEOUT_MS: u64 = 10_000;
+
+/// What a pass works with. Built in `app`.
+pub struct Parts {
+    pub config: Config,
+    pub bridge: Box<dyn Bridge>,
+    pub homeserver: Homeserver,
+    /// `None`: a dry run (DESIGN decision 3).
+    pub actuator: Option<Box<dyn Actuator>>,
+    /// `None`: there is no database yet, and nothing may be written.
+    pub store: Option<Store>,
+    pub lease: Option<WriterLease>,
+    pub metrics: std::sync::Arc<Metrics>,
+    pub heartbeat: Heartbeat,
+}
+
+/// Everything usher knows, and the only one to change it.
+pub struct Reconciler {
+    parts: Parts,
+    directory: Option<Directory>,
+    /// When the source was last read at all.
+    read_at: Option<Timestamp>,
+    observed: Option<Observed>,
+    ledger: Ledger,
+    /// The ledger as the database has it.
+    saved: Ledger,
+    /// Keys whose fencing alias was looked up since the last full read.
+    looked_up: BTreeSet<Key>,
+    /// Removal candidates asked after: whether another service owns the account (S-102).
+    services: BTreeMap<UserId, bool>,
+    /// Steps that failed, and when they are due again.
+    troubles: BTreeMap<StepId, StepTrouble>,
+    progress: watch::Sender<Progress>,
+    stop: CancellationToken,
+}
+
+/// A step that failed and waits.
+#[derive(Clone, Debug)]
+pub struct StepTrouble {
+    pub what: String,
+    pub cause: String,
+    pub failures: u32,
+    pub since: Timestamp,
+    pub retry_at: Timestamp,
+}
+
+/// A plan with what it was made from.
+pub struct Decided {
+    pub desired: Desired,
+    pub plan: Plan,
+    pub header: Header,
+}
+
+/// How a pass ended.
+#[derive(Debug, Default)]
+pub struct PassResult {
+    pub done: u64,
+    pub failed: u64,
+    pub held: u64,
+    /// The homeserver went away, or its answers got lost: read everything again before going on.
+    pub interrupted: bool,
+    /// The token is not accepted.
+    pub fatal: Option<String>,
+    /// What was left when the pass ended.
+    pub plan: Option<Plan>,
+}
+
+/// Why a pass could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    #[error("source: {0}")]
+    Source(#[from] SourceError),
+    #[error("homeserver: {0}")]
+    Homeserver(#[from] MatrixError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+impl Reconciler {
+    /// Takes the parts and what the database remembers. Reads nothing else yet.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn new(parts: Parts, stop: CancellationToken) -> Result<Self, StoreError> {
+        let mut ledger = Ledger::default();
+        if let Some(store) = &parts.store {
+            ledger = store.load_ledger().await?;
+        }
+        let (progress, _) = watch::channel(Progress::default());
+        Ok(Self {
+            parts,
+            directory: None,
+            read_at: None,
+            observed: None,
+            saved: ledger.clone(),
+            ledger,
+            looked_up: BTreeSet::new(),
+            services: BTreeMap::new(),
+            troubles: BTreeMap::new(),
+            progress,
+            stop,
+        })
+    }
+
+    /// How far the current pass is.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Ends whoever shows the progress.
+    pub fn hush(&mut self) {
+        self.progress = watch::channel(Progress::default()).0;
+    }
+
+    /// Whether a pass has ended with this database (S-101).
+    #[must_use]
+    pub fn has_settled(&self) -> bool {
+        self.ledger.settled
+    }
+
+    /// Steps that failed and wait.
+    pub fn troubles(&self) -> impl Iterator<Item = &StepTrouble> {
+        self.troubles.values()
+    }
+
+    /// What was read last.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Directory> {
+        self.directory.as_ref()
+    }
+
+    /// What the homeserver looks like.
+    #[must_use]
+    pub fn observed(&self) -> Option<&Observed> {
+        self.observed.as_ref()
+    }
+
+    /// The plan for `scope` from what is known now. Asks the homeserver only for what the plan turns out to need: where aliases of
+    /// missing rooms point, whether people exist (without a user list), and who owns the accounts to be removed.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub async fn decide(&mut self, scope: &Scope) -> Result<Decided, PassError> {
+        let now = clock::now();
+        let desired = self.desire(now);
+        self.complete(&desired).await?;
+        let mut plan = self.plan(&desired, scope, now);
+        if self.ask_owners(&plan).await? {
+            plan = self.plan(&desired, scope, now);
+        }
+        let header = self.header(&desired);
+        if *scope == Scope::Everything {
+            self.count(&plan);
+        }
+        Ok(Decided { desired, plan, header })
+    }
+
+    fn desire(&self, now: Timestamp) -> Desired {
+        let nothing = Directory::default();
+        let directory = self.directory.as_ref().unwrap_or(&nothing);
+        let mut desired = tokio::task::block_in_place(|| desire(&self.parts.config, directory, &self.ledger, now));
+        let stale = self.read_at.is_none_or(|read| now.since_ms(read) > self.parts.config.safety.stale_after_ms);
+        desired.complete = desired.complete && !stale;
+        desired
+    }
+
+    fn plan(&self, desired: &Desired, scope: &Scope, now: Timestamp) -> Plan {
+        let Some(observed) = &self.observed else { return Plan::default() };
+        tokio::task::block_in_place(|| {
+            let mut plan = plan::plan(desired, observed, &self.ledger, scope, now);
+            let limits = &self.parts.config.safety.limits;
+            plan::guard(&mut plan, (desired, observed), &self.ledger, limits, now);
+            plan
+        })
+    }
+
+    fn header(&self, desired: &Desired) -> Header {
+        let source = match &self.directory {
+            None => "not read yet".to_owned(),
+            Some(directory) => {
+                let people =
+                    format!("{}: {} users, {} groups", directory.source, directory.users.len(), directory.groups.len());
+                match &directory.completeness {
+                    Completeness::Complete => format!("{people}, complete"),
+                    Completeness::Incomplete(reasons) => format!("{people}, NOT COMPLETE: {}", reasons.join("; ")),
+                }
+            }
+        };
+        let spaces = desired.rooms.iter().filter(|room| room.key.is_space()).count();
+        let server = self.parts.config.homeserver.server_name.clone();
+        let target = format!("{server}: {spaces} spaces, {} rooms to manage", desired.rooms.len() - spaces);
+        Header { source, target, server }
+    }
+
+    /// Plans and does until nothing is left to do, in slices; `between` runs after each slice and may fold news in.
+    ///
+    /// # Errors
+    /// When the homeserver or the database is away before anything was sent.
+    pub async fn carry_out(&mut self, scope: &Scope, feed: &mut dyn Folding) -> Result<PassResult, PassError> {
+        let mut result = PassResult::default();
+        let mut rounds = 0;
+        let mut plan;
+        loop {
+            self.parts.heartbeat.tick();
+            feed.fold(self).await?;
+            plan = self.decide(scope).await?.plan;
+            let now = clock::now();
+            let due: Vec<Step> = plan
+                .pending()
+                .filter(|step| {
+                    self.troubles.is_empty()
+                        || self.troubles.get(&step.id()).is_none_or(|trouble| trouble.retry_at <= now)
+                })
+                .cloned()
+                .collect();
+            if due.is_empty() || self.stop.is_cancelled() || rounds >= MOST_ROUNDS || self.parts.actuator.is_none() {
+                break;
+            }
+            // Removals must be written down: without the database nothing is done (S-81 survives restarts).
+            self.save().await?;
+            let total = result.done + result.failed + due.len() as u64;
+            self.progress.send_modify(|progress| progress.total = total);
+            let report = self.slice(due).await;
+            result.done += report.done.len() as u64;
+            result.failed += report.failed.len() as u64;
+            rounds += u32::from(report.finished);
+            let progressed = !report.done.is_empty();
+            self.settle_up(&plan, report, &mut result).await?;
+            if result.interrupted || result.fatal.is_some() || !(progressed || rounds == 0) {
+                break;
+            }
+        }
+        if rounds >= MOST_ROUNDS {
+            tracing::warn!(rounds, "the same steps come back in every round: something undoes what usher does");
+        }
+        result.held = plan.held_count() as u64;
+        if *scope == Scope::Everything && self.parts.actuator.is_some() {
+            self.finish(&plan, !result.interrupted && result.fatal.is_none()).await?;
+        }
+        result.plan = Some(plan);
+        Ok(result)
+    }
+
+    async fn slice(&mut self, due: Vec<Step>) -> execute::Report {
+        let (Some(actuator), Some(observed)) = (&self.parts.actuator, &mut self.observed) else {
+            return execute::Report::default();
+        };
+        let mut watch = Overseer {
+            lease: self.parts.lease.as_ref(),
+            stop: &self.stop,
+            metrics: &self.parts.metrics,
+            heartbeat: &self.parts.heartbeat,
+            progress: &self.progress,
+        };
+        execute::run(due, observed, actuator.as_ref(), &mut watch, execute::SLICE).await
+    }
+
+    fn count(&self, plan: &Plan) {
+        let metrics = &self.parts.metrics;
+        let held = plan.held_count() as u64;
+        let pending = plan.pending().count() as u64;
+        metrics.set_plan(StepState::Pending, pending);
+        metrics.set_plan(StepState::Held, held);
+        metrics.set_plan(StepState::Withheld, plan.steps.len() as u64 - pending - held);
+        let mut classes: BTreeMap<plan::Class, u64> = BTreeMap::new();
+        for hold in plan.steps.iter().filter_map(Step::hold) {
+            *classes.entry(hold.class).or_default() += 1;
+        }
+        metrics.set_held(|class| classes.get(&class).copied().unwrap_or(0));
+    }
+}
+
+/// Folds in what the feed brought between two slices.
+#[async_trait::async_trait]
+pub trait Folding: Send {
+    /// Takes in what has arrived, without waiting.
+    async fn fold(&mut self, reconciler: &mut Reconciler) -> Result<(), PassError>;
+}
+
+/// Nothing arrives: one-shot verbs.
+pub struct NoFeed;
+
+#[async_trait::async_trait]
+impl Folding for NoFeed {
+    async fn fold(&mut self, _reconciler: &mut Reconciler) -> Result<(), PassError> {
+        Ok(())
+    }
+}
+
+/// Watches over the executor: lease, stop, log, metrics, progress.
+struct Overseer<'a> {
+    lease: Option<&'a WriterLease>,
+    stop: &'a CancellationToken,
+    metrics: &'a Metrics,
+    heartbeat: &'a Heartbeat,
+    progress: &'a watch::Sender<Progress>,
+}
+
+impl execute::Watch for Overseer<'_> {
+    fn may_write(&self) -> bool {
+        let leased = self.lease.is_some_and(|lease| lease.remaining_ms() > REQUEST_TIMEOUT_MS);
+        leased && !self.stop.is_cancelled()
+    }
+
+    fn ended(&mut self, step: &Step, result: Result<&Outcome, &ActError>) {
+        self.heartbeat.tick();
+        let action = step.action.verb();
+        let place = step.place.as_ref().map(ToString::to_string).unwrap_or_default();
+        let user = step.action.user().map(UserId::as_str).unwrap_or_default();
+        let word = match result {
+            Ok(_) => {
+                tracing::info!(action, place, user, reason = %step.reason, "done");
+                "done"
+            }
+            Err(error) => {
+                tracing::warn!(action, place, user, %error, "failed");
+                match error.kind {
+                    ActErrorKind::Refused => "refused",
+                    ActErrorKind::Stale => "stale",
+                    ActErrorKind::Retry | ActErrorKind::Forbidden | ActErrorKind::Fatal => "failed",
+                }
+            }
+        };
+        self.metrics.step_ended(action, word);
+        self.progress.send_modify(|progress| {
+            progress.done += 1;
+            progress.failed += u64::from(result.is_err());
+        });
+    }
+}
+
+/// Rooms something happened in.
+pub type Dirty = BTreeSet<RoomId>;

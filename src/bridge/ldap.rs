@@ -1,27 +1,197 @@
-//! LDAP.
+//! The `ldap` source (S-6): full paged reads of a directory server, and the cheap question whether one is needed (S-7).
+//!
+//! ```text
+//! ldap.rs      the bridge: which server, what to remember between reads
+//!   session    connect, TLS (tls), bind          trouble    what went wrong, and what to do
+//!   read       base, OUs, people, groups         search     paging; range: members in parts
+//!   entry      bytes of one entry (ber)          change     "has anything changed?"
+//!   person     what an entry says of itself      tree       entries -> Snapshot; notices
+//!   diagnosis  `usher source test`
+//! ```
+//! Never writes to the directory, never follows referrals, never mixes two servers in one read.
+
+mod ber;
+mod change;
+mod diagnosis;
+pub mod entry;
+pub(crate) mod notices;
+pub mod person;
+mod range;
+mod read;
+mod search;
+mod session;
+mod tls;
+pub mod tree;
+mod trouble;
+
+use std::sync::Arc;
+
 use async_trait::async_trait;
+use rustls::ClientConfig;
+use secrecy::ExposeSecret as _;
 
+use super::localpart::Mapping;
 use super::{Bridge, Probe, SourceError};
+use crate::clock;
 use crate::config::LdapSource;
-use crate::directory::Snapshot;
+use crate::directory::{Snapshot, dn};
+use crate::ids::Timestamp;
 
-pub struct LdapBridge;
+use change::Mark;
+use person::Interpretation;
+use read::{Read, Reading, Searches, bracketed};
+use session::{Address, Session};
+use trouble::Trouble;
+
+/// A directory server, or several holding the same.
+#[derive(Debug)]
+pub struct LdapBridge {
+    source: LdapSource,
+    addresses: Vec<Address>,
+    tls: Arc<ClientConfig>,
+    how: Interpretation,
+    searches: Searches,
+    last: Option<Last>,
+}
+
+/// What the last complete read leaves behind.
+#[derive(Debug)]
+struct Last {
+    mark: Mark,
+    /// When an account expires by itself, which changes the directory without changing the server.
+    next_expiry: Option<Timestamp>,
+}
 
 impl LdapBridge {
+    /// Checks the configuration and reads the certificates; connects to nothing.
+    ///
     /// # Errors
-    /// Unreadable certificate files.
-    pub fn new(_source: &LdapSource) -> Result<Self, SourceError> {
-        Ok(Self)
+    /// Settings that cannot work, and certificate files that cannot be used.
+    pub fn new(source: &LdapSource) -> Result<Self, SourceError> {
+        let mut source = source.clone();
+        source.bind_dn = source.bind_dn.filter(|dn| !dn.is_empty());
+        let addresses: Result<Vec<_>, _> = source.uris.iter().map(|uri| Address::parse(uri)).collect();
+        let addresses = addresses.map_err(unusable)?;
+        check(&source, &addresses).map_err(unusable)?;
+        let mapping = Mapping::new(source.localpart.as_deref(), &source.attributes.uid, source.strict_localparts);
+        let how = Interpretation {
+            uid: source.attributes.uid.to_ascii_lowercase(),
+            name: source.attributes.name.to_ascii_lowercase(),
+            mail: source.attributes.mail.to_ascii_lowercase(),
+            mapping: mapping.map_err(unusable)?,
+            by_class: source.user_filter.is_none(),
+            groups_by_class: source.group_filter.is_none(),
+        };
+        let searches = Searches::of(&source, &how);
+        let tls = tls::client_config(&source)?;
+        Ok(Self { source, addresses, tls, how, searches, last: None })
+    }
+
+    /// Reads from one server.
+    async fn read_from(&self, address: &Address) -> Result<Read, Trouble> {
+        let mut session = Session::open(address, &self.source, &self.tls).await?;
+        let reading = Reading { source: &self.source, how: &self.how, searches: &self.searches };
+        let read = read::read(&mut session, reading).await;
+        // Said for the server's log; nobody waits for it.
+        let _ = session.ldap.with_timeout(std::time::Duration::from_millis(200)).unbind().await;
+        read
+    }
+
+    async fn ask_unchanged(&self, last: &Last) -> bool {
+        if last.next_expiry.is_some_and(|moment| moment <= clock::now()) {
+            return false;
+        }
+        let Some(address) = self.addresses.iter().find(|address| address.uri == last.mark.uri) else { return false };
+        let Ok(mut session) = Session::open(address, &self.source, &self.tls).await else { return false };
+        change::is_unchanged(&mut session, &self.source.base, &last.mark, self.source.operation_timeout_ms).await
     }
 }
 
 #[async_trait]
 impl Bridge for LdapBridge {
     async fn fetch(&mut self) -> Result<Snapshot, SourceError> {
-        Ok(Snapshot::default())
+        self.last = None;
+        let mut failed: Vec<Trouble> = Vec::new();
+        for address in &self.addresses {
+            match self.read_from(address).await {
+                Ok(Read { mut grown, mark }) => {
+                    grown.snapshot.source = format!("ldap {}", self.source.base);
+                    grown.snapshot.notices.extend(failed.iter().map(|trouble| {
+                        format!("another server was passed over: {}: {}", trouble.attempted, trouble.cause)
+                    }));
+                    self.last = mark.map(|mark| Last { mark, next_expiry: grown.next_expiry });
+                    return Ok(grown.snapshot);
+                }
+                Err(trouble) => {
+                    let last = !trouble.retry;
+                    failed.push(trouble);
+                    if last {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(together(failed))
+    }
+
+    async fn changed(&mut self) -> bool {
+        match &self.last {
+            Some(last) => !self.ask_unchanged(last).await,
+            None => true,
+        }
     }
 
     async fn probe(&mut self) -> Vec<Probe> {
-        Vec::new()
+        diagnosis::diagnose(&self.source, &self.addresses, &self.tls, (&self.how, &self.searches)).await
     }
+}
+
+/// One error for all servers that were tried.
+fn together(mut failed: Vec<Trouble>) -> SourceError {
+    if failed.len() > 1 {
+        let retry = failed.iter().all(|trouble| trouble.retry);
+        let causes: Vec<String> =
+            failed.iter().map(|trouble| format!("{}: {}", trouble.attempted, trouble.cause)).collect();
+        return SourceError {
+            attempted: format!("read from {} ldap servers", failed.len()),
+            cause: causes.join("; "),
+            retry,
+        };
+    }
+    failed.pop().map_or_else(|| unusable("`uri` names no server".to_owned()), SourceError::from)
+}
+
+fn unusable(cause: String) -> SourceError {
+    SourceError { attempted: "use the ldap source as configured".to_owned(), cause, retry: false }
+}
+
+/// What cannot work whatever the server says.
+fn check(source: &LdapSource, addresses: &[Address]) -> Result<(), String> {
+    if addresses.is_empty() {
+        return Err("`uri` names no server".to_owned());
+    }
+    if dn::normalise(&source.base).is_none() {
+        return Err(format!("base `{}` is not a DN", source.base));
+    }
+    let password = source.bind_password.as_ref().is_some_and(|password| !password.expose_secret().is_empty());
+    if source.bind_dn.is_some() && !password {
+        return Err(
+            "bind_dn is set but bind_password is empty: servers take that for an anonymous login and show little"
+                .to_owned(),
+        );
+    }
+    let encrypted = source.start_tls || addresses.iter().all(|address| address.tls_first);
+    if source.client_cert.is_some() && !encrypted {
+        return Err("a client certificate needs TLS: use ldaps:// in `uri`, or `start_tls: true`".to_owned());
+    }
+    let filters =
+        [("filter", &source.filter), ("user_filter", &source.user_filter), ("group_filter", &source.group_filter)];
+    for (key, filter) in filters {
+        if let Some(filter) = filter
+            && ldap3::parse_filter(bracketed(filter)).is_err()
+        {
+            return Err(format!("{key} `{filter}` is not an LDAP filter (RFC 4515)"));
+        }
+    }
+    Ok(())
 }

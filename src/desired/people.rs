@@ -42,6 +42,9 @@ impl People {
             }
             let account = UserId::new(localpart.as_str(), server);
             let standing = match ledger.is_confirmed(id, config.safety.confirm_reads) {
+                _ if directory.unnamed.contains(id) => {
+                    Standing::Suspended("in the directory, but without a usable name")
+                }
                 _ if !directory.is_complete() => Standing::Suspended("missing from an incomplete read"),
                 None => Standing::Suspended("missing from the directory, not yet confirmed"),
                 Some(since) if deprovisioning => {

@@ -12,7 +12,7 @@ impl Directory {
     /// Flattens what a bridge read. Linear in users and groups, and per group in what it reaches.
     #[must_use]
     pub fn flatten(snapshot: Snapshot) -> Self {
-        let Snapshot { source, organisation, users, groups, mut completeness, notices } = snapshot;
+        let Snapshot { source, organisation, users, groups, mut completeness, notices, unnamed } = snapshot;
         let mut people = BTreeMap::new();
         for user in users {
             let id = user.id.clone();
@@ -31,7 +31,17 @@ impl Directory {
             by_id.insert(raw.id, group);
         }
         let conflicts = conflicts(&people);
-        Self { source, organisation, users: people, groups: by_id, completeness, notices, conflicts, names }
+        Self {
+            source,
+            organisation,
+            users: people,
+            groups: by_id,
+            completeness,
+            notices,
+            unnamed: unnamed.into_iter().collect(),
+            conflicts,
+            names,
+        }
     }
 
     /// What `external_id` means here. In order: everybody, a DN, a stable or opaque id, and last a name that must be unique.
@@ -98,6 +108,12 @@ impl Directory {
     #[must_use]
     pub fn root(&self) -> Option<&Group> {
         self.groups.values().find(|group| group.kind == GroupKind::Root)
+    }
+
+    /// Whether a person is there at all, with a usable name or without.
+    #[must_use]
+    pub fn knows(&self, id: &StableId) -> bool {
+        self.users.contains_key(id) || self.unnamed.contains(id)
     }
 
     /// Adds a reason why this read is not complete (S-3).

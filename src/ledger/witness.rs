@@ -1,9 +1,8 @@
 //! What one read of the directory teaches the ledger: bindings, absences, and whether an empty answer can be true (S-1, S-3, S-24).
 
-use super::{Absence, Ledger, RemovalRecord};
+use super::{Absence, Ledger};
 use crate::directory::Directory;
 use crate::ids::{StableId, Timestamp};
-use crate::plan::{Action, Heads, Lesson, Removal, Step, WINDOW_MS};
 
 /// Two reads closer together than this are one look (S-24).
 pub const SHORTEST_GAP_MS: i64 = 60_000;
@@ -24,15 +23,14 @@ impl Ledger {
     /// `interval_ms` is the source's poll interval: absence is confirmed by reads at least that long, and 60 s, apart.
     pub fn witness(&mut self, directory: &Directory, interval_ms: i64, now: Timestamp) {
         self.bind(directory);
-        for id in directory.users.keys() {
+        for id in directory.users.keys().chain(&directory.unnamed) {
             self.absences.remove(id);
         }
         if !directory.is_complete() {
             return;
         }
         let gap = interval_ms.max(SHORTEST_GAP_MS);
-        let missing: Vec<StableId> =
-            self.people.keys().filter(|id| !directory.users.contains_key(*id)).cloned().collect();
+        let missing: Vec<StableId> = self.people.keys().filter(|id| !directory.knows(id)).cloned().collect();
         for id in missing {
             let absence = self.absences.entry(id).or_insert(Absence { since: now, reads: 0, last_read: now });
             if absence.reads == 0 || now.since_ms(absence.last_read) >= gap {
@@ -69,53 +67,6 @@ impl Ledger {
             }
             self.people.insert(user.id.clone(), user.localpart.clone());
         }
-    }
-
-    /// Takes in what a pass taught, once it is over.
-    pub fn learn(&mut self, lesson: Lesson) {
-        match lesson {
-            Lesson::Entitled { key, levels } => {
-                self.entitled.insert(key, levels);
-            }
-            Lesson::Forgiven { room, user, event } => {
-                self.forgiven.insert((room, user, event));
-            }
-            Lesson::Group { external_id, memory } => {
-                self.groups.insert(external_id, memory);
-            }
-            Lesson::Mode { mirrored } => self.mirrored = Some(mirrored),
-        }
-    }
-
-    /// The removals of a step that was done, as the limits will count them; approved steps use up no window (S-104).
-    #[must_use]
-    pub fn removals_of(&self, step: &Step, heads: &Heads, now: Timestamp) -> Vec<RemovalRecord> {
-        if self.approvals.get(&step.id()).is_some_and(|until| *until > now) {
-            return Vec::new();
-        }
-        let changes = match &step.action {
-            Action::SetPowerLevels { changes, .. } => changes.as_slice(),
-            _ => &[],
-        };
-        let removals = step.removal.iter().chain(changes.iter().filter_map(|change| change.removal.as_ref()));
-        let record = |removal: &Removal| {
-            Some(RemovalRecord {
-                class: removal.class,
-                space: removal.space.clone(),
-                person: removal.person.clone()?,
-                at: now,
-                space_base: heads.spaces.get(&removal.space).copied().unwrap_or(0),
-                total_base: heads.total,
-            })
-        };
-        removals.filter(|removal| removal.counts).filter_map(record).collect()
-    }
-
-    /// Drops what no longer counts: removals older than the window, approvals that ended, refusals that may be tried again.
-    pub fn tidy(&mut self, now: Timestamp) {
-        self.removals.retain(|record| now.since_ms(record.at) < WINDOW_MS);
-        self.approvals.retain(|_, until| *until > now);
-        self.refusals.retain(|_, refusal| refusal.retry_at > now);
     }
 
     /// Whether the person has been missing often enough to be gone (S-24).

@@ -188,9 +188,8 @@ fn created_for(bot: &UserId, instance: &str, event: &StateEvent) -> Option<Key> 
 
 /// `field = value`; whether that is a change.
 fn set<T: PartialEq>(field: &mut T, value: T) -> bool {
-    let changed = *field != value;
-    *field = value;
-    changed
+    let before = std::mem::replace(field, value);
+    before != *field
 }
 
 /// A text that is there and not empty: Matrix clears a name by sending an empty one.
@@ -239,8 +238,8 @@ mod tests {
     const BOT: &str = "@usher:x";
 
     fn event(kind: &str, state_key: &str, sender: &str, content: Value) -> StateEvent {
-        let json =
-            json!({ "type": kind, "state_key": state_key, "sender": sender, "event_id": "$1", "content": content });
+        let mut json = json!({ "type": kind, "state_key": state_key, "sender": sender, "event_id": "$1" });
+        json["content"] = content;
         StateEvent::from_json(&json).unwrap()
     }
 

@@ -401,3 +401,10 @@ pub(super) fn identity<'a>(room: &'a Room, bot: &crate::ids::UserId) -> Option<&
 fn made(space: &Room) -> BTreeSet<RoomSlot> {
     space.marker.as_ref().map(|marker| marker.made.clone()).unwrap_or_default()
 }
+
+/// Desired things that no room carries: where their fencing aliases point must be looked up before planning.
+#[must_use]
+pub fn missing(desired: &Desired, observed: &Observed) -> BTreeSet<Key> {
+    let carried: BTreeSet<&Key> = observed.rooms.values().filter_map(|room| identity(room, &observed.bot)).collect();
+    desired.rooms.iter().map(|room| &room.key).filter(|key| !carried.contains(key)).cloned().collect()
+}

@@ -1,1 +1,68 @@
-//! Being built.
+//! The contract with the homeserver: the same cases run against the fake one and a real Synapse. Each action is done from a state,
+//! and a full read afterwards must equal what `Observed::simulate` says; refusals must be classified alike.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
+mod cases;
+mod ground;
+
+use std::time::Duration;
+
+use ground::Ground;
+use usher::plan::{Action, RoomRef, StateChange};
+
+/// The whole list, in order: some cases build on the bot and the admin of the first.
+async fn all(ground: &Ground) {
+    cases::identity::the_bot_registers_and_rises_from_rung_to_rung(ground).await;
+    cases::identity::puppets_are_ordinary_people_only(ground).await;
+    cases::rooms::creations_look_as_simulated(ground).await;
+    cases::rooms::a_repeated_creation_finds_the_first(ground).await;
+    cases::rooms::a_creation_whose_answer_was_lost_is_found(ground).await;
+    cases::rooms::a_half_made_room_is_found_and_completed(ground).await;
+    cases::rooms::a_squatted_alias_is_stale_until_dropped(ground).await;
+    cases::rooms::an_alias_to_debris_is_stale_until_dropped(ground).await;
+    cases::rooms::state_changes_look_as_simulated(ground).await;
+    cases::rooms::equal_state_is_the_same_event(ground).await;
+    cases::rooms::power_levels_look_as_simulated(ground).await;
+    cases::rooms::a_room_that_was_left_is_gone(ground).await;
+    cases::members::memberships_look_as_simulated(ground).await;
+    cases::members::refusals_are_classified(ground).await;
+    cases::members::joins_need_the_bot_in_the_room_and_admin(ground).await;
+    cases::members::an_unknown_token_is_fatal(ground).await;
+    cases::reads::a_full_read_stays_within_its_budget(ground).await;
+    cases::reads::accounts_are_found_by_every_way(ground).await;
+    cases::reads::writes_are_never_repeated_and_waits_are_kept(ground).await;
+    cases::feed::the_feed_tells_what_happened(ground).await;
+    cases::feed::what_the_feed_leaves_out_is_a_gap(ground).await;
+    cases::feed::an_unknown_position_asks_for_a_full_read(ground).await;
+}
+
+#[tokio::test]
+async fn the_real_synapse_keeps_the_contract() {
+    all(&Ground::synapse().await).await;
+}
+
+#[tokio::test]
+async fn the_stream_survives_a_synapse_that_was_killed_and_stopped() {
+    let mut ground = Ground::synapse().await;
+    ground.homeserver.ensure_users().await.unwrap();
+    let room = ground.space("survivor").await;
+    let position = ground.homeserver.next_batch(None, Duration::ZERO).await.unwrap().position;
+    let rename = |name: &str| StateChange::Name(name.to_owned());
+    for name in ["one", "two", "three"] {
+        ground.perform(&Action::SetState { room: RoomRef::Id(room.clone()), state: rename(name) }).await;
+    }
+    ground.kill_and_restart().await;
+    ground.perform(&Action::SetState { room: RoomRef::Id(room.clone()), state: rename("four") }).await;
+    ground.stop_and_restart().await;
+    let batch = ground.homeserver.next_batch(Some(&position), Duration::from_secs(5)).await.unwrap();
+    assert!(!batch.reread);
+    let names = batch.events.iter().filter(|(place, event)| *place == room && event.kind == "m.room.name");
+    let names: Vec<_> = names.filter_map(|(_, event)| event.content["name"].as_str()).collect();
+    assert!(names.ends_with(&["one", "two", "three", "four"]), "{names:?}");
+}
+
+#[tokio::test]
+async fn the_fake_homeserver_keeps_the_contract() {
+    all(&Ground::fake().await).await;
+}

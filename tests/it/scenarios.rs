@@ -5,7 +5,6 @@
 //! steps are done to the observed world, people accept their invitations, the ledger learns, and a further plan must have nothing to
 //! do. `UPDATE_SCENARIOS=1` writes what came out into the files: read every line of the difference.
 
-pub mod config;
 mod expect;
 pub mod world;
 

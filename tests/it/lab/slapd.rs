@@ -1,1 +1,231 @@
-//! Being built.
+//! A real OpenLDAP on loopback, in a directory of its own, ended with the value that stands for it.
+//!
+//! Base `dc=example,dc=org`, root DN [`ROOT_DN`] with [`PASSWORD`]. `slapd`, `slapadd` and `ldapmodify` must be installed.
+
+pub mod certificates;
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use certificates::Certificates;
+use tempfile::TempDir;
+
+pub const BASE: &str = "dc=example,dc=org";
+pub const ROOT_DN: &str = "cn=admin,dc=example,dc=org";
+pub const PASSWORD: &str = "lab-secret";
+
+const BASE_ENTRY: &str =
+    "dn: dc=example,dc=org\nobjectClass: dcObject\nobjectClass: organization\ndc: example\no: Example\n\n";
+
+/// How long a server may take to listen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What is beyond the ordinary about a server.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Certificates, `ldaps`, StartTLS; a client certificate's user is the root DN.
+    pub tls: bool,
+    /// Lines of slapd.conf before the database, and in it.
+    pub global: String,
+    pub database: String,
+}
+
+/// A running (or stopped) server.
+#[derive(Debug)]
+pub struct Slapd {
+    folder: TempDir,
+    port: u16,
+    tls_port: Option<u16>,
+    process: Option<Child>,
+    pub certificates: Option<Certificates>,
+}
+
+impl Slapd {
+    /// A server holding these entries. The base entry is added if `ldif` has none.
+    pub fn start(ldif: &str) -> Self {
+        Self::start_with(ldif, &Setup::default())
+    }
+
+    /// A server that is out of the ordinary.
+    pub fn start_with(ldif: &str, setup: &Setup) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let certificates = setup.tls.then(|| Certificates::make(folder.path()));
+        fs::create_dir(folder.path().join("db")).unwrap();
+        fs::write(folder.path().join("slapd.conf"), configuration(folder.path(), setup)).unwrap();
+        let whole =
+            if ldif.contains("dn: dc=example,dc=org\n") { ldif.to_owned() } else { format!("{BASE_ENTRY}{ldif}") };
+        let content = folder.path().join("content.ldif");
+        fs::write(&content, whole).unwrap();
+        let added = run(Command::new("slapadd")
+            .arg("-q")
+            .arg("-f")
+            .arg(folder.path().join("slapd.conf"))
+            .arg("-l")
+            .arg(&content));
+        assert!(added.status.success(), "slapadd: {}", String::from_utf8_lossy(&added.stderr));
+        fs::remove_file(content).unwrap();
+        let tls_port = setup.tls.then(free_port);
+        let mut slapd = Self { folder, port: free_port(), tls_port, process: None, certificates };
+        slapd.launch();
+        slapd
+    }
+
+    fn launch(&mut self) {
+        let mut listen = format!("ldap://127.0.0.1:{}/", self.port);
+        if let Some(port) = self.tls_port {
+            listen.push_str(&format!(" ldaps://127.0.0.1:{port}/"));
+        }
+        let log = fs::File::create(self.folder.path().join("log")).unwrap();
+        let child = Command::new("slapd")
+            .args(["-d", "0", "-h", &listen, "-f"])
+            .arg(self.folder.path().join("slapd.conf"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("slapd is installed");
+        self.process = Some(child);
+        let until = Instant::now() + PATIENCE;
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < until,
+                "slapd does not listen: {ended:?}\n{}",
+                fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// `ldap://127.0.0.1:port`.
+    pub fn uri(&self) -> String {
+        format!("ldap://127.0.0.1:{}", self.port)
+    }
+
+    /// `ldaps://127.0.0.1:port`; only with [`Setup::tls`].
+    pub fn tls_uri(&self) -> String {
+        format!("ldaps://127.0.0.1:{}", self.tls_port.expect("started with TLS"))
+    }
+
+    /// Where the server listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The server's process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("running").id()
+    }
+
+    /// Applies change records as the root DN.
+    pub fn modify(&self, ldif: &str) {
+        let mut child = Command::new("ldapmodify")
+            .args(["-x", "-H", &self.uri(), "-D", ROOT_DN, "-w", PASSWORD])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("ldapmodify is installed");
+        child.stdin.take().unwrap().write_all(ldif.as_bytes()).unwrap();
+        let done = child.wait_with_output().unwrap();
+        assert!(done.status.success(), "ldapmodify: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// Ends the server in good order.
+    pub fn stop(&mut self) {
+        self.end("TERM");
+    }
+
+    /// Ends the server as a power cut would.
+    pub fn kill9(&mut self) {
+        self.end("KILL");
+    }
+
+    /// Freezes the server: it accepts connections and answers nothing.
+    pub fn pause(&self) {
+        signal(self.pid(), "STOP");
+    }
+
+    /// Undoes [`Slapd::pause`].
+    pub fn resume(&self) {
+        signal(self.pid(), "CONT");
+    }
+
+    /// Starts the server again on the same port with the same data, ending it first if it runs.
+    pub fn restart(&mut self) {
+        self.stop();
+        self.launch();
+    }
+
+    fn end(&mut self, name: &str) {
+        if let Some(mut child) = self.process.take() {
+            // A frozen process takes no TERM.
+            signal(child.id(), "CONT");
+            signal(child.id(), name);
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Slapd {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+/// Sends a signal to one process. Returns once a `STOP` has reached every thread.
+pub fn signal(pid: u32, name: &str) {
+    let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+    let until = Instant::now() + PATIENCE;
+    while name == "STOP" && !is_stopped(pid) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+    })
+}
+
+fn run(command: &mut Command) -> std::process::Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// A port nobody listens on at the moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn configuration(folder: &Path, setup: &Setup) -> String {
+    let schemas: PathBuf = "/etc/ldap/schema".into();
+    let mut text = String::new();
+    for schema in ["core", "cosine", "nis", "inetorgperson"] {
+        text.push_str(&format!("include {}\n", schemas.join(format!("{schema}.schema")).display()));
+    }
+    text.push_str("modulepath /usr/lib/ldap\nmoduleload back_mdb\nmoduleload syncprov\nmoduleload ppolicy\n");
+    if setup.tls {
+        let folder = folder.display();
+        text.push_str(&format!(
+            "TLSCACertificateFile {folder}/ca.pem\nTLSCertificateFile {folder}/server.pem\nTLSCertificateKeyFile {folder}/server.key\n\
+             TLSVerifyClient try\nauthz-regexp \"cn=usher\" \"{ROOT_DN}\"\n"
+        ));
+    }
+    text.push_str(&setup.global);
+    text.push_str(&format!(
+        "\ndatabase mdb\nsuffix \"{BASE}\"\nrootdn \"{ROOT_DN}\"\nrootpw {PASSWORD}\ndirectory {}\nmaxsize 1073741824\n\
+         index objectClass,entryUUID,entryCSN eq\nindex uid pres,eq\n",
+        folder.join("db").display()
+    ));
+    text.push_str(&setup.database);
+    if !setup.database.contains("access to") {
+        text.push_str("\naccess to attrs=userPassword by anonymous auth by * none\naccess to * by * read\n");
+    }
+    text.push_str("\noverlay syncprov\n");
+    text
+}

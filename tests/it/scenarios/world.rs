@@ -2,17 +2,32 @@
 
 use serde_json::{Map, Value, json};
 use usher::actuate::Outcome;
-use usher::config::Config;
+use usher::config::{Config, load_with};
 use usher::desired::desire;
 use usher::directory::{Directory, Snapshot};
 use usher::ids::{Key, RoomId, Timestamp, UserId};
-use usher::ledger::{Ledger, Refusal};
+use usher::ledger::{Ledger, Refusal, RemovalRecord};
 use usher::observed::{Known, Member, Observed};
-use usher::plan::{Action, Decision, Header, Plan, World, render};
+use usher::plan::{Action, Class, Decision, Header, Lesson, Plan, Step, WINDOW_MS, World, render};
 
 const SERVER: &str = "example.org";
 const BOT: &str = "@usher:example.org";
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// What every scenario's configuration is merged over.
+const BASE: &str = "
+homeserver: { url: 'http://127.0.0.1:8008', server_name: example.org }
+source: { type: file, path: company.yaml, check_interval_seconds: 60 }
+";
+
+/// The configuration of an operator who wrote `yaml` and nothing else that a plan depends on.
+pub fn config(yaml: &str) -> Config {
+    let files = [("base.yaml".into(), BASE.to_owned()), ("scenario.yaml".into(), yaml.to_owned())];
+    match load_with(&files, &|_| None).strict() {
+        Ok((config, _)) => config,
+        Err(problems) => panic!("{}", problems.iter().map(|problem| format!("{problem}\n")).collect::<String>()),
+    }
+}
 
 /// A world that goes on.
 pub struct Stage {
@@ -115,9 +130,9 @@ impl Stage {
 
     /// One pass: read, plan, guard, show; do it, learn; look again.
     pub fn pass(&mut self, step: &Value, faults: &mut Vec<String>) -> String {
-        let config = super::config::read(self.config.clone());
+        let config = config(&serde_yaml::to_string(&self.config).unwrap());
         let decision = self.decide(&config);
-        let shown = self.show(&decision.plan);
+        let shown = self.show(&decision);
         if step["dry"] == true {
             return shown;
         }
@@ -140,7 +155,6 @@ impl Stage {
         let mut directory = Directory::flatten(snapshot.clone());
         self.ledger.doubt(&mut directory);
         self.ledger.witness(&directory, config.source.check_interval_ms(), self.now);
-        self.ledger.tidy(self.now);
         let world = World {
             config: String::new(),
             directory: snapshot,
@@ -155,8 +169,8 @@ impl Stage {
         decision
     }
 
-    fn show(&self, plan: &Plan) -> String {
-        let directory = Directory::flatten(self.snapshot());
+    fn show(&self, decision: &Decision) -> String {
+        let Decision { directory, plan, .. } = decision;
         let completeness = if directory.is_complete() { "complete" } else { "incomplete" };
         render(
             plan,
@@ -184,13 +198,44 @@ impl Stage {
                 self.ledger.refusals.insert((place.clone(), user.clone()), refusal);
                 continue;
             }
-            self.ledger.removals.extend(self.ledger.removals_of(step, &plan.heads, self.now));
+            self.record(step, plan);
             self.observed.simulate(&step.action, &Outcome::default());
         }
         for lesson in plan.lessons.clone() {
-            self.ledger.learn(lesson);
+            match lesson {
+                Lesson::Entitled { key, levels } => drop(self.ledger.entitled.insert(key, levels)),
+                Lesson::Forgiven { room, user, event } => drop(self.ledger.forgiven.insert((room, user, event))),
+                Lesson::Group { external_id, memory } => drop(self.ledger.groups.insert(external_id, memory)),
+                Lesson::Mode { mirrored } => self.ledger.mirrored = Some(mirrored),
+            }
         }
-        self.ledger.settled = true;
+        self.ledger.settled |= plan.steps.iter().filter_map(Step::hold).all(|hold| hold.class != Class::LedgerLost);
+        let now = self.now;
+        self.ledger.removals.retain(|record| now.since_ms(record.at) < WINDOW_MS);
+        self.ledger.approvals.retain(|_, until| *until > now);
+        self.ledger.refusals.retain(|_, refusal| refusal.retry_at > now);
+    }
+
+    /// Removals that count; approved ones use up no window (S-104).
+    fn record(&mut self, step: &Step, plan: &Plan) {
+        if self.ledger.approvals.get(&step.id()).is_some_and(|until| *until > self.now) {
+            return;
+        }
+        let changes = match &step.action {
+            Action::SetPowerLevels { changes, .. } => changes.as_slice(),
+            _ => &[],
+        };
+        let removals = step.removal.iter().chain(changes.iter().filter_map(|change| change.removal.as_ref()));
+        for removal in removals.filter(|removal| removal.counts) {
+            self.ledger.removals.extend(removal.person.clone().map(|person| RemovalRecord {
+                class: removal.class,
+                space: removal.space.clone(),
+                person,
+                at: self.now,
+                space_base: plan.heads.spaces.get(&removal.space).copied().unwrap_or(0),
+                total_base: plan.heads.total,
+            }));
+        }
     }
 
     /// Everybody who is invited accepts.
@@ -241,7 +286,12 @@ impl Stage {
                 Value::Array(members) => full["members"] = json!(members),
                 group => merge(&mut full, group),
             }
-            if full.get("aliases").is_none() {
+            for alias in full["aliases"].as_array_mut().into_iter().flatten() {
+                if let Some(dn) = alias["dn"].as_str().and_then(usher::directory::dn::normalise) {
+                    alias["dn"] = dn.into();
+                }
+            }
+            if full.get("aliases").is_none_or(Value::is_null) {
                 full["aliases"] = json!([{ "name": full["name"] }]);
             }
             groups.push(full);

@@ -1,0 +1,221 @@
+//! `usher check`: everything that can be found out before anything is done, with what to do about it. Writes nothing.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Exit, printed, problem_list};
+use crate::app::{self, Failure, Purpose};
+use crate::config::{self, AccountsBackend, Config};
+use crate::ids::UserId;
+use crate::matrix::{Homeserver, Rung, promotion_command, registration};
+use crate::observed::Presence;
+use crate::plan::{Note, Scope};
+
+/// Checks configuration, source, registration, homeserver and mapping; the exit code is that of the worst finding.
+pub(super) async fn run(files: &[PathBuf]) -> Result<Exit, Failure> {
+    let (config, advice) = match config::load(files).strict() {
+        Ok(loaded) => loaded,
+        Err(problems) => return Err(Failure::new(Exit::Config, problem_list(&problems))),
+    };
+    crate::observability::start_logging(&config.logging);
+    let mut report = Report::default();
+    report.ok("configuration", "reads well");
+    for problem in advice {
+        report.advice("configuration", &problem.to_string());
+    }
+    report.source(&config).await;
+    report.database(&config);
+    if let Some(homeserver) = report.homeserver(&config).await {
+        report.mapping(&config, &homeserver).await;
+    }
+    let verdict = match report.exit {
+        Exit::Done => "Everything usher needs is there.",
+        _ => "Not everything is well: see FAILED above.",
+    };
+    report.out.push_str(verdict);
+    report.out.push('\n');
+    let _ = printed(&report.out);
+    Ok(report.exit)
+}
+
+struct Report {
+    out: String,
+    exit: Exit,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self { out: String::new(), exit: Exit::Done }
+    }
+}
+
+impl Report {
+    fn line(&mut self, verdict: &str, what: &str, text: &str) {
+        for (at, line) in text.lines().enumerate() {
+            let (verdict, what) = if at == 0 { (verdict, what) } else { ("", "") };
+            let _ = writeln!(self.out, "{verdict:<7} {what:<14} {line}");
+        }
+    }
+
+    fn ok(&mut self, what: &str, text: &str) {
+        self.line("ok", what, text);
+    }
+
+    fn advice(&mut self, what: &str, text: &str) {
+        self.line("advice", what, text);
+    }
+
+    fn failed(&mut self, what: &str, text: &str, exit: Exit) {
+        self.line("FAILED", what, text);
+        if self.exit == Exit::Done || exit == Exit::Config {
+            self.exit = exit;
+        }
+    }
+
+    async fn source(&mut self, config: &Config) {
+        let mut bridge = match app::source(config) {
+            Ok(bridge) => bridge,
+            Err(failure) => return self.failed("source", &failure.text, failure.exit),
+        };
+        for probe in bridge.probe().await {
+            if probe.ok {
+                self.ok(&format!("source {}", probe.step), &probe.detail);
+            } else {
+                self.failed(&format!("source {}", probe.step), &probe.detail, Exit::Unreachable);
+            }
+        }
+    }
+
+    fn database(&mut self, config: &Config) {
+        if config.database_url.starts_with("sqlite:") {
+            self.ok("database", "SQLite, made at the first apply");
+        } else {
+            self.ok("database", "PostgreSQL");
+        }
+    }
+
+    async fn homeserver(&mut self, config: &Config) -> Option<Homeserver> {
+        let main = match registration::read(&config.appservice.registration) {
+            Ok(main) => main,
+            Err(error) => {
+                self.failed("registration", &error.to_string(), Exit::Config);
+                return None;
+            }
+        };
+        let stranger = UserId::new("usher-check-nobody", &config.homeserver.server_name);
+        if main.admits(&stranger) {
+            self.advice(
+                "registration",
+                "its users cover the whole server: that equals server admin plus a copy of every private chat; \
+                 `usher registration generate` writes a narrow one",
+            );
+        } else {
+            self.ok("registration", "covers the bot and usher's aliases only");
+        }
+        let homeserver = match app::homeserver(config).await {
+            Ok(homeserver) => homeserver,
+            Err(failure) => {
+                self.failed("homeserver", &failure.text, failure.exit);
+                return None;
+            }
+        };
+        match homeserver.rung().await {
+            Ok(rung) => self.rung(config, &homeserver, rung),
+            Err(error) => {
+                let failure = Failure::from(error);
+                self.failed("homeserver", &failure.text, failure.exit);
+                return None;
+            }
+        }
+        self.puppets(config, &homeserver).await;
+        Some(homeserver)
+    }
+
+    fn rung(&mut self, config: &Config, homeserver: &Homeserver, rung: Rung) {
+        match rung {
+            Rung::Admin => self.ok("homeserver", "admin rung: rooms, memberships, and the user list"),
+            Rung::Rooms => {
+                let admin_url = config.homeserver.admin_url.as_ref().unwrap_or(&config.homeserver.url);
+                let line = promotion_command(admin_url, homeserver.sender(), homeserver.bot());
+                self.ok("homeserver", "rooms rung: rooms and memberships; accounts are looked up one by one");
+                if config.accounts.backend == AccountsBackend::Synapse {
+                    self.advice(
+                        "homeserver",
+                        &format!("usher is no server admin. `usher bootstrap --admin-token-file FILE` makes it one, or run:\n{line}"),
+                    );
+                }
+            }
+            Rung::ReadOnly => self.failed(
+                "homeserver",
+                "the token is accepted but may not act as the bot: is appservice.bot the one the registration names?",
+                Exit::Config,
+            ),
+        }
+    }
+
+    /// An admin the puppet registration admits could be acted as (S-103).
+    async fn puppets(&mut self, config: &Config, homeserver: &Homeserver) {
+        let Some(path) = &config.appservice.puppet_registration else { return };
+        let puppet = match registration::read(path) {
+            Ok(puppet) => puppet,
+            Err(error) => return self.failed("puppet", &error.to_string(), Exit::Config),
+        };
+        let Ok(Some(admins)) = homeserver.admins().await else { return };
+        let open: Vec<&str> = admins.iter().filter(|admin| puppet.admits(admin)).map(UserId::as_str).collect();
+        if open.is_empty() {
+            self.ok("puppet", "no server admin can be acted as");
+        } else {
+            let text = format!("admits server admins {}: run `usher registration generate` again", open.join(", "));
+            self.advice("puppet", &text);
+        }
+    }
+
+    /// What the plan would report: groups that are missing or ambiguous, spaces under forced encryption, people without accounts.
+    async fn mapping(&mut self, config: &Config, homeserver: &Homeserver) {
+        let decided = async {
+            let mut built = app::build(config, Purpose::Look, &CancellationToken::new()).await?;
+            built.reconciler.read_source(false).await?;
+            built.reconciler.read_homeserver().await?;
+            let decided = built.reconciler.decide(&Scope::Everything).await?;
+            let observed = built.reconciler.observed().cloned();
+            Ok::<_, Failure>((decided, observed))
+        };
+        let (decided, observed) = match decided.await {
+            Ok(decided) => decided,
+            Err(failure) => return self.failed("mapping", &failure.text, failure.exit),
+        };
+        self.ok("mapping", &decided.header.source);
+        self.ok("mapping", &decided.header.target);
+        for note in &decided.plan.notes {
+            match note {
+                Note::GroupAmbiguous { .. } => self.failed("mapping", &note.to_string(), Exit::Config),
+                Note::GroupMissing { .. } | Note::GroupRenamed { .. } | Note::Unenforceable { .. } => {
+                    self.advice("mapping", &note.to_string());
+                }
+                Note::LocalpartConflict { .. } | Note::ExceptionUnknown { .. } | Note::Source(_) => {
+                    self.advice("mapping", &note.to_string());
+                }
+                Note::LocalpartChanged { .. }
+                | Note::NoAccount { .. }
+                | Note::HumanDecision { .. }
+                | Note::Banned { .. }
+                | Note::Suspended { .. }
+                | Note::ForeignUser { .. }
+                | Note::LevelsDoNotFit { .. }
+                | Note::NoLongerConfigured { .. }
+                | Note::TakenOut { .. } => {}
+            }
+        }
+        let missing = decided.plan.notes.iter().filter(|note| matches!(note, Note::NoAccount { .. })).count();
+        if missing > 0 {
+            let text = format!("{missing} entitled people have no account yet: invited within a cycle of getting one");
+            self.advice("accounts", &text);
+        }
+        let bot = observed.as_ref().map(|observed| observed.accounts.presence(homeserver.bot()));
+        if matches!(bot, Some(Presence::Missing)) {
+            self.advice("accounts", "the bot does not exist yet; the first apply registers it");
+        }
+    }
+}

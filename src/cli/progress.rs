@@ -1,0 +1,127 @@
+//! How far an apply is: a bar on a terminal, a plain line every ten seconds elsewhere. Always on standard error, so that what a
+//! verb prints stays clean.
+
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::watch;
+use tokio::time::{Instant, interval_at};
+
+/// How often a line is written where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Where an apply stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Steps that ended, the failed ones included.
+    pub done: u64,
+    pub total: u64,
+    pub failed: u64,
+    /// Milliseconds the homeserver has asked us to wait, from now.
+    pub waiting_ms: u64,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} steps", self.done, self.total)?;
+        if self.failed > 0 {
+            write!(f, ", {} failed", self.failed)?;
+        }
+        if self.waiting_ms > 0 {
+            write!(f, ", the homeserver asks to wait {} s", self.waiting_ms.div_ceil(1000))?;
+        }
+        Ok(())
+    }
+}
+
+/// Shows progress until the sender is dropped.
+pub async fn show(updates: watch::Receiver<Progress>) {
+    if io::stderr().is_terminal() {
+        bar(updates).await;
+    } else {
+        lines(updates, &mut io::stderr()).await;
+    }
+}
+
+async fn bar(mut updates: watch::Receiver<Progress>) {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}, {elapsed}, {eta} to go") {
+        bar.set_style(style);
+    }
+    loop {
+        let progress = *updates.borrow_and_update();
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+        bar.set_message(progress.to_string());
+        if updates.changed().await.is_err() {
+            bar.finish_and_clear();
+            return;
+        }
+    }
+}
+
+async fn lines(mut updates: watch::Receiver<Progress>, out: &mut (impl Write + Send)) {
+    let mut ticks = interval_at(Instant::now() + LINE_EVERY, LINE_EVERY);
+    let mut written = None;
+    loop {
+        tokio::select! {
+            changed = updates.changed() => if changed.is_err() { break },
+            _ = ticks.tick() => {
+                let progress = *updates.borrow();
+                // A log that cannot be written is no reason to stop working.
+                let _ = writeln!(out, "{progress}");
+                written = Some(progress);
+            }
+        }
+    }
+    let last = *updates.borrow();
+    if written.is_some_and(|written| written != last) {
+        let _ = writeln!(out, "{last}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_terminal_there_is_a_line_every_ten_seconds_and_one_at_the_end() {
+        let (sender, receiver) = watch::channel(Progress { total: 300, ..Progress::default() });
+        let work = async move {
+            for second in 1..=25 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let waiting_ms = if second == 20 { 1500 } else { 0 };
+                sender.send_replace(Progress { done: second * 10, total: 300, failed: second / 20, waiting_ms });
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        };
+        let mut out = Vec::new();
+        tokio::join!(work, lines(receiver, &mut out));
+        let text = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[0] == "90 of 300 steps" || lines[0] == "100 of 300 steps", "{text}");
+        assert_eq!(lines[2], "250 of 300 steps, 1 failed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn quick_work_writes_no_line() {
+        let (sender, receiver) = watch::channel(Progress::default());
+        let work = async move {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            sender.send_replace(Progress { done: 3, total: 3, ..Progress::default() });
+        };
+        let mut out = Vec::new();
+        tokio::join!(work, lines(receiver, &mut out));
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn waiting_and_failures_are_said_only_when_there_are_any() {
+        let progress = Progress { done: 3, total: 9, failed: 1, waiting_ms: 1500 };
+        assert_eq!(progress.to_string(), "3 of 9 steps, 1 failed, the homeserver asks to wait 2 s");
+        assert_eq!(Progress { failed: 0, waiting_ms: 0, ..progress }.to_string(), "3 of 9 steps");
+    }
+}

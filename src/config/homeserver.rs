@@ -1,0 +1,144 @@
+//! `instance`, `homeserver`, `appservice`, `accounts` and `database`.
+
+use std::path::{Path, PathBuf};
+
+use super::section::Section;
+use super::value::is_server_name;
+use super::{Accounts, AccountsBackend, Appservice, Homeserver, Mas, secret};
+use crate::ids::Localpart;
+
+const HTTP: &[&str] = &["http", "https"];
+
+/// Files that nobody names stand beside the first configuration file.
+pub(super) fn default_path(first: &Path, name: &str) -> PathBuf {
+    first.parent().map_or_else(|| PathBuf::from(name), |parent| parent.join(name))
+}
+
+pub(super) fn instance(root: &mut Section<'_>) -> String {
+    const DEFAULT: &str = "main";
+    let Some(field) = root.field("instance") else { return DEFAULT.to_owned() };
+    let Some(text) = field.filled() else { return DEFAULT.to_owned() };
+    if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.') || text.len() > 32
+    {
+        field.fail("must be at most 32 lower-case letters, digits, `-` and `.`: it becomes part of room aliases");
+    }
+    text
+}
+
+pub(super) fn homeserver(root: &mut Section<'_>) -> Homeserver {
+    let empty = Homeserver { url: String::new(), admin_url: None, server_name: String::new() };
+    let Some(field) = root.field("homeserver") else {
+        root.missing("homeserver", "{ url: 'http://127.0.0.1:8008', server_name: example.com }");
+        return empty;
+    };
+    let Some(mut section) = field.section() else { return empty };
+    let url = section.field("url");
+    if url.is_none() {
+        section.missing("url", "'http://127.0.0.1:8008'");
+    }
+    let url = url.and_then(|url| url.url(HTTP)).unwrap_or_default();
+    let admin_url = section.field("admin_url").and_then(|url| url.url(HTTP));
+    let name = section.field("server_name");
+    if name.is_none() {
+        section.missing("server_name", "example.com");
+    }
+    let server_name = name.as_ref().and_then(super::value::Field::filled).unwrap_or_default();
+    if let Some(name) = name
+        && !server_name.is_empty()
+        && !is_server_name(&server_name)
+    {
+        name.fail(format!(
+            "must be the part of your Matrix ids after the colon, such as example.com, not {}",
+            name.shown()
+        ));
+    }
+    section.finish();
+    Homeserver { url, admin_url, server_name }
+}
+
+pub(super) fn appservice(root: &mut Section<'_>, first: &Path) -> Appservice {
+    let mut appservice = Appservice {
+        registration: default_path(first, "usher-registration.yaml"),
+        puppet_registration: None,
+        bot: Localpart::from("usher"),
+        listen: None,
+    };
+    let Some(mut section) = root.section("appservice") else { return appservice };
+    if let Some(path) = section.path("registration") {
+        appservice.registration = path;
+    }
+    appservice.puppet_registration = section.path("puppet_registration");
+    if let Some(field) = section.field("bot")
+        && let Some(bot) = field.filled()
+    {
+        let fine = bot.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._=-/+".contains(&b));
+        if fine {
+            appservice.bot = Localpart::from(bot);
+        } else {
+            let hint = if bot.starts_with('@') { ": write only the part between @ and the colon" } else { "" };
+            field.fail(format!("must be a localpart of a-z, 0-9 and ._=-/+, not {}{hint}", field.shown()));
+        }
+    }
+    appservice.listen = section.field("listen").and_then(|field| field.listen());
+    section.finish();
+    appservice
+}
+
+pub(super) fn accounts(root: &mut Section<'_>) -> Accounts {
+    let mut accounts = Accounts { backend: AccountsBackend::Synapse, admin_token: None, mas: None };
+    let Some(mut section) = root.section("accounts") else { return accounts };
+    let choices =
+        [("synapse", AccountsBackend::Synapse), ("mas", AccountsBackend::Mas), ("none", AccountsBackend::None)];
+    accounts.backend = section.choice("backend", AccountsBackend::Synapse, &choices);
+    accounts.admin_token = secret::read(&mut section, "admin_token", "admin_token_file");
+    let mas = section.section("mas");
+    match mas {
+        Some(mut mas) if !mas.is_blank() => {
+            accounts.mas = read_mas(&mut mas);
+            mas.finish();
+        }
+        _ if accounts.backend == AccountsBackend::Mas => {
+            section.missing("mas", "{ url: 'https://mas.example.com', client_id: ..., client_secret_file: ... }");
+        }
+        _ => {}
+    }
+    section.finish();
+    accounts
+}
+
+fn read_mas(mas: &mut Section<'_>) -> Option<Mas> {
+    let url = mas.field("url");
+    if url.is_none() {
+        mas.missing("url", "'https://mas.example.com'");
+    }
+    let url = url.and_then(|url| url.url(HTTP)).unwrap_or_default();
+    let client_id = mas.need("client_id", "'01HXUSHERUSHERUSHERUSHERUS'");
+    let client_secret = secret::need(mas, "client_secret", "client_secret_file")?;
+    Some(Mas { url, client_id, client_secret })
+}
+
+/// An `SQLite` file (a relative path stands beside the file that names it) or a `PostgreSQL` URL (S-96).
+pub(super) fn database_url(root: &mut Section<'_>, first: &Path) -> String {
+    let default = || format!("sqlite://{}", default_path(first, "usher.db").display());
+    let Some(mut section) = root.section("database") else { return default() };
+    let field = section.field_named(&["url", "url_file"]);
+    let url = field.and_then(|field| {
+        let from_file = field.path.ends_with("file") || field.path.ends_with("File");
+        let url = if from_file {
+            use secrecy::ExposeSecret as _;
+            secret::contents(&field)?.expose_secret().to_owned()
+        } else {
+            field.scalar("a database URL").map(|scalar| scalar.text.clone())?
+        };
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") || url.starts_with("sqlite::memory:") {
+            return Some(url);
+        }
+        let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) else {
+            field.fail("must begin with sqlite:// or postgresql://, such as 'sqlite://usher.db'");
+            return None;
+        };
+        Some(format!("sqlite://{}", field.beside(path).display()))
+    });
+    section.finish();
+    url.unwrap_or_else(default)
+}

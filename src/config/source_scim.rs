@@ -1,0 +1,133 @@
+//! `source: {type: scim}` (S-62, S-63).
+
+use super::section::Section;
+use super::source::check_interval_ms;
+use super::value::Field;
+use super::{RegisterUsers, ScimCredential, ScimSource, secret};
+
+pub(super) fn scim(section: &mut Section<'_>) -> ScimSource {
+    let register = [("yes", RegisterUsers::Yes), ("no", RegisterUsers::No), ("if-missing", RegisterUsers::IfMissing)];
+    let mut scim = ScimSource {
+        check_interval_ms: check_interval_ms(section),
+        port: u16::try_from(section.number("port", 8040, (1, 65_535))).unwrap_or(8040),
+        listen: section.text("listen"),
+        base_url: section.field("base_url").and_then(|field| prefix(&field)).unwrap_or_default(),
+        client_id: String::new(),
+        credentials: Vec::new(),
+        username_attribute: "userName".to_owned(),
+        register_users: section.choice("register_users", RegisterUsers::No, &register),
+        synchronous_provisioning: section.boolean("synchronous_provisioning", false),
+        mailer: section.field("mailer").and_then(|field| mailer(&field)),
+    };
+    let Some(client) = section.field("client") else {
+        section.missing("client", "{ id: 'example', token_file: /run/secrets/scim-token }");
+        return scim;
+    };
+    if let Some(mut client) = client.section() {
+        scim.client_id = client.need("id", "'example'");
+        scim.credentials = credentials(&mut client);
+        if let Some(mut mapping) = client.section("attributeMapping") {
+            if let Some(name) = mapping.text("username") {
+                scim.username_attribute = name;
+            }
+            mapping.finish();
+        }
+        client.finish();
+    }
+    scim
+}
+
+/// A path before every route, without the slash at its end.
+fn prefix(field: &Field<'_>) -> Option<String> {
+    let text = field.text()?;
+    if !text.is_empty() && !text.starts_with('/') {
+        field.fail(format!("must be a path that begins with a slash, such as '/scim/v2', not {}", field.shown()));
+        return None;
+    }
+    Some(text.trim_end_matches('/').to_owned())
+}
+
+fn credentials(client: &mut Section<'_>) -> Vec<ScimCredential> {
+    let before = client.report.errors();
+    let mut found = Vec::new();
+    if let Some(token) = secret::read(client, "token", "token_file") {
+        found.push(ScimCredential { token: Some(token), roles: vec!["*:*".to_owned()] });
+    }
+    found.extend(client.list("rbac").iter().filter_map(credential));
+    if found.is_empty() && client.report.errors() == before {
+        client.missing("rbac", "[{ token_file: /run/secrets/scim-token, roles: ['*:*'] }]");
+    }
+    found
+}
+
+fn credential(field: &Field<'_>) -> Option<ScimCredential> {
+    let mut section = field.section()?;
+    let before = section.report.errors();
+    let admin = section.field("synapse_user");
+    let token = secret::read(&mut section, "token", "token_file");
+    let roles = section.field("roles");
+    if roles.is_none() {
+        section.missing("roles", "['*:*']");
+    }
+    let roles: Vec<String> = roles.map(|list| list.items().iter().filter_map(role).collect()).unwrap_or_default();
+    match (&admin, &token) {
+        (Some(admin), None) => {
+            admin.choice(&[("admin", ())]);
+        }
+        (Some(admin), Some(_)) => admin.fail("stands beside a token: make two entries of them"),
+        (None, None) if section.report.errors() == before => {
+            section.missing("token", "${SCIM_TOKEN}");
+        }
+        (None, _) => {}
+    }
+    section.finish();
+    Some(ScimCredential { token, roles })
+}
+
+fn role(field: &Field<'_>) -> Option<String> {
+    let text = field.filled()?;
+    let fine = text.split_once(':').is_some_and(|(access, scope)| {
+        matches!(access, "read" | "write" | "*") && matches!(scope, "users" | "groups" | "*")
+    });
+    if !fine {
+        field.fail(format!(
+            "must be access:scope with read, write or * before the colon and users, groups or * after it, not {}",
+            field.shown()
+        ));
+    }
+    fine.then_some(text)
+}
+
+/// The mailer's section as JSON, its `auth.pass_file` already read (S-64).
+fn mailer(field: &Field<'_>) -> Option<serde_json::Value> {
+    let mut section = field.section()?;
+    section.need("from", "'it@example.com'");
+    let templates = section.path("templates_path");
+    let transport = section.field("transport");
+    if transport.is_none() {
+        section.missing("transport", "{ host: smtp.example.com }");
+    }
+    section.finish();
+    let pass = transport.and_then(|field| password(&field));
+    let mut json = field.json();
+    if let Some(templates) = templates {
+        json["templates_path"] = templates.to_string_lossy().into_owned().into();
+    }
+    if let Some(pass) = pass {
+        let auth = &mut json["transport"]["auth"];
+        if let Some(auth) = auth.as_object_mut() {
+            auth.remove("pass_file");
+            auth.insert("pass".to_owned(), pass.into());
+        }
+    }
+    Some(json)
+}
+
+fn password(transport: &Field<'_>) -> Option<String> {
+    use secrecy::ExposeSecret as _;
+    let mut section = transport.section()?;
+    section.need("host", "smtp.example.com");
+    let mut auth = section.section("auth")?;
+    let pass = secret::read(&mut auth, "pass", "pass_file")?;
+    Some(pass.expose_secret().to_owned())
+}

@@ -1,0 +1,221 @@
+//! The operations listener (S-91): `/live`, `/ready`, `/metrics`, `/status`. It only reads; nothing here changes anything.
+//!
+//! `/live` and `/ready` are open, because orchestrators probe without credentials; the others ask for `ops.token` where one is set.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use secrecy::{ExposeSecret as _, SecretString};
+use subtle::ConstantTimeEq as _;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::observability::{Metrics, Status};
+use crate::store::Store;
+
+/// How long the loop may be silent before the process counts as dead. Its longest slice of work is about two seconds.
+const LIVE_FOR: Duration = Duration::from_secs(30);
+/// How long `/ready` waits for the database.
+const PING_LIMIT: Duration = Duration::from_secs(3);
+/// How long open requests may take to end when usher stops.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// The loop's pulse. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    born: Instant,
+    /// Milliseconds from `born` to the last tick.
+    ticked: Arc<AtomicU64>,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self { born: Instant::now(), ticked: Arc::default() }
+    }
+}
+
+impl Heartbeat {
+    /// The loop is alive. To be called at least every few seconds, also while it waits for a long read.
+    pub fn tick(&self) {
+        let age = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.ticked.store(age, Ordering::Relaxed);
+    }
+
+    /// Time since the last tick, or since the start.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.born.elapsed().saturating_sub(Duration::from_millis(self.ticked.load(Ordering::Relaxed)))
+    }
+}
+
+/// What the listener shows.
+#[derive(Clone, Debug)]
+pub struct Operations {
+    pub heartbeat: Heartbeat,
+    pub metrics: Arc<Metrics>,
+    pub status: watch::Receiver<Status>,
+    pub store: Store,
+    /// Asked for as a bearer token, where set.
+    pub token: Option<SecretString>,
+}
+
+/// Why the listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {listen} (ops.listen): {cause}; {remedy}")]
+pub struct BindError {
+    listen: String,
+    cause: io::Error,
+    remedy: &'static str,
+}
+
+/// Opens the listener.
+///
+/// # Errors
+/// Says which address it was and what to do.
+pub async fn bind(listen: &str) -> Result<TcpListener, BindError> {
+    TcpListener::bind(listen).await.map_err(|cause| {
+        let remedy = match cause.kind() {
+            io::ErrorKind::AddrInUse => "another process has that port: stop it or choose another",
+            io::ErrorKind::AddrNotAvailable => "this machine has no such address: use one of its own, or 0.0.0.0",
+            io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose a higher one",
+            _ => "write it as address:port, for example 127.0.0.1:8042",
+        };
+        BindError { listen: listen.to_owned(), cause, remedy }
+    })
+}
+
+/// Serves until `stop`; open requests get a few seconds to end.
+///
+/// # Errors
+/// When the listener itself breaks.
+pub async fn serve(listener: TcpListener, operations: Operations, stop: CancellationToken) -> io::Result<()> {
+    let stopping = stop.clone();
+    let server =
+        axum::serve(listener, router(operations)).with_graceful_shutdown(async move { stop.cancelled().await });
+    let overdue = async {
+        stopping.cancelled().await;
+        tokio::time::sleep(DRAIN_LIMIT).await;
+    };
+    tokio::select! {
+        ended = server.into_future() => ended,
+        () = overdue => Ok(()),
+    }
+}
+
+/// Where a client on this machine reaches a listener bound to `listen`: the loopback address stands for "all addresses".
+#[must_use]
+pub fn reachable_at(listen: &str) -> String {
+    let Ok(mut address) = listen.parse::<SocketAddr>() else { return listen.to_owned() };
+    if address.ip().is_unspecified() {
+        let loopback: std::net::IpAddr = match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        address.set_ip(loopback);
+    }
+    address.to_string()
+}
+
+fn router(operations: Operations) -> Router {
+    Router::new()
+        .route("/live", get(live))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .with_state(operations)
+}
+
+async fn live(State(operations): State<Operations>) -> Response {
+    let silence = operations.heartbeat.silence();
+    if silence <= LIVE_FOR {
+        return "live\n".into_response();
+    }
+    let text = format!("the loop has been silent for {} s\n", silence.as_secs());
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+/// That the configuration is loaded and the listener bound is shown by there being an answer.
+async fn ready(State(operations): State<Operations>) -> Response {
+    match tokio::time::timeout(PING_LIMIT, operations.store.ping()).await {
+        Ok(Ok(())) => "ready\n".into_response(),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "not ready");
+            (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response()
+        }
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the database answers too slowly\n").into_response(),
+    }
+}
+
+async fn metrics(State(operations): State<Operations>, headers: HeaderMap) -> Response {
+    if !may_read(&operations, &headers) {
+        return refused();
+    }
+    match operations.metrics.render() {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+            .into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn status(State(operations): State<Operations>, headers: HeaderMap) -> Response {
+    if !may_read(&operations, &headers) {
+        return refused();
+    }
+    Json(operations.status.borrow().clone()).into_response()
+}
+
+/// Whether the caller showed the token; compared in constant time.
+fn may_read(operations: &Operations, headers: &HeaderMap) -> bool {
+    let Some(token) = &operations.token else { return true };
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let Some((scheme, shown)) = shown.and_then(|value| value.split_once(' ')) else { return false };
+    scheme.eq_ignore_ascii_case("bearer") && bool::from(shown.trim().as_bytes().ct_eq(token.expose_secret().as_bytes()))
+}
+
+fn refused() -> Response {
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], "the token of ops.token is needed\n")
+        .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_loop_is_noticed_and_a_tick_forgives() {
+        let heartbeat = Heartbeat::default();
+        tokio::time::advance(LIVE_FOR).await;
+        assert!(heartbeat.silence() <= LIVE_FOR);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(heartbeat.silence() > LIVE_FOR);
+        heartbeat.clone().tick();
+        assert!(heartbeat.silence() <= LIVE_FOR);
+    }
+
+    #[test]
+    fn all_addresses_are_reached_by_loopback() {
+        assert_eq!(reachable_at("0.0.0.0:8042"), "127.0.0.1:8042");
+        assert_eq!(reachable_at("[::]:8042"), "[::1]:8042");
+        assert_eq!(reachable_at("localhost:8042"), "localhost:8042");
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_named_with_a_remedy() {
+        let first = bind("127.0.0.1:0").await.unwrap();
+        let taken = first.local_addr().unwrap().to_string();
+        let error = bind(&taken).await.unwrap_err().to_string();
+        assert!(error.contains(&taken) && error.contains("another process has that port"), "{error}");
+        let error = bind("8042").await.unwrap_err().to_string();
+        assert!(error.contains("address:port"), "{error}");
+    }
+}

@@ -1,0 +1,384 @@
+//! The loop of `usher run`: poll the source, follow the feed, put things right, survive every outage (S-7, S-33, S-82).
+//!
+//! One task owns the [`Reconciler`]; a second one only waits on `/sync` and hands batches over a bounded queue.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Dirty, Folding, PassError, PassResult, Reconciler};
+use crate::clock;
+use crate::ids::Timestamp;
+use crate::matrix::{Batch, Homeserver};
+use crate::observability::{FailureStatus, HoldStatus, Mode, PassStatus, PlanStatus, SourceStatus, Status};
+use crate::plan::{Plan, Scope, render};
+use crate::store::{HoldRow, PassRecord, WriterLease};
+
+/// How long one `/sync` waits: with a poll a minute an idle usher stays at three requests.
+const SYNC_WAIT: Duration = Duration::from_secs(50);
+/// Batches that may wait for the loop; the feed task waits when it is full, so memory stays flat.
+const BATCHES: usize = 16;
+/// How often approvals are looked for and the pulse is shown.
+const TICK: Duration = Duration::from_secs(2);
+/// Pauses after an outage: the first, doubling up to the last.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// After a whole pass with failures the next one comes this soon.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Stopped,
+    /// Another instance took the writer's lease (S-85).
+    LeaseLost,
+}
+
+/// Runs until stopped. `show`: print each plan that differs from the one before (`--dry-run`).
+pub async fn run(reconciler: Reconciler, homeserver: Homeserver, status: watch::Sender<Status>, show: bool) -> Ended {
+    let (sender, batches) = mpsc::channel(BATCHES);
+    let stop = reconciler.stop.clone();
+    let position = match &reconciler.parts.store {
+        Some(store) => store.feed_position().await.ok().flatten(),
+        None => None,
+    };
+    let feed = tokio::spawn(follow(homeserver, position, sender, stop.clone()));
+    let mut daemon = Daemon {
+        reconciler,
+        inbox: Inbox { batches, reread: false, dirty: Dirty::new(), position: None },
+        status,
+        show,
+        next_poll: Instant::now(),
+        next_reread: Instant::now(),
+        outages: 0,
+        shown: String::new(),
+    };
+    let ended = daemon.turn_until_stopped(&stop).await;
+    feed.abort();
+    if let Err(error) = daemon.reconciler.save().await {
+        tracing::error!(%error, "the last of the ledger could not be saved; it is learned again at the next start");
+    }
+    if let Some(lease) = daemon.reconciler.parts.lease.take()
+        && let Err(error) = lease.release().await
+    {
+        tracing::warn!(%error, "the writer's lease could not be given back; it runs out by itself");
+    }
+    ended
+}
+
+/// Waits on the feed and hands on what comes.
+async fn follow(
+    homeserver: Homeserver,
+    mut position: Option<String>,
+    batches: mpsc::Sender<Batch>,
+    stop: CancellationToken,
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let next = tokio::select! {
+            () = stop.cancelled() => return,
+            next = homeserver.next_batch(position.as_deref(), SYNC_WAIT) => next,
+        };
+        match next {
+            Ok(batch) => {
+                pause = FIRST_PAUSE;
+                position = Some(batch.position.clone());
+                if batches.send(batch).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the feed is interrupted");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// Ends when the lease is another's; never without one.
+async fn lost(lease: Option<&WriterLease>) {
+    match lease {
+        Some(lease) => lease.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the feed brought and nobody has dealt with yet.
+struct Inbox {
+    batches: mpsc::Receiver<Batch>,
+    /// The feed asks for a full read.
+    reread: bool,
+    dirty: Dirty,
+    /// How far the feed is dealt with.
+    position: Option<String>,
+}
+
+impl Inbox {
+    async fn take(&mut self, batch: Batch, reconciler: &mut Reconciler) -> Result<(), PassError> {
+        self.reread |= batch.reread;
+        self.position = Some(batch.position.clone());
+        let touched = reconciler.fold(&batch).await;
+        match touched {
+            Ok(dirty) => self.dirty.extend(dirty),
+            // What could not be read now is read with everything else.
+            Err(_) => self.reread = true,
+        }
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl Folding for Inbox {
+    async fn fold(&mut self, reconciler: &mut Reconciler) -> Result<(), PassError> {
+        while let Ok(batch) = self.batches.try_recv() {
+            self.take(batch, reconciler).await?;
+        }
+        Ok(())
+    }
+}
+
+struct Daemon {
+    reconciler: Reconciler,
+    inbox: Inbox,
+    status: watch::Sender<Status>,
+    show: bool,
+    next_poll: Instant,
+    next_reread: Instant,
+    /// Outages in a row.
+    outages: u32,
+    shown: String,
+}
+
+impl Daemon {
+    async fn turn_until_stopped(&mut self, stop: &CancellationToken) -> Ended {
+        while !stop.is_cancelled() {
+            self.reconciler.parts.heartbeat.tick();
+            let wake = self.next_poll.min(Instant::now() + TICK);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = lost(self.reconciler.parts.lease.as_ref()) => return Ended::LeaseLost,
+                batch = self.inbox.batches.recv() => match batch {
+                    Some(batch) => {
+                        if let Err(error) = self.inbox.take(batch, &mut self.reconciler).await {
+                            tracing::warn!(%error, "what the feed brought could not be taken in");
+                        }
+                    }
+                    None => break,
+                },
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            self.turn().await;
+        }
+        Ended::Stopped
+    }
+
+    /// One turn: whatever is due.
+    async fn turn(&mut self) {
+        let parts = &self.reconciler.parts;
+        parts.metrics.count_requests(&parts.homeserver.requests().counts());
+        let approved = self.reconciler.take_approvals().await.unwrap_or(false);
+        let due = Instant::now() >= self.next_poll;
+        let scope = if due || approved {
+            Scope::Everything
+        } else if !self.inbox.dirty.is_empty() && self.reconciler.observed.is_some() && self.outages == 0 {
+            Scope::Rooms(std::mem::take(&mut self.inbox.dirty))
+        } else {
+            return;
+        };
+        let cause = match (&scope, approved) {
+            (Scope::Rooms(_), _) => "feed",
+            (Scope::Everything, true) => "approval",
+            (Scope::Everything, false) => "poll",
+        };
+        let started = clock::now();
+        let result = self.pass(&scope, due).await;
+        self.after(cause, started, &scope, result).await;
+    }
+
+    /// A pass: reads what is due, then plans and does.
+    async fn pass(&mut self, scope: &Scope, poll: bool) -> Result<PassResult, PassError> {
+        let mut source = Ok(());
+        if poll {
+            source = self.poll_source().await;
+        }
+        if self.reconciler.observed.is_none() || self.inbox.reread || Instant::now() >= self.next_reread {
+            self.reconciler.read_homeserver().await?;
+            self.inbox.reread = false;
+            self.inbox.dirty.clear();
+            let interval = u64::try_from(self.reconciler.parts.config.provisioner.resync_interval_ms).unwrap_or(0);
+            self.next_reread = Instant::now() + Duration::from_millis(interval);
+        } else if poll {
+            self.reconciler.read_new_accounts().await?;
+        }
+        if self.reconciler.directory.is_none() {
+            source?;
+            return Ok(PassResult::default());
+        }
+        if let Err(error) = source {
+            tracing::warn!(%error, "the source could not be read; the last read stays in force");
+        }
+        self.show_plan(scope).await?;
+        self.reconciler.carry_out(scope, &mut self.inbox).await
+    }
+
+    async fn poll_source(&mut self) -> Result<(), PassError> {
+        if !self.reconciler.source_may_have_changed().await {
+            tracing::debug!("the source has not changed");
+            return Ok(());
+        }
+        self.reconciler.read_source(true).await
+    }
+
+    /// In a dry run the plan is the product: printed whenever it is another one.
+    async fn show_plan(&mut self, scope: &Scope) -> Result<(), PassError> {
+        if self.show && *scope == Scope::Everything {
+            let decided = self.reconciler.decide(scope).await?;
+            let text = render(&decided.plan, &decided.header);
+            if text != self.shown {
+                print!("{text}");
+                self.shown = text;
+            }
+        }
+        Ok(())
+    }
+
+    /// Schedules what comes next and tells of what was.
+    async fn after(
+        &mut self,
+        cause: &'static str,
+        started: Timestamp,
+        scope: &Scope,
+        result: Result<PassResult, PassError>,
+    ) {
+        let interval = Duration::from_millis(
+            u64::try_from(self.reconciler.parts.config.source.check_interval_ms()).unwrap_or(60_000),
+        );
+        let (word, text, wait) = match &result {
+            Ok(pass) if pass.fatal.is_some() => {
+                let cause = pass.fatal.clone().unwrap_or_default();
+                tracing::error!(cause, "the homeserver does not accept our token: is the registration loaded?");
+                self.outages += 1;
+                ("error", cause, self.pause())
+            }
+            Ok(pass) if pass.interrupted => {
+                self.outages += 1;
+                self.inbox.reread = true;
+                ("error", "the homeserver went away".to_owned(), self.pause())
+            }
+            Ok(pass) => {
+                self.outages = 0;
+                let word = if pass.failed > 0 { "failures" } else { "ok" };
+                (word, word.to_owned(), if pass.failed > 0 { interval.min(SOON) } else { interval })
+            }
+            Err(error) => {
+                self.outages += 1;
+                tracing::warn!(%error, outages = self.outages, "the pass could not be made; usher tries again");
+                ("error", error.to_string(), self.pause())
+            }
+        };
+        if *scope == Scope::Everything || word != "ok" {
+            let wait = if word == "error" { wait.min(interval) } else { wait };
+            self.next_poll = Instant::now() + wait;
+        }
+        if word != "error"
+            && let (Some(position), Some(store), Some(_)) =
+                (self.inbox.position.take(), &self.reconciler.parts.store, &self.reconciler.parts.actuator)
+            && let Err(error) = store.set_feed_position(&position).await
+        {
+            tracing::warn!(%error, "the place in the feed could not be stored");
+        }
+        self.reconciler.parts.metrics.pass_ended(word, clock::now());
+        self.record(cause, started, scope, (text, result.ok())).await;
+    }
+
+    fn pause(&self) -> Duration {
+        (FIRST_PAUSE * 2_u32.saturating_pow(self.outages.min(10))).min(LONGEST_PAUSE)
+    }
+
+    /// History, status page, request counts.
+    async fn record(
+        &mut self,
+        cause: &str,
+        started: Timestamp,
+        scope: &Scope,
+        (text, pass): (String, Option<PassResult>),
+    ) {
+        let plan = pass.as_ref().and_then(|pass| pass.plan.clone()).filter(|_| *scope == Scope::Everything);
+        let counts = pass.map(|pass| {
+            [("done", pass.done), ("failed", pass.failed), ("held", pass.held)]
+                .into_iter()
+                .map(|(name, count)| (name.to_owned(), count))
+                .collect()
+        });
+        let record = PassRecord {
+            started,
+            ended: clock::now(),
+            cause: cause.to_owned(),
+            counts: counts.unwrap_or_default(),
+            result: text,
+        };
+        let worth_telling = record.result != "ok" || record.counts.values().any(|count| *count > 0);
+        let mut holds = Vec::new();
+        if let Some(store) = &self.reconciler.parts.store {
+            if self.reconciler.parts.actuator.is_some() && (worth_telling || *scope == Scope::Everything) {
+                // A database that is away is told about by the pass itself.
+                let _ = store.record_pass(&record).await;
+            }
+            holds = store.holds().await.unwrap_or_default();
+        }
+        self.tell(record, plan.as_ref(), &holds);
+    }
+
+    fn tell(&mut self, record: PassRecord, plan: Option<&Plan>, holds: &[HoldRow]) {
+        let reconciler = &self.reconciler;
+        let next = clock::now()
+            .plus_ms(i64::try_from(self.next_poll.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0));
+        self.status.send_modify(|status| {
+            if reconciler.parts.actuator.is_none() {
+                status.mode = Mode::DryRun;
+            }
+            if let Some(directory) = &reconciler.directory {
+                status.source = SourceStatus {
+                    kind: directory.source.clone(),
+                    users: directory.users.len() as u64,
+                    groups: directory.groups.len() as u64,
+                    complete: directory.is_complete(),
+                    last_success: reconciler.read_at,
+                    problem: (record.result != "ok").then(|| record.result.clone()),
+                };
+            }
+            status.next_pass = Some(next);
+            if let Some(plan) = plan {
+                let pending = plan.pending().count() as u64;
+                let held = plan.held_count() as u64;
+                status.plan = PlanStatus { pending, held, withheld: plan.steps.len() as u64 - pending - held };
+                status.notes = plan.notes.iter().take(100).map(ToString::to_string).collect();
+            }
+            status.holds = holds.iter().map(HoldStatus::from).collect();
+            status.failures = reconciler
+                .troubles
+                .values()
+                .map(|trouble| FailureStatus {
+                    what: trouble.what.clone(),
+                    reason: trouble.cause.clone(),
+                    remedy: None,
+                    since: trouble.since,
+                    retry_at: Some(trouble.retry_at),
+                })
+                .collect();
+            status.last_pass = Some(PassStatus {
+                started: record.started,
+                ended: record.ended,
+                cause: record.cause,
+                result: record.result,
+                counts: record.counts,
+            });
+        });
+    }
+}

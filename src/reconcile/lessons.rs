@@ -1,0 +1,173 @@
+//! What a pass leaves behind: the ledger, holds, failures, the removals that count.
+
+use super::{FIRST_PAUSE_MS, LONGEST_PAUSE_MS, PassError, PassResult, Reconciler, StepTrouble};
+use crate::actuate::{ActError, ActErrorKind};
+use crate::clock;
+use crate::execute::Report;
+use crate::ids::Timestamp;
+use crate::ledger::{Refusal, RemovalRecord};
+use crate::plan::{Action, Class, Lesson, Plan, Removal, Step, WINDOW_MS};
+use crate::store::{HeldStep, HoldRow, StoreError, diff};
+
+/// How long a homeserver's refusal of a person stands before it is tried once more.
+const REFUSAL_MS: i64 = 24 * 60 * 60 * 1000;
+
+impl Reconciler {
+    /// Takes in what a slice did.
+    pub(super) async fn settle_up(
+        &mut self,
+        plan: &Plan,
+        report: Report,
+        result: &mut PassResult,
+    ) -> Result<(), PassError> {
+        let now = clock::now();
+        for step in &report.done {
+            self.record_removals(plan, step, now);
+            let id = step.id();
+            self.troubles.remove(&id);
+            self.ledger.approvals.remove(&id);
+        }
+        for (step, error) in report.failed {
+            match error.kind {
+                ActErrorKind::Retry => result.interrupted = true,
+                ActErrorKind::Fatal => result.fatal = Some(error.to_string()),
+                ActErrorKind::Stale | ActErrorKind::Refused | ActErrorKind::Forbidden => {}
+            }
+            self.remember_failure(plan, &step, &error, now);
+        }
+        if !result.interrupted {
+            self.reread_rooms(&report.reread).await?;
+        }
+        Ok(self.save().await?)
+    }
+
+    fn remember_failure(&mut self, plan: &Plan, step: &Step, error: &ActError, now: Timestamp) {
+        if error.kind == ActErrorKind::Refused
+            && let (Some(place), Some(user)) = (&step.place, step.action.user())
+        {
+            let code = error.code.clone().unwrap_or_else(|| "refused".to_owned());
+            let refusal = Refusal { code, retry_at: now.plus_ms(REFUSAL_MS) };
+            self.ledger.refusals.insert((place.clone(), user.clone()), refusal);
+        }
+        let trouble = self.troubles.entry(step.id()).or_insert_with(|| StepTrouble {
+            what: plan.line(step),
+            cause: String::new(),
+            failures: 0,
+            since: now,
+            retry_at: now,
+        });
+        let pause = (FIRST_PAUSE_MS << trouble.failures.min(16)).min(LONGEST_PAUSE_MS);
+        trouble.failures += 1;
+        trouble.cause = error.to_string();
+        // Lost answers and stale steps are planned again from a fresh read; waiting is for what was refused.
+        let waits = !matches!(error.kind, ActErrorKind::Retry | ActErrorKind::Stale) || trouble.failures > 3;
+        trouble.retry_at = if waits { now.plus_ms(pause) } else { now };
+    }
+
+    /// Removals that were done and count: not intruders, and not what an operator approved (S-104).
+    fn record_removals(&mut self, plan: &Plan, step: &Step, now: Timestamp) {
+        let until = self.ledger.approvals.get(&step.id());
+        if until.is_some_and(|until| *until > now) {
+            return;
+        }
+        let removals: Vec<&Removal> = match &step.action {
+            Action::SetPowerLevels { changes, .. } => {
+                changes.iter().filter_map(|change| change.removal.as_ref()).collect()
+            }
+            _ => step.removal.iter().collect(),
+        };
+        for removal in removals.into_iter().filter(|removal| removal.counts) {
+            let Some(person) = &removal.person else { continue };
+            self.ledger.removals.push(RemovalRecord {
+                class: removal.class,
+                space: removal.space.clone(),
+                person: person.clone(),
+                at: now,
+                space_base: plan.heads.spaces.get(&removal.space).copied().unwrap_or(0),
+                total_base: plan.heads.total,
+            });
+        }
+    }
+
+    /// The end of a whole pass: lessons, holds, what has expired.
+    pub(super) async fn finish(&mut self, plan: &Plan, settled: bool) -> Result<(), PassError> {
+        let now = clock::now();
+        for lesson in &plan.lessons {
+            match lesson.clone() {
+                Lesson::Entitled { key, levels } => {
+                    self.ledger.entitled.insert(key, levels);
+                }
+                Lesson::Forgiven { room, user, event } => {
+                    self.ledger.forgiven.insert((room, user, event));
+                }
+                Lesson::Group { external_id, memory } => {
+                    self.ledger.groups.insert(external_id, memory);
+                }
+                Lesson::Mode { mirrored } => self.ledger.mirrored = Some(mirrored),
+            }
+        }
+        let lost = plan.steps.iter().filter_map(Step::hold).any(|hold| hold.class == Class::LedgerLost);
+        self.ledger.settled |= settled && !lost;
+        self.ledger.removals.retain(|record| now.since_ms(record.at) < WINDOW_MS);
+        self.ledger.approvals.retain(|_, until| *until > now);
+        self.ledger.refusals.retain(|_, refusal| refusal.retry_at > now);
+        let planned: std::collections::BTreeSet<_> = match self.troubles.is_empty() {
+            true => std::collections::BTreeSet::new(),
+            false => plan.steps.iter().map(Step::id).collect(),
+        };
+        self.troubles.retain(|id, _| planned.contains(id));
+        self.save().await?;
+        let rows = holds(plan, now);
+        if let Some(store) = &self.parts.store {
+            store.set_holds(&rows).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what changed in the ledger.
+    pub(super) async fn save(&mut self) -> Result<(), StoreError> {
+        let Some(store) = self.parts.store.as_ref().filter(|_| self.parts.actuator.is_some()) else { return Ok(()) };
+        let changes = diff(&self.saved, &self.ledger);
+        if !changes.is_empty() {
+            store.save(&changes).await?;
+            self.saved = self.ledger.clone();
+        }
+        Ok(())
+    }
+
+    /// Picks up what an operator approved meanwhile; `true` if there is something new.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn take_approvals(&mut self) -> Result<bool, StoreError> {
+        let Some(store) = &self.parts.store else { return Ok(false) };
+        let now = clock::now();
+        let mut news = false;
+        for (step, until) in store.approvals().await? {
+            if until > now && self.ledger.approvals.get(&step) != Some(&until) {
+                self.ledger.approvals.insert(step.clone(), until);
+                self.saved.approvals.insert(step, until);
+                news = true;
+            }
+        }
+        Ok(news)
+    }
+}
+
+fn holds(plan: &Plan, now: Timestamp) -> Vec<HoldRow> {
+    plan.held()
+        .into_iter()
+        .map(|item| HoldRow {
+            detail: item.title(plan),
+            class: item.hold.class,
+            steps: item
+                .steps
+                .iter()
+                .zip(&item.lines)
+                .map(|(id, text)| HeldStep { id: id.clone(), text: text.clone() })
+                .collect(),
+            first_held_at: now,
+            id: item.id,
+        })
+        .collect()
+}

@@ -1,0 +1,101 @@
+//! Single values: the database's birth, whose it is, and the place in the homeserver's change feed.
+
+use sqlx::Row as _;
+
+use super::{Store, StoreError};
+use crate::ids::Timestamp;
+
+/// A value kept under a name. The ledger keeps its own single values in the same table under other names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// When this database was made, in milliseconds since the epoch (S-101: younger than our markers means the ledger was lost).
+    BornAt,
+    /// The `instance` of the configuration that uses it.
+    Instance,
+    /// The `next_batch` of the change feed (S-33).
+    FeedPosition,
+}
+
+impl Fact {
+    fn name(self) -> &'static str {
+        match self {
+            Self::BornAt => "born_at",
+            Self::Instance => "instance",
+            Self::FeedPosition => "feed_position",
+        }
+    }
+}
+
+impl Store {
+    /// The value of a fact, if it was ever set.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn fact(&self, fact: Fact) -> Result<Option<String>, StoreError> {
+        let work = sqlx::query(SELECT_FACT).bind(fact.name()).fetch_optional(&self.pool);
+        let row = self.bounded("read a fact", work).await?;
+        row.map(|row| row.try_get(0)).transpose().map_err(|error| StoreError::from_sqlx("read a fact", &error))
+    }
+
+    /// Sets or replaces a fact.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn set_fact(&self, fact: Fact, value: &str) -> Result<(), StoreError> {
+        let work = sqlx::query(UPSERT_FACT).bind(fact.name()).bind(value).execute(&self.pool);
+        self.bounded("write a fact", work).await.map(|_| ())
+    }
+
+    /// Forgets a fact.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn clear_fact(&self, fact: Fact) -> Result<(), StoreError> {
+        let work = sqlx::query(DELETE_FACT).bind(fact.name()).execute(&self.pool);
+        self.bounded("forget a fact", work).await.map(|_| ())
+    }
+
+    /// Where the change feed stands (S-33).
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn feed_position(&self) -> Result<Option<String>, StoreError> {
+        self.fact(Fact::FeedPosition).await
+    }
+
+    /// Remembers where the change feed stands, after what came before it was folded in.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn set_feed_position(&self, position: &str) -> Result<(), StoreError> {
+        self.set_fact(Fact::FeedPosition, position).await
+    }
+
+    /// When this database was made.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn born_at(&self) -> Result<Timestamp, StoreError> {
+        let text = self.fact(Fact::BornAt).await?.unwrap_or_default();
+        let number = text.parse::<i64>();
+        number.map(Timestamp).map_err(|error| StoreError::Damaged { what: "read a fact", cause: error.to_string() })
+    }
+
+    /// Asks first: opening a database that exists must not wait for its writer.
+    pub(super) async fn note_birth(&self) -> Result<(), StoreError> {
+        if self.fact(Fact::BornAt).await?.is_some() {
+            return Ok(());
+        }
+        let now = crate::clock::now().0.to_string();
+        let work = sqlx::query(INSERT_FACT).bind(Fact::BornAt.name()).bind(now).execute(&self.pool);
+        self.bounded("note the database's birth", work).await.map(|_| ())
+    }
+}
+
+pub(super) const QUERIES: &[&str] = &[SELECT_FACT, UPSERT_FACT, INSERT_FACT, DELETE_FACT];
+
+const SELECT_FACT: &str = "SELECT value FROM facts WHERE name = $1";
+const UPSERT_FACT: &str =
+    "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+const INSERT_FACT: &str = "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+const DELETE_FACT: &str = "DELETE FROM facts WHERE name = $1";

@@ -1,0 +1,44 @@
+//! The migrations, compiled in. They only go forward; both databases count the same versions.
+
+use std::borrow::Cow;
+
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+use super::Backend;
+
+const SQLITE: &[(i64, &str, &str)] = &[
+    (1, "memory", include_str!("../../migrations/sqlite/0001_memory.sql")),
+    (2, "holds and passes", include_str!("../../migrations/sqlite/0002_holds_and_passes.sql")),
+    (3, "lease", include_str!("../../migrations/sqlite/0003_lease.sql")),
+];
+
+const POSTGRES: &[(i64, &str, &str)] = &[
+    (1, "memory", include_str!("../../migrations/postgres/0001_memory.sql")),
+    (2, "holds and passes", include_str!("../../migrations/postgres/0002_holds_and_passes.sql")),
+    (3, "lease", include_str!("../../migrations/postgres/0003_lease.sql")),
+];
+
+pub(super) fn migrator(backend: &Backend) -> Migrator {
+    let files = match backend {
+        Backend::Sqlite(_) => SQLITE,
+        Backend::Postgres => POSTGRES,
+    };
+    let migrations = files.iter().map(|(version, description, sql)| {
+        Migration::new(*version, Cow::Borrowed(*description), MigrationType::Simple, (*sql).into_sql_str(), false)
+    });
+    Migrator::with_migrations(migrations.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_databases_count_the_same_versions() {
+        let names =
+            |files: &[(i64, &str, &str)]| files.iter().map(|file| (file.0, file.1.to_owned())).collect::<Vec<_>>();
+        assert_eq!(names(SQLITE), names(POSTGRES));
+        assert!(SQLITE.iter().zip(1..).all(|(file, version)| file.0 == version));
+    }
+}

@@ -1,0 +1,7 @@
+//! The cases.
+
+pub mod feed;
+pub mod identity;
+pub mod members;
+pub mod reads;
+pub mod rooms;

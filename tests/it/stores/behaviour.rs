@@ -1,0 +1,306 @@
+//! What every function of the store does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use usher::ids::{Key, Timestamp, UserId};
+use usher::ledger::{Absence, GroupMemory, Ledger, Refusal, RemovalRecord};
+use usher::plan::{Class, StepId};
+use usher::store::{Fact, HeldStep, HoldRow, PassRecord, Store, StoreError, diff};
+
+use super::{Database, on_both};
+
+on_both! {
+    a_new_database_holds_an_empty_ledger
+    a_ledger_survives_a_restart
+    only_the_difference_is_written
+    what_is_gone_is_deleted
+    equal_removals_are_counted_each
+    a_hundred_thousand_people_are_saved_in_few_statements
+    a_renewed_approval_outlives_the_old_one
+    holds_are_replaced_and_keep_their_age
+    history_is_bounded_in_age_and_number
+    facts_are_kept_and_forgotten
+    migrations_run_once
+    several_processes_may_open_a_new_database_at_once
+    every_query_is_understood
+    odd_texts_come_back_as_they_were
+    readers_need_not_wait_for_a_writer
+}
+
+fn user(number: u32) -> UserId {
+    UserId::new(&format!("user{number}"), "example.com")
+}
+
+fn room() -> Key {
+    Key::Room { space: "eng".into(), slot: "general".into() }
+}
+
+/// A ledger with something in every part.
+pub fn full() -> Ledger {
+    let removal = |person: u32| RemovalRecord {
+        class: Class::KicksPerSpace,
+        space: Key::Space("eng".into()),
+        person: user(person),
+        at: Timestamp(1_700_000_000_123),
+        space_base: 40,
+        total_base: 60,
+    };
+    let memory = GroupMemory { id: "g-1".into(), name: "Mods".into(), users: vec!["p-1".into(), "p-2".into()] };
+    let absence = Absence { since: Timestamp(10), reads: 1, last_read: Timestamp(20) };
+    let refusal = Refusal { code: "M_FORBIDDEN".into(), retry_at: Timestamp(99) };
+    let everybody: BTreeSet<UserId> = (0..5).map(user).collect();
+    Ledger {
+        people: (0..450_u32).map(|n| (format!("p-{n}").as_str().into(), format!("user{n}").as_str().into())).collect(),
+        absences: BTreeMap::from([("p-9".into(), absence)]),
+        groups: BTreeMap::from([("cn=mods".to_owned(), memory)]),
+        entitled: BTreeMap::from([(Key::Space("eng".into()), Arc::new(everybody)), (room(), Arc::default())]),
+        forgiven: BTreeSet::from([("!r:example.com".into(), user(1), "$e".into())]),
+        refusals: BTreeMap::from([((room(), user(2)), refusal)]),
+        removals: vec![removal(3), removal(4)],
+        approvals: BTreeMap::from([(StepId("s-1".into()), Timestamp(500))]),
+        mirrored: Some(false),
+        settled: true,
+        last_complete_read: Some(Timestamp(77)),
+    }
+}
+
+/// Ledgers have no equality of their own; their serialised form has.
+pub fn same(left: &Ledger, right: &Ledger) -> bool {
+    plain(left) == plain(right)
+}
+
+/// A map with tuple keys has no JSON form: the refusals stand beside the rest.
+fn plain(ledger: &Ledger) -> (serde_json::Value, String) {
+    let rest = Ledger { refusals: BTreeMap::new(), ..ledger.clone() };
+    (serde_json::to_value(rest).unwrap(), format!("{:?}", ledger.refusals))
+}
+
+async fn a_new_database_holds_an_empty_ledger(database: &Database) {
+    let store = database.open().await;
+    assert!(same(&store.load_ledger().await.unwrap(), &Ledger::default()));
+    assert!(store.holds().await.unwrap().is_empty());
+    assert!(store.passes(10).await.unwrap().is_empty());
+}
+
+async fn a_ledger_survives_a_restart(database: &Database) {
+    let ledger = full();
+    let store = database.open().await;
+    store.save(&diff(&Ledger::default(), &ledger)).await.unwrap();
+    store.close().await;
+    let loaded = database.open().await.load_ledger().await.unwrap();
+    assert!(same(&loaded, &ledger), "{:?}\n{:?}", plain(&loaded), plain(&ledger));
+    assert!(diff(&ledger, &loaded).is_empty());
+}
+
+async fn only_the_difference_is_written(database: &Database) {
+    let store = database.open().await;
+    let before = full();
+    store.save(&diff(&Ledger::default(), &before)).await.unwrap();
+    let mut after = before.clone();
+    after.people.insert("p-new".into(), "newcomer".into());
+    after.people.insert("p-3".into(), "renamed".into());
+    after.absences.clear();
+    after.settled = false;
+    after.last_complete_read = Some(Timestamp(78));
+    let changes = diff(&before, &after);
+    assert_eq!(changes.rows(), 5);
+    store.save(&changes).await.unwrap();
+    assert!(same(&store.load_ledger().await.unwrap(), &after));
+    store.save(&changes).await.unwrap();
+    assert!(same(&store.load_ledger().await.unwrap(), &after), "saving the same difference twice is harmless");
+}
+
+async fn what_is_gone_is_deleted(database: &Database) {
+    let store = database.open().await;
+    let ledger = full();
+    store.save(&diff(&Ledger::default(), &ledger)).await.unwrap();
+    store.save(&diff(&ledger, &Ledger::default())).await.unwrap();
+    assert!(same(&store.load_ledger().await.unwrap(), &Ledger::default()));
+}
+
+async fn equal_removals_are_counted_each(database: &Database) {
+    let store = database.open().await;
+    let mut ledger = full();
+    let twin = ledger.removals[0].clone();
+    ledger.removals.insert(0, twin);
+    store.save(&diff(&full(), &ledger)).await.unwrap();
+    store.save(&diff(&Ledger::default(), &ledger)).await.unwrap();
+    assert_eq!(store.load_ledger().await.unwrap().removals.len(), 3);
+}
+
+async fn a_hundred_thousand_people_are_saved_in_few_statements(database: &Database) {
+    const PEOPLE: u32 = 100_000;
+    let store = database.open().await;
+    let everybody: Arc<BTreeSet<UserId>> = Arc::new((0..PEOPLE).map(user).collect());
+    let ledger = Ledger {
+        people: (0..PEOPLE).map(|n| (format!("id-{n}").as_str().into(), format!("user{n}").as_str().into())).collect(),
+        entitled: (0..4_u32)
+            .map(|n| (Key::Space(format!("space{n}").as_str().into()), Arc::clone(&everybody)))
+            .collect(),
+        ..Ledger::default()
+    };
+    let changes = diff(&Ledger::default(), &ledger);
+    assert_eq!(changes.rows(), PEOPLE as usize + 4);
+    store.save(&changes).await.unwrap();
+    let loaded = store.load_ledger().await.unwrap();
+    assert_eq!(loaded.people.len(), PEOPLE as usize);
+    assert!(diff(&ledger, &loaded).is_empty());
+}
+
+async fn a_renewed_approval_outlives_the_old_one(database: &Database) {
+    let store = database.open().await;
+    let step = StepId("s-1".into());
+    let steps: Vec<StepId> = (0..500).map(|n| StepId(format!("s-{n}"))).collect();
+    store.approve(&steps, Timestamp(100), "ann").await.unwrap();
+    let old = Ledger { approvals: store.approvals().await.unwrap(), ..Ledger::default() };
+    assert_eq!(old.approvals.len(), 500);
+    store.approve(std::slice::from_ref(&step), Timestamp(200), "bob").await.unwrap();
+    store.save(&diff(&old, &Ledger::default())).await.unwrap();
+    assert_eq!(store.approvals().await.unwrap(), BTreeMap::from([(step, Timestamp(200))]));
+}
+
+pub fn hold(id: &str, steps: u32, first_held_at: i64) -> HoldRow {
+    let steps = (0..steps).map(|n| HeldStep { id: StepId(format!("{id}-{n}")), text: format!("kick @user{n}") });
+    HoldRow {
+        id: id.into(),
+        class: Class::KicksPerSpace,
+        detail: "12 of 40 people in Engineering, limit 12".into(),
+        steps: steps.collect(),
+        first_held_at: Timestamp(first_held_at),
+    }
+}
+
+async fn holds_are_replaced_and_keep_their_age(database: &Database) {
+    let store = database.open().await;
+    store.set_holds(&[hold("h-1", 3, 100), hold("h-2", 300, 100)]).await.unwrap();
+    store.set_holds(&[hold("h-2", 301, 900), hold("h-3", 1, 900)]).await.unwrap();
+    assert_eq!(store.holds().await.unwrap(), [hold("h-2", 301, 100), hold("h-3", 1, 900)]);
+    store.set_holds(&[]).await.unwrap();
+    assert!(store.holds().await.unwrap().is_empty());
+}
+
+fn pass(started: i64) -> PassRecord {
+    PassRecord {
+        started: Timestamp(started),
+        ended: Timestamp(started + 5),
+        cause: "poll".into(),
+        counts: BTreeMap::from([("done".into(), 3)]),
+        result: "ok".into(),
+    }
+}
+
+async fn history_is_bounded_in_age_and_number(database: &Database) {
+    const DAY: i64 = 24 * 3600 * 1000;
+    let store = database.open().await;
+    for day in [1, 2, 40, 41] {
+        store.record_pass(&pass(day * DAY)).await.unwrap();
+    }
+    assert_eq!(store.passes(10).await.unwrap(), [pass(41 * DAY), pass(40 * DAY)]);
+    assert_eq!(store.passes(1).await.unwrap(), [pass(41 * DAY)]);
+    let many = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 10050) \
+         INSERT INTO passes (started, ended, cause, counts, result) \
+         SELECT 3628800000, 3628800005, 'poll', '{}', 'ok' FROM numbers";
+    let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
+    sqlx::query(many).execute(&pool).await.unwrap();
+    store.record_pass(&pass(42 * DAY)).await.unwrap();
+    let passes = store.passes(20_000).await.unwrap();
+    assert_eq!((passes.len(), &passes[0]), (10_000, &pass(42 * DAY)));
+}
+
+async fn facts_are_kept_and_forgotten(database: &Database) {
+    let store = database.open().await;
+    let born = store.born_at().await.unwrap();
+    assert!(born.0 > 1_700_000_000_000);
+    assert_eq!(store.feed_position().await.unwrap(), None);
+    store.set_feed_position("s1").await.unwrap();
+    store.set_feed_position("s2").await.unwrap();
+    store.set_fact(Fact::Instance, "main").await.unwrap();
+    store.save(&diff(&full(), &Ledger::default())).await.unwrap();
+    store.close().await;
+    let store = database.open().await;
+    assert_eq!(store.feed_position().await.unwrap().as_deref(), Some("s2"));
+    assert_eq!(store.fact(Fact::Instance).await.unwrap().as_deref(), Some("main"));
+    assert_eq!(store.born_at().await.unwrap(), born);
+    store.clear_fact(Fact::FeedPosition).await.unwrap();
+    assert_eq!(store.feed_position().await.unwrap(), None);
+}
+
+async fn migrations_run_once(database: &Database) {
+    for _ in 0..3 {
+        database.open().await.close().await;
+    }
+    let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
+    let applied: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(&pool).await.unwrap();
+    assert_eq!(applied, 3);
+    let newer = "UPDATE _sqlx_migrations SET version = 999 WHERE version = 3";
+    sqlx::query(newer).execute(&pool).await.unwrap();
+    let refused = Store::open(&database.url).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Newer { version: 999 }), "{refused}");
+    assert!(!refused.is_retryable());
+}
+
+async fn several_processes_may_open_a_new_database_at_once(database: &Database) {
+    let opened = (0..6).map(|_| {
+        let url = database.url.clone();
+        tokio::spawn(async move { Store::open(&url).await.map(|_| ()) })
+    });
+    for open in opened.collect::<Vec<_>>() {
+        open.await.unwrap().unwrap();
+    }
+}
+
+async fn every_query_is_understood(database: &Database) {
+    let written = declared_queries();
+    let prepared = database.open().await.prepare_all().await.unwrap();
+    // The ledger's nine tables, holds and approvals: two shapes of insert and of delete each.
+    let generated = (9 + 2) * 4;
+    let lease_only = if database.url.starts_with("sqlite") { 4 } else { 0 };
+    assert_eq!(prepared, written - lease_only + generated);
+}
+
+/// How many constants under `src/store` are queries: each must be in a list that is prepared.
+fn declared_queries() -> usize {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = vec![root.join("store.rs")];
+    files.extend(std::fs::read_dir(root.join("store")).unwrap().map(|entry| entry.unwrap().path()));
+    let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let constants =
+        text.split("\nconst ").skip(1).filter_map(|rest| rest.split_once("&str =\n").or(rest.split_once("&str = ")));
+    constants
+        .filter(|(name, value)| {
+            let verbs = ["\"SELECT", "\"INSERT", "\"UPDATE", "\"DELETE"];
+            name.len() < 40 && verbs.iter().any(|verb| value.trim_start().starts_with(verb))
+        })
+        .count()
+}
+
+async fn odd_texts_come_back_as_they_were(database: &Database) {
+    let store = database.open().await;
+    let odd = "O'Brien \"x\" \\ $1 ; DROP TABLE people -- ☃ 日本";
+    let mut ledger = full();
+    ledger.people.insert(odd.into(), odd.into());
+    ledger.groups.insert(odd.into(), GroupMemory { id: odd.into(), name: odd.into(), users: vec![odd.into()] });
+    ledger.entitled.insert(Key::Space(odd.into()), Arc::new(BTreeSet::from([UserId::new(odd, "a")])));
+    store.save(&diff(&Ledger::default(), &ledger)).await.unwrap();
+    assert!(same(&store.load_ledger().await.unwrap(), &ledger));
+}
+
+async fn readers_need_not_wait_for_a_writer(database: &Database) {
+    let store = database.open().await;
+    let ledger = full();
+    store.save(&diff(&Ledger::default(), &ledger)).await.unwrap();
+    store.set_holds(&[hold("h-1", 2, 5)]).await.unwrap();
+    let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
+    let mut writing = pool.begin().await.unwrap();
+    for half_done in ["DELETE FROM people", "DELETE FROM holds", "DELETE FROM facts"] {
+        sqlx::query(half_done).execute(&mut *writing).await.unwrap();
+    }
+    // As `usher hold list` and `usher status` do beside a daemon that is saving: a process of its own.
+    let reader = database.open().await;
+    assert!(same(&reader.load_ledger().await.unwrap(), &ledger));
+    assert_eq!(reader.holds().await.unwrap().len(), 1);
+    assert!(reader.passes(1).await.unwrap().is_empty());
+    writing.rollback().await.unwrap();
+    reader.approve(&[usher::plan::StepId("s-9".into())], Timestamp(9), "ann").await.unwrap();
+}

@@ -1,0 +1,130 @@
+//! `usher hold`, `usher status`, and the exit codes of the command line itself.
+
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use usher::cli::{Exit, HoldVerb, hold, status};
+use usher::config::Ops;
+use usher::http::ops::{Heartbeat, Operations, bind, serve};
+use usher::ids::Timestamp;
+use usher::observability::{Metrics, Status};
+use usher::store::Store;
+
+use super::behaviour::hold as row;
+use super::{Database, on_both};
+
+on_both! {
+    holds_are_listed_shown_and_approved
+    a_hold_that_is_not_there_is_named_beside_those_that_are
+}
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+async fn holding(store: &Store, verb: HoldVerb) -> (String, Exit) {
+    hold::run(store, &verb, NOW, "ann").await.unwrap()
+}
+
+async fn holds_are_listed_shown_and_approved(database: &Database) {
+    let store = database.open().await;
+    assert_eq!(holding(&store, HoldVerb::List { json: false }).await, ("Nothing is held.\n".into(), Exit::Done));
+    store.set_holds(&[row("h-1", 2, 1_699_999_000_000), row("h-2", 1, 1_699_999_000_000)]).await.unwrap();
+    let (text, _) = holding(&store, HoldVerb::List { json: false }).await;
+    let expected = "\
+h-1  kicks_per_space  2 steps
+    12 of 40 people in Engineering, limit 12
+    held since 2023-11-14 21:56:40 UTC
+h-2  kicks_per_space  1 step
+    12 of 40 people in Engineering, limit 12
+    held since 2023-11-14 21:56:40 UTC
+
+Look:    usher hold show h-1
+Approve: usher hold approve h-1
+";
+    assert_eq!(text, expected);
+    let (text, _) = holding(&store, HoldVerb::Show { id: "h-1".into() }).await;
+    assert!(text.ends_with("  kick @user0\n  kick @user1\n"), "{text}");
+
+    let (text, exit) = holding(&store, HoldVerb::Approve { ids: vec!["h-1".into()], all: false }).await;
+    assert_eq!(exit, Exit::Done);
+    assert!(text.starts_with("Approved h-1: 2 steps of kicks_per_space.\n"), "{text}");
+    let approved = store.approvals().await.unwrap();
+    let ends: Vec<(&str, Timestamp)> = approved.iter().map(|(step, until)| (step.0.as_str(), *until)).collect();
+    let until = NOW.plus_ms(hold::APPROVAL_MS);
+    assert_eq!(ends, [("h-1-0", until), ("h-1-1", until)]);
+
+    let (text, _) = holding(&store, HoldVerb::List { json: true }).await;
+    let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(list[0]["id"], "h-1");
+    assert_eq!(list[0]["class"], "kicks_per_space");
+    assert_eq!(list[0]["approved_until"], until.0);
+    assert_eq!(list[0]["steps"][1], serde_json::json!({"id": "h-1-1", "text": "kick @user1"}));
+    assert!(list[1].get("approved_until").is_none());
+
+    holding(&store, HoldVerb::Approve { ids: Vec::new(), all: true }).await;
+    assert_eq!(store.approvals().await.unwrap().len(), 3);
+}
+
+async fn a_hold_that_is_not_there_is_named_beside_those_that_are(database: &Database) {
+    let store = database.open().await;
+    store.set_holds(&[row("h-1", 2, 0)]).await.unwrap();
+    let unknown = ("There is no hold h-9. Held now: h-1.\n".to_owned(), Exit::Error);
+    let ids = vec!["h-1".to_owned(), "h-9".to_owned()];
+    assert_eq!(holding(&store, HoldVerb::Approve { ids, all: false }).await, unknown);
+    assert_eq!(holding(&store, HoldVerb::Show { id: "h-9".into() }).await, unknown);
+    assert!(store.approvals().await.unwrap().is_empty(), "nothing is approved when one of the ids is wrong");
+}
+
+#[tokio::test]
+async fn status_comes_from_the_running_usher_or_else_from_its_database() {
+    let database = Database::sqlite();
+    let store = database.open().await;
+    store.set_holds(&[row("h-1", 2, 0)]).await.unwrap();
+    let socket = bind("127.0.0.1:0").await.unwrap();
+    let listen = socket.local_addr().unwrap().to_string();
+    let right = Ops { listen: listen.clone(), token: Some(SecretString::from("t")) };
+    let (_sender, status) = watch::channel(Status { instance: "main".into(), ..Status::default() });
+    let operations = Operations {
+        heartbeat: Heartbeat::default(),
+        metrics: Arc::new(Metrics::new()),
+        status,
+        store,
+        token: right.token.clone(),
+    };
+    let stop = CancellationToken::new();
+    let served = tokio::spawn(serve(socket, operations, stop.clone()));
+
+    let (text, exit) = status::run(&right, &database.url, false).await.unwrap();
+    assert_eq!(exit, Exit::Done);
+    assert!(text.contains("instance main, live"), "{text}");
+    let wrong = Ops { listen, token: None };
+    let error = status::run(&wrong, &database.url, false).await.unwrap_err().to_string();
+    assert!(error.contains("ops.token"), "{error}");
+
+    stop.cancel();
+    served.await.unwrap().unwrap();
+    let (text, exit) = status::run(&right, &database.url, true).await.unwrap();
+    assert_eq!(exit, Exit::Error);
+    let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&shown["running"], &shown["holds"][0]["id"]), (&false.into(), &"h-1".into()));
+}
+
+fn usher(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_usher")).args(args).output().unwrap()
+}
+
+#[test]
+fn the_program_itself_ends_with_the_codes_it_documents() {
+    let wrong = usher(&["plan", "--jsn"]);
+    assert_eq!(wrong.status.code(), Some(64));
+    assert!(wrong.stdout.is_empty() && String::from_utf8_lossy(&wrong.stderr).contains("--json"));
+    assert_eq!(usher(&[]).status.code(), Some(64));
+    let version = usher(&["--version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&version.stdout), concat!("usher ", env!("CARGO_PKG_VERSION"), "\n"));
+    let script = usher(&["completions", "bash"]);
+    assert_eq!(script.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&script.stdout).contains("_usher"));
+}
