@@ -24,6 +24,8 @@ pub const SLICE: Duration = Duration::from_secs(2);
 pub trait Watch: Send {
     /// Whether another write may be sent now: not while stopping, nor without the writer's lease (S-85).
     fn may_write(&self) -> bool;
+    /// How long a write sent now may take: the rest of the writer's lease.
+    fn time_left(&self) -> Duration;
     /// A step ended.
     fn ended(&mut self, step: &Step, result: Result<&Outcome, &ActError>);
 }
@@ -100,9 +102,12 @@ impl Slice {
                     break;
                 }
                 match self.next(&lane, &mut waiting, observed) {
-                    Some((step, action)) => running.push(async move {
-                        let result = actuator.perform(&action).await;
-                        (lane, step, action, result)
+                    Some((step, action)) => running.push({
+                        let limit = watch.time_left();
+                        async move {
+                            let result = within(limit, actuator.perform(&action)).await;
+                            (lane, step, action, result)
+                        }
                     }),
                     None => {
                         waiting.remove(&lane);
@@ -207,6 +212,18 @@ impl Slice {
         self.report.failed.push((step, error));
         go_on
     }
+}
+
+/// A write that outlives the lease is given up: what came of it is read again.
+async fn within(limit: Duration, work: impl Future<Output = Result<Outcome, ActError>>) -> Result<Outcome, ActError> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(ActError {
+            attempted: "write while the writer's lease lasts".to_owned(),
+            cause: "the homeserver took longer".to_owned(),
+            code: None,
+            kind: ActErrorKind::Retry,
+        })
+    })
 }
 
 /// Steps that may be done side by side. Spaces are made before the rooms that admit their members.

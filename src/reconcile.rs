@@ -8,6 +8,7 @@ mod lessons;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -34,8 +35,10 @@ const MOST_ROUNDS: u32 = 8;
 /// First pause before a failed step is tried again; it doubles up to [`LONGEST_PAUSE_MS`].
 const FIRST_PAUSE_MS: i64 = 5_000;
 const LONGEST_PAUSE_MS: i64 = 15 * 60 * 1000;
-/// A write is sent only while the writer's lease lasts longer than a request may take (S-85).
-const REQUEST_TIMEOUT_MS: u64 = 10_000;
+/// A write is sent only while the writer's lease lasts at least this long, and given up when the lease ends (S-85).
+const SHORTEST_WRITE_MS: u64 = 5_000;
+/// Longest a write may take where no lease limits it: making a room on a busy homeserver.
+const LONGEST_WRITE_MS: u64 = 300_000;
 
 /// What a pass works with. Built in `app`.
 pub struct Parts {
@@ -336,8 +339,13 @@ struct Overseer<'a> {
 
 impl execute::Watch for Overseer<'_> {
     fn may_write(&self) -> bool {
-        let leased = self.lease.is_some_and(|lease| lease.remaining_ms() > REQUEST_TIMEOUT_MS);
+        let leased = self.lease.is_some_and(|lease| lease.remaining_ms() > SHORTEST_WRITE_MS);
         leased && !self.stop.is_cancelled()
+    }
+
+    fn time_left(&self) -> Duration {
+        let lease = self.lease.map_or(0, WriterLease::remaining_ms);
+        Duration::from_millis(lease.min(LONGEST_WRITE_MS))
     }
 
     fn ended(&mut self, step: &Step, result: Result<&Outcome, &ActError>) {

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 
 use super::{Exit, configured};
 use crate::app::{self, Failure};
-use crate::matrix::Rung;
+use crate::matrix::{Promotion, Rung};
 
 /// Reads the token from `file`, once; it is kept nowhere.
 pub(super) async fn run(files: &[PathBuf], file: &Path) -> Result<Exit, Failure> {
@@ -16,7 +16,7 @@ pub(super) async fn run(files: &[PathBuf], file: &Path) -> Result<Exit, Failure>
         .map_err(|error| Failure::new(Exit::Error, format!("cannot read {}: {error}", file.display())))?;
     let token = SecretString::from(token.trim().to_owned());
     homeserver.ensure_users().await?;
-    homeserver.make_admin(&token).await?;
+    homeserver.make_admin(&token, Promotion::of(&config)).await?;
     match homeserver.rung().await? {
         Rung::Admin => {
             println!("{} and {} exist and are server admins.", homeserver.sender(), homeserver.bot());

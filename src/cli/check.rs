@@ -9,7 +9,7 @@ use super::{Exit, printed, problem_list};
 use crate::app::{self, Failure, Purpose};
 use crate::config::{self, AccountsBackend, Config};
 use crate::ids::UserId;
-use crate::matrix::{Homeserver, Rung, promotion_command, registration};
+use crate::matrix::{Homeserver, Promotion, Rung, registration};
 use crate::observed::Presence;
 use crate::plan::{Note, Scope};
 
@@ -137,8 +137,7 @@ impl Report {
         match rung {
             Rung::Admin => self.ok("homeserver", "admin rung: rooms, memberships, and the user list"),
             Rung::Rooms => {
-                let admin_url = config.homeserver.admin_url.as_ref().unwrap_or(&config.homeserver.url);
-                let line = promotion_command(admin_url, homeserver.sender(), homeserver.bot());
+                let line = homeserver.promotion_command(Promotion::of(config));
                 self.ok("homeserver", "rooms rung: rooms and memberships; accounts are looked up one by one");
                 if config.accounts.backend == AccountsBackend::Synapse {
                     self.advice(

@@ -1,11 +1,10 @@
 //! `usher registration generate`: writes the registrations; works with the homeserver down (S-103).
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::{Exit, configured};
 use crate::app::{self, Failure};
-use crate::matrix::registration::{TokenPolicy, generate_files};
+use crate::matrix::registration::{Files, Outline, TokenPolicy, generate_files};
 
 /// Writes the registration files; live server admins are left out of the puppet's users where they can be asked for.
 pub(super) async fn generate(files: &[PathBuf], force: bool) -> Result<Exit, Failure> {
@@ -15,7 +14,7 @@ pub(super) async fn generate(files: &[PathBuf], force: bool) -> Result<Exit, Fai
         Err(_) => None,
     };
     let tokens = if force { TokenPolicy::Rotate } else { TokenPolicy::Keep };
-    generate_files(&config, &admins.unwrap_or_else(BTreeSet::new), tokens)
+    generate_files(&Outline::from(&config), Files::from(&config), &admins.unwrap_or_default(), tokens)
         .map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
     let appservice = &config.appservice;
     let written: Vec<_> = std::iter::once(&appservice.registration).chain(&appservice.puppet_registration).collect();

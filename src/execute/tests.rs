@@ -56,6 +56,10 @@ impl Watch for Always {
         true
     }
 
+    fn time_left(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
     fn ended(&mut self, _step: &Step, _result: Result<&Outcome, &ActError>) {}
 }
 
@@ -172,6 +176,9 @@ async fn nothing_is_sent_without_the_right_to_write() {
     impl Watch for Never {
         fn may_write(&self) -> bool {
             false
+        }
+        fn time_left(&self) -> Duration {
+            Duration::ZERO
         }
         fn ended(&mut self, _step: &Step, _result: Result<&Outcome, &ActError>) {}
     }

@@ -4,6 +4,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::{Homeserver, MatrixError, Request, Trouble};
+use crate::config::{Config, MembershipMode};
 use crate::ids::UserId;
 
 const ADMIN_FLAG: &str = "/_synapse/admin/v1/users/{}/admin";
@@ -107,6 +108,17 @@ pub enum Promotion {
     /// `membership: join` (S-18): to join somebody to a room that is not public takes an admin who is in that room. No more than
     /// needed, because Synapse lets an admin's invitations through even to people who block them.
     SenderAndBot,
+}
+
+impl Promotion {
+    /// What the configuration needs.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        match config.provisioner.membership {
+            MembershipMode::Invite => Self::Sender,
+            MembershipMode::Join => Self::SenderAndBot,
+        }
+    }
 }
 
 fn whoami() -> Request {

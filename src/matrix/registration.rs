@@ -113,26 +113,39 @@ pub fn generate(outline: &Outline, main: &Tokens, puppet: &Tokens, admins: &BTre
     Generated { main: main_yaml(outline, main).into(), puppet: puppet_yaml(outline, puppet, admins).into() }
 }
 
-/// Writes both registrations to the configured files. Tokens of files that exist are kept, unless `rotate`; without a configured path
-/// there is no puppet registration.
+/// Where the registrations are.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    pub main: &'a Path,
+    /// `None`: no puppet registration is wanted.
+    pub puppet: Option<&'a Path>,
+}
+
+impl<'a> From<&'a Config> for Files<'a> {
+    fn from(config: &'a Config) -> Self {
+        let appservice = &config.appservice;
+        Self { main: &appservice.registration, puppet: appservice.puppet_registration.as_deref() }
+    }
+}
+
+/// Writes both registrations to their files; `policy` says what becomes of the tokens of files that exist.
 ///
 /// # Errors
 /// When a file cannot be read or written.
 pub fn generate_files(
-    config: &Config,
+    outline: &Outline,
+    files: Files<'_>,
     admins: &BTreeSet<UserId>,
-    tokens: TokenPolicy,
+    policy: TokenPolicy,
 ) -> Result<(), RegistrationError> {
-    let kept = |path: &Path| match tokens {
+    let tokens = |path: &Path| match policy {
         TokenPolicy::Keep if path.exists() => read(path).map(|registration| Tokens::from(&registration)),
         TokenPolicy::Keep | TokenPolicy::Rotate => Tokens::draw(),
     };
-    let main = &config.appservice.registration;
-    let puppet = config.appservice.puppet_registration.as_ref();
-    let puppet_tokens = puppet.map_or_else(Tokens::draw, |path| kept(path))?;
-    let generated = generate(&Outline::from(config), &kept(main)?, &puppet_tokens, admins);
-    write(main, &generated.main)?;
-    puppet.map_or(Ok(()), |path| write(path, &generated.puppet))
+    let puppet = files.puppet.map_or_else(Tokens::draw, tokens)?;
+    let generated = generate(outline, &tokens(files.main)?, &puppet, admins);
+    write(files.main, &generated.main)?;
+    files.puppet.map_or(Ok(()), |path| write(path, &generated.puppet))
 }
 
 /// What becomes of the tokens of registrations that exist.
@@ -406,6 +419,24 @@ mod tests {
         assert_ne!(first.as_token.expose_secret(), second.as_token.expose_secret());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn writing_again_keeps_the_tokens_unless_told_to_rotate_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let (main, puppet) = (folder.path().join("main.yaml"), folder.path().join("puppet.yaml"));
+        let files = Files { main: &main, puppet: Some(&puppet) };
+        let admin = UserId::from("@chief:example.com");
+        let tokens = || [&main, &puppet].map(|path| read(path).unwrap().as_token.expose_secret().to_owned());
+        generate_files(&outline(), files, &BTreeSet::new(), TokenPolicy::Keep).unwrap();
+        let first = tokens();
+        assert_ne!(first[0], first[1]);
+        assert!(read(&puppet).unwrap().admits(&admin));
+        generate_files(&outline(), files, &[admin.clone()].into(), TokenPolicy::Keep).unwrap();
+        assert_eq!(tokens(), first);
+        assert!(!read(&puppet).unwrap().admits(&admin));
+        generate_files(&outline(), files, &BTreeSet::new(), TokenPolicy::Rotate).unwrap();
+        assert!(tokens().iter().all(|token| !first.contains(token)));
     }
 
     #[test]

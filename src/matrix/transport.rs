@@ -279,3 +279,54 @@ impl OutgoingRequest for Call {
         Ok(request.body(body)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(status: u16, retry_after: Option<&str>, body: &Value) -> Answer {
+        Answer { status, retry_after: retry_after.map(str::to_owned), body: body.to_string().into_bytes() }
+    }
+
+    #[test]
+    fn the_wait_comes_from_the_body_then_the_header_and_has_an_end() {
+        let wait = |status, header, body| answer(status, header, &body).asked_wait();
+        assert_eq!(wait(200, Some("5"), json!({ "retry_after_ms": 1 })), None);
+        assert_eq!(wait(429, Some("5"), json!({ "retry_after_ms": 4221 })), Some(Duration::from_millis(4221)));
+        assert_eq!(wait(429, Some(" 5"), json!({})), Some(Duration::from_secs(5)));
+        assert_eq!(wait(429, Some("Wed, 21 Oct 2026 07:28:00 GMT"), json!("busy")), Some(USUAL_WAIT));
+        assert_eq!(wait(429, None, json!({ "retry_after_ms": u64::MAX })), Some(LONGEST_WAIT));
+    }
+
+    #[test]
+    fn answers_are_classified_by_code_before_status() {
+        let request = Request::get("/x", &[]).to("look at x");
+        let trouble = |status, body| answer(status, None, &body).into_error(&request).trouble;
+        assert_eq!(trouble(401, json!({ "errcode": "M_UNKNOWN_TOKEN" })), Trouble::UnknownToken);
+        assert_eq!(trouble(401, json!({ "errcode": "M_USER_LOCKED" })), Trouble::Rejected);
+        assert_eq!(trouble(502, json!("<html>")), Trouble::Away);
+        assert_eq!(trouble(403, json!({})), Trouble::Forbidden);
+        let error = answer(400, None, &json!({ "errcode": "M_X", "error": "e".repeat(5000) })).into_error(&request);
+        assert!(error.to_string().starts_with("look at x: 400 M_X: eee") && error.cause.len() < 400);
+    }
+
+    #[tokio::test]
+    async fn a_homeserver_that_is_away_is_asked_twice_to_read_and_once_to_write() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let transport = Transport::new(&url, 0).await.unwrap();
+        let token = SecretString::from("sesame".to_owned());
+        for (request, tries) in [(Request::get("/r", &[]), 2), (Request::put("/w", &[], json!({})), 1)] {
+            let endpoint = request.endpoint;
+            let error = transport.send(&url, &token, request).await.err().unwrap();
+            assert_eq!(error.trouble, Trouble::Away, "{error}");
+            assert!(!format!("{error} {error:?}").contains("sesame"));
+            let counts = transport.requests().counts();
+            let line = counts.iter().find(|line| line.endpoint == endpoint).unwrap();
+            assert_eq!((line.count, line.code.as_str()), (tries, "none"));
+        }
+    }
+}

@@ -9,6 +9,7 @@ mod ground;
 use std::time::Duration;
 
 use ground::Ground;
+use usher::matrix::Promotion;
 use usher::plan::{Action, RoomRef, StateChange};
 
 /// The whole list, in order: some cases build on the bot and the admin of the first.
@@ -60,6 +61,32 @@ async fn the_stream_survives_a_synapse_that_was_killed_and_stopped() {
     let names = batch.events.iter().filter(|(place, event)| *place == room && event.kind == "m.room.name");
     let names: Vec<_> = names.filter_map(|(_, event)| event.content["name"].as_str()).collect();
     assert!(names.ends_with(&["one", "two", "three", "four"]), "{names:?}");
+}
+
+#[tokio::test]
+async fn a_long_user_list_is_read_in_pages_and_an_idle_poll_costs_three_requests() {
+    let ground = Ground::fake().await;
+    ground.homeserver.ensure_users().await.unwrap();
+    let root = ground.admin().await;
+    ground.homeserver.make_admin(&root.token.into(), Promotion::Sender).await.unwrap();
+    ground.crowd("many", 2500);
+    ground.space("one").await;
+    ground.proxy.clear();
+    let observed = ground.homeserver.full().await.unwrap();
+    assert_eq!(observed.accounts.people.len(), 2503);
+    assert_eq!(ground.proxy.count(), 1 + 1 + 3 + 1, "joined rooms, name, pages, one room");
+
+    let position = ground.homeserver.next_batch(None, Duration::ZERO).await.unwrap().position;
+    ground.proxy.clear();
+    assert!(ground.homeserver.next_batch(Some(&position), Duration::ZERO).await.unwrap().is_empty());
+    let new = ground.homeserver.accounts_since(&observed.accounts).await.unwrap().unwrap();
+    assert!(new.people.is_empty() && !new.gap);
+    assert_eq!(ground.homeserver.admins().await.unwrap().unwrap().len(), 2);
+    assert_eq!(ground.proxy.count(), 3);
+
+    // More newcomers than one look shows.
+    ground.crowd("late", 101);
+    assert!(ground.homeserver.accounts_since(&observed.accounts).await.unwrap().unwrap().gap);
 }
 
 #[tokio::test]

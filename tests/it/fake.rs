@@ -63,6 +63,15 @@ impl Fake {
         person
     }
 
+    /// Many accounts at once, `<prefix>0` and so on.
+    pub fn add_accounts(&self, prefix: &str, count: usize) {
+        let mut world = self.shared.world.lock().expect("the world");
+        for number in 0..count {
+            let user = UserId::new(&format!("{prefix}{number}"), &world.server);
+            world.add_account(&user).expect("a new name");
+        }
+    }
+
     /// Makes an account server admin, as an operator would.
     pub fn set_admin(&self, user: &UserId) {
         self.shared.world.lock().expect("the world").account(user).admin = true;

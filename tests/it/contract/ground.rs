@@ -112,6 +112,14 @@ impl Ground {
         Person::register(&self.url(), localpart).await
     }
 
+    /// Many accounts at once (fake only: a real one takes minutes for what this is about).
+    pub fn crowd(&self, prefix: &str, count: usize) {
+        match &self.server {
+            Server::Real(_) => panic!("crowds are for the fake"),
+            Server::Fake(fake) => fake.add_accounts(prefix, count),
+        }
+    }
+
     /// The one human server admin.
     pub async fn admin(&self) -> Person {
         if let Some(admin) = self.admin.lock().expect("the admin").clone() {
