@@ -12,6 +12,7 @@ mod members;
 mod reason;
 mod render;
 mod rooms;
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -25,6 +26,7 @@ pub use guard::{HeldItem, WINDOW_MS, guard};
 pub use json::to_json;
 pub use render::{Header, render};
 pub use rooms::missing;
+pub use world::{Decision, World};
 
 use crate::desired::Desired;
 use crate::ids::{EventId, Key, RoomAlias, RoomId, Timestamp, UserId};

@@ -1,0 +1,445 @@
+//! The stage of a scenario: a world in short form, its changes, and passes over it as the loop makes them.
+
+use serde_json::{Map, Value, json};
+use usher::actuate::Outcome;
+use usher::config::{Config, load_with};
+use usher::desired::desire;
+use usher::directory::{Directory, Snapshot};
+use usher::ids::{Key, RoomId, Timestamp, UserId};
+use usher::ledger::{Ledger, Refusal, RemovalRecord};
+use usher::observed::{Known, Member, Observed};
+use usher::plan::{Action, Class, Decision, Header, Lesson, Plan, Step, WINDOW_MS, World, render};
+
+const SERVER: &str = "example.org";
+const BOT: &str = "@usher:example.org";
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// What every scenario's configuration is merged over.
+const BASE: &str = "
+homeserver: { url: 'http://127.0.0.1:8008', server_name: example.org }
+source: { type: file, path: company.yaml, check_interval_seconds: 60 }
+";
+
+/// The configuration of an operator who wrote `yaml` and nothing else that a plan depends on.
+pub fn config(yaml: &str) -> Config {
+    let files = [("base.yaml".into(), BASE.to_owned()), ("scenario.yaml".into(), yaml.to_owned())];
+    match load_with(&files, &|_| None).strict() {
+        Ok((config, _)) => config,
+        Err(problems) => panic!("{}", problems.iter().map(|problem| format!("{problem}\n")).collect::<String>()),
+    }
+}
+
+/// A world that goes on.
+pub struct Stage {
+    config: Value,
+    directory: Value,
+    observed: Observed,
+    ledger: Ledger,
+    now: Timestamp,
+    without_account: Vec<String>,
+}
+
+/// Maps merge, everything else replaces, `null` deletes.
+fn merge(target: &mut Value, patch: &Value) {
+    match (target, patch) {
+        (Value::Object(target), Value::Object(patch)) => {
+            for (key, value) in patch {
+                if value.is_null() {
+                    target.remove(key);
+                } else {
+                    merge(target.entry(key.clone()).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (target, Value::Object(patch)) => {
+            *target = Value::Object(Map::new());
+            merge(target, &Value::Object(patch.clone()));
+        }
+        (target, patch) => *target = patch.clone(),
+    }
+}
+
+/// `ann` is a person of the scenario's homeserver.
+fn person(short: &str) -> String {
+    if short.starts_with('@') { short.to_owned() } else { format!("@{short}:{SERVER}") }
+}
+
+fn duration(text: &str) -> i64 {
+    let (amount, unit) = text.split_at(text.len() - 1);
+    let amount: i64 = amount.parse().expect("a duration such as 5m");
+    amount
+        * match unit {
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => DAY_MS,
+            other => panic!("unit {other}"),
+        }
+}
+
+impl Stage {
+    pub fn set(scenario: &Value) -> Self {
+        let now = scenario["now"].as_str().unwrap_or("2026-03-02T09:00:00Z");
+        let now = chrono::DateTime::parse_from_rfc3339(now).expect("now").timestamp_millis();
+        let homeserver = &scenario["homeserver"];
+        let recorded = homeserver.get("server").is_some();
+        let mut stage = Self {
+            config: json!({}),
+            directory: json!({}),
+            observed: if recorded { serde_json::from_value(homeserver.clone()).unwrap() } else { empty() },
+            ledger: Ledger::default(),
+            now: Timestamp(now),
+            without_account: Vec::new(),
+        };
+        let mut opening = scenario.clone();
+        if recorded || homeserver == "empty" {
+            opening["homeserver"] = Value::Null;
+        }
+        stage.change(&opening);
+        stage.now = Timestamp(now);
+        stage
+    }
+
+    /// Applies what a step changes. Between steps five minutes pass, unless it says otherwise.
+    pub fn change(&mut self, step: &Value) {
+        self.now = self.now.plus_ms(duration(step["after"].as_str().unwrap_or("5m")));
+        match &step["config"] {
+            Value::String(text) => self.config = serde_yaml::from_str(text).unwrap(),
+            patch => merge(&mut self.config, patch_or_nothing(patch)),
+        }
+        merge(&mut self.directory, &short_lists(patch_or_nothing(&step["directory"])));
+        for name in step["without_account"].as_array().into_iter().flatten() {
+            self.without_account.push(name.as_str().unwrap().to_owned());
+        }
+        self.without_account
+            .retain(|name| !step["with_account"].as_array().into_iter().flatten().any(|with| with == name));
+        self.open_accounts();
+        if step["homeserver"].is_object() {
+            self.patch_homeserver(&step["homeserver"]);
+        }
+        match &step["ledger"] {
+            Value::String(lost) if lost == "lost" => self.ledger = Ledger::default(),
+            Value::Object(_) => {
+                let mut ledger = json!(self.ledger);
+                merge(&mut ledger, &step["ledger"]);
+                self.ledger = serde_json::from_value(ledger).unwrap();
+            }
+            _ => {}
+        }
+    }
+
+    /// One pass: read, plan, guard, show; do it, learn; look again.
+    pub fn pass(&mut self, step: &Value, faults: &mut Vec<String>) -> String {
+        let config = config(&serde_yaml::to_string(&self.config).unwrap());
+        let decision = self.decide(&config);
+        let shown = self.show(&decision);
+        if step["dry"] == true {
+            return shown;
+        }
+        self.perform(&decision.plan, step);
+        if step["accept"] != false {
+            self.accept();
+        }
+        self.approve(&decision.plan, step);
+        let again = self.decide(&config);
+        let pending: Vec<String> = again.plan.pending().map(|step| again.plan.line(step)).collect();
+        if !pending.is_empty() && step["approve"].is_null() && step["restless"] != true {
+            faults.push(format!("the plan after this one is not empty:\n{shown}\nthen\n  {}", pending.join("\n  ")));
+        }
+        self.check_levels(step, faults);
+        shown
+    }
+
+    fn decide(&mut self, config: &Config) -> Decision {
+        let snapshot = self.snapshot();
+        let mut directory = Directory::flatten(snapshot.clone());
+        self.ledger.doubt(&mut directory);
+        self.ledger.witness(&directory, config.source.check_interval_ms(), self.now);
+        let world = World {
+            config: String::new(),
+            directory: snapshot,
+            homeserver: self.observed.clone(),
+            ledger: self.ledger.clone(),
+            now: self.now,
+        };
+        // What is recorded reads back as the same world.
+        let world: World = serde_json::from_value(serde_json::to_value(&world).unwrap()).unwrap();
+        let decision = world.decide(config);
+        assert_eq!(desire(config, &directory, &self.ledger, self.now).rooms.len(), decision.desired.rooms.len());
+        decision
+    }
+
+    fn show(&self, decision: &Decision) -> String {
+        let Decision { directory, plan, .. } = decision;
+        let completeness = if directory.is_complete() { "complete" } else { "incomplete" };
+        render(
+            plan,
+            &Header {
+                source: format!(
+                    "scenario: {} users, {} groups, {completeness}",
+                    directory.users.len(),
+                    directory.groups.len()
+                ),
+                target: format!("{SERVER}: {} rooms", self.observed.rooms.len()),
+                server: SERVER.to_owned(),
+            },
+        )
+    }
+
+    fn perform(&mut self, plan: &Plan, step: &Value) {
+        let refused = |user: &UserId| {
+            step["refuse"].as_array().into_iter().flatten().any(|name| person(name.as_str().unwrap()) == user.as_str())
+        };
+        for step in plan.pending() {
+            if let (Action::Invite { user, .. }, Some(place)) = (&step.action, &step.place)
+                && refused(user)
+            {
+                let refusal = Refusal { code: "M_FORBIDDEN".into(), retry_at: self.now.plus_ms(DAY_MS) };
+                self.ledger.refusals.insert((place.clone(), user.clone()), refusal);
+                continue;
+            }
+            self.record(step, plan);
+            self.observed.simulate(&step.action, &Outcome::default());
+        }
+        for lesson in plan.lessons.clone() {
+            match lesson {
+                Lesson::Entitled { key, levels } => drop(self.ledger.entitled.insert(key, levels)),
+                Lesson::Forgiven { room, user, event } => drop(self.ledger.forgiven.insert((room, user, event))),
+                Lesson::Group { external_id, memory } => drop(self.ledger.groups.insert(external_id, memory)),
+                Lesson::Mode { mirrored } => self.ledger.mirrored = Some(mirrored),
+            }
+        }
+        self.ledger.settled |= plan.steps.iter().filter_map(Step::hold).all(|hold| hold.class != Class::LedgerLost);
+        let now = self.now;
+        self.ledger.removals.retain(|record| now.since_ms(record.at) < WINDOW_MS);
+        self.ledger.approvals.retain(|_, until| *until > now);
+        self.ledger.refusals.retain(|_, refusal| refusal.retry_at > now);
+    }
+
+    /// Removals that count; approved ones use up no window (S-104).
+    fn record(&mut self, step: &Step, plan: &Plan) {
+        if self.ledger.approvals.get(&step.id()).is_some_and(|until| *until > self.now) {
+            return;
+        }
+        let changes = match &step.action {
+            Action::SetPowerLevels { changes, .. } => changes.as_slice(),
+            _ => &[],
+        };
+        let removals = step.removal.iter().chain(changes.iter().filter_map(|change| change.removal.as_ref()));
+        for removal in removals.filter(|removal| removal.counts) {
+            self.ledger.removals.extend(removal.person.clone().map(|person| RemovalRecord {
+                class: removal.class,
+                space: removal.space.clone(),
+                person,
+                at: self.now,
+                space_base: plan.heads.spaces.get(&removal.space).copied().unwrap_or(0),
+                total_base: plan.heads.total,
+            }));
+        }
+    }
+
+    /// Everybody who is invited accepts.
+    fn accept(&mut self) {
+        for room in self.observed.rooms.values_mut() {
+            for member in room.members.values_mut().filter(|member| **member == Member::Invite) {
+                *member = Member::Join;
+            }
+        }
+    }
+
+    fn approve(&mut self, plan: &Plan, step: &Value) {
+        if step["approve"] == "all" {
+            let until = self.now.plus_ms(DAY_MS);
+            self.ledger.approvals.extend(plan.held().into_iter().flat_map(|item| item.steps).map(|id| (id, until)));
+        }
+    }
+
+    /// `levels: {room: {ann: 50}}`: effective levels after the pass.
+    fn check_levels(&self, step: &Value, faults: &mut Vec<String>) {
+        for (room, people) in step["levels"].as_object().into_iter().flatten() {
+            let id = self.room_id(room);
+            let levels = self.observed.rooms[id.as_str()].power_levels.clone().unwrap_or_default();
+            for (name, wanted) in people.as_object().unwrap() {
+                let got = levels.user_level(&person(name).as_str().into());
+                if Some(got) != wanted.as_i64() {
+                    faults.push(format!("{name} has level {got} in {room}, not {wanted}"));
+                }
+            }
+        }
+    }
+
+    /// The bridge's form of the short one.
+    fn snapshot(&self) -> Snapshot {
+        if self.directory.get("source").is_some() {
+            return serde_json::from_value(self.directory.clone()).unwrap();
+        }
+        let mut users = Vec::new();
+        let mut groups = Vec::new();
+        for (id, user) in self.directory["users"].as_object().into_iter().flatten() {
+            let mut full = json!({ "id": id, "localpart": id });
+            merge(&mut full, user);
+            users.push(full);
+        }
+        for (id, group) in self.directory["groups"].as_object().into_iter().flatten() {
+            let mut full = json!({ "id": id, "name": id });
+            match group {
+                Value::Array(members) => full["members"] = json!(members),
+                group => merge(&mut full, group),
+            }
+            for alias in full["aliases"].as_array_mut().into_iter().flatten() {
+                if let Some(dn) = alias["dn"].as_str().and_then(usher::directory::dn::normalise) {
+                    alias["dn"] = dn.into();
+                }
+            }
+            if full.get("aliases").is_none_or(Value::is_null) {
+                full["aliases"] = json!([{ "name": full["name"] }]);
+            }
+            groups.push(full);
+        }
+        for (prefix, count) in self.directory["crowds"].as_object().into_iter().flatten() {
+            let ids: Vec<String> = (1..=count.as_u64().unwrap()).map(|n| format!("{prefix}{n:04}")).collect();
+            users.extend(ids.iter().map(|id| json!({ "id": id, "localpart": id })));
+            groups.push(json!({ "id": prefix, "name": prefix, "members": ids }));
+        }
+        let mut snapshot = json!({ "source": "scenario", "users": users, "groups": groups });
+        for key in ["organisation", "notices"] {
+            if let Some(value) = self.directory.get(key) {
+                snapshot[key] = value.clone();
+            }
+        }
+        if let Some(reasons) = self.directory.get("incomplete") {
+            snapshot["completeness"] = json!({ "incomplete": reasons });
+        }
+        serde_json::from_value(snapshot).expect("the scenario's directory")
+    }
+
+    /// Everybody in the directory has an account, unless the scenario says otherwise.
+    fn open_accounts(&mut self) {
+        for user in self.snapshot().users {
+            if !self.without_account.iter().any(|name| name == user.localpart.as_str()) {
+                self.observed.accounts.people.entry(UserId::new(user.localpart.as_str(), SERVER)).or_default();
+            }
+        }
+    }
+
+    /// The id of the room that carries `key` (`space` or `space/slot`), or the id itself.
+    fn room_id(&self, key: &str) -> RoomId {
+        if key.starts_with('!') {
+            return key.into();
+        }
+        let carries = |wanted: &Key| wanted.to_string() == key;
+        let found = self.observed.rooms.iter().find(|(_, room)| {
+            room.marker.as_ref().map(|marker| &marker.key).or(room.created_for.as_ref()).is_some_and(carries)
+        });
+        found.unwrap_or_else(|| panic!("no room carries {key}")).0.clone()
+    }
+
+    fn patch_homeserver(&mut self, patch: &Value) {
+        let mut whole = json!(self.observed);
+        for (name, account) in patch["accounts"].as_object().into_iter().flatten() {
+            merge(&mut whole["accounts"]["people"], &json!({ person(name): account }));
+        }
+        for (key, room) in patch["rooms"].as_object().into_iter().flatten() {
+            let id = self.room_id(key);
+            merge(&mut whole["rooms"], &json!({ id.as_str(): self.full_room(room) }));
+        }
+        for (key, target) in patch["aliases"].as_object().into_iter().flatten() {
+            let pair = json!([key_of(key), target]);
+            whole["aliases"].as_array_mut().unwrap().push(pair);
+        }
+        if let Some(listed) = patch.get("listed") {
+            whole["accounts"]["listed"] = listed.clone();
+        }
+        self.observed = serde_json::from_value(whole).expect("the scenario's homeserver");
+    }
+
+    /// A room patch with short names written out.
+    fn full_room(&self, room: &Value) -> Value {
+        let Value::Object(short) = room else { return room.clone() };
+        let mut full = short.clone();
+        if let Some(members) = short.get("members").and_then(Value::as_object) {
+            let members: Map<String, Value> =
+                members.iter().map(|(name, how)| (person(name), membership(name, how))).collect();
+            full.insert("members".into(), members.into());
+        }
+        if let Some(levels) = full.remove("levels") {
+            let users: Map<String, Value> =
+                levels.as_object().unwrap().iter().map(|(name, level)| (person(name), level.clone())).collect();
+            full.insert("power_levels".into(), json!({ "users": users }));
+        }
+        if let Some(keys) = full.remove("level_keys") {
+            merge(full.entry("power_levels").or_insert(json!({})), &keys);
+        }
+        for field in ["children", "parents"] {
+            if let Some(links) = short.get(field).and_then(Value::as_object) {
+                let links: Map<String, Value> =
+                    links.iter().map(|(key, link)| (self.room_id(key).to_string(), link.clone())).collect();
+                full.insert(field.into(), links.into());
+            }
+        }
+        if let Some(allow) = short.get("allow").and_then(Value::as_array) {
+            let allow: Vec<RoomId> = allow.iter().map(|key| self.room_id(key.as_str().unwrap())).collect();
+            full.remove("allow");
+            full.insert("join_rule".into(), json!({ "rule": "restricted", "allow": allow }));
+        }
+        for field in ["created_for", "marker"] {
+            if let Some(Value::String(key)) = short.get(field) {
+                let key = key_of(key);
+                let value = if field == "marker" { json!({ "instance": "main", "key": key }) } else { json!(key) };
+                full.insert(field.into(), value);
+            }
+        }
+        Value::Object(full)
+    }
+}
+
+/// `space` or `space/slot`.
+fn key_of(text: &str) -> Key {
+    match text.split_once('/') {
+        Some((space, slot)) => Key::Room { space: space.into(), slot: slot.into() },
+        None => Key::Space(text.into()),
+    }
+}
+
+/// `join`, `invite`, `knock`, `left`, `kicked by X`, `banned by X`, or the full form.
+fn membership(name: &str, how: &Value) -> Value {
+    let Some(text) = how.as_str() else { return how.clone() };
+    let event = format!("$departure-of-{name}");
+    if let Some(by) = text.strip_prefix("banned by ") {
+        json!({ "ban": { "by": person(by) } })
+    } else if let Some(by) = text.strip_prefix("kicked by ") {
+        json!({ "leave": { "by": person(by), "event": event } })
+    } else if text == "left" {
+        json!({ "leave": { "by": person(name), "event": event } })
+    } else {
+        how.clone()
+    }
+}
+
+fn patch_or_nothing(patch: &Value) -> &Value {
+    static NOTHING: std::sync::LazyLock<Value> = std::sync::LazyLock::new(|| json!({}));
+    if patch.is_null() { &NOTHING } else { patch }
+}
+
+/// `users: [ann, ben]` is short for `users: {ann: {}, ben: {}}`.
+fn short_lists(directory: &Value) -> Value {
+    let mut full = directory.clone();
+    if let Some(Value::Array(users)) = directory.get("users")
+        && users.iter().all(Value::is_string)
+    {
+        full["users"] =
+            users.iter().map(|id| (id.as_str().unwrap().to_owned(), json!({}))).collect::<Map<_, _>>().into();
+    }
+    full
+}
+
+fn empty() -> Observed {
+    let mut observed: Observed = serde_json::from_value(json!({
+        "server": SERVER, "bot": BOT, "sender": format!("@_usher:{SERVER}"),
+    }))
+    .unwrap();
+    observed.bot_registered = Known::Known(false);
+    observed.bot_display_name = Known::Known(None);
+    observed.accounts.listed = true;
+    observed
+}
