@@ -100,7 +100,7 @@ pub fn outline(snapshot: &Snapshot) -> String {
         groups.push(format!("{kind} {}{above}: {}\n", group.name, members.join(" ")));
     }
     groups.sort();
-    users.concat() + &groups.concat()
+    users.concat() + groups.concat().as_str()
 }
 
 pub const COMPANY_OUTLINE: &str = "\

@@ -49,7 +49,7 @@ pub fn full() -> Ledger {
     let memory = GroupMemory { id: "g-1".into(), name: "Mods".into(), users: vec!["p-1".into(), "p-2".into()] };
     let absence = Absence { since: Timestamp(10), reads: 1, last_read: Timestamp(20) };
     let refusal = Refusal { code: "M_FORBIDDEN".into(), retry_at: Timestamp(99) };
-    let everybody: BTreeSet<UserId> = (0..5).map(user).collect();
+    let everybody: BTreeMap<UserId, i64> = (0..5).map(|n| (user(n), i64::from(n) * 10)).collect();
     Ledger {
         people: (0..450_u32).map(|n| (format!("p-{n}").as_str().into(), format!("user{n}").as_str().into())).collect(),
         absences: BTreeMap::from([("p-9".into(), absence)]),
@@ -132,7 +132,7 @@ async fn equal_removals_are_counted_each(database: &Database) {
 async fn a_hundred_thousand_people_are_saved_in_few_statements(database: &Database) {
     const PEOPLE: u32 = 100_000;
     let store = database.open().await;
-    let everybody: Arc<BTreeSet<UserId>> = Arc::new((0..PEOPLE).map(user).collect());
+    let everybody: Arc<BTreeMap<UserId, i64>> = Arc::new((0..PEOPLE).map(|n| (user(n), 0)).collect());
     let ledger = Ledger {
         people: (0..PEOPLE).map(|n| (format!("id-{n}").as_str().into(), format!("user{n}").as_str().into())).collect(),
         entitled: (0..4_u32)
@@ -281,7 +281,7 @@ async fn odd_texts_come_back_as_they_were(database: &Database) {
     let mut ledger = full();
     ledger.people.insert(odd.into(), odd.into());
     ledger.groups.insert(odd.into(), GroupMemory { id: odd.into(), name: odd.into(), users: vec![odd.into()] });
-    ledger.entitled.insert(Key::Space(odd.into()), Arc::new(BTreeSet::from([UserId::new(odd, "a")])));
+    ledger.entitled.insert(Key::Space(odd.into()), Arc::new(BTreeMap::from([(UserId::new(odd, "a"), 50)])));
     store.save(&diff(&Ledger::default(), &ledger)).await.unwrap();
     assert!(same(&store.load_ledger().await.unwrap(), &ledger));
 }

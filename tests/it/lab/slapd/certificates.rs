@@ -62,9 +62,9 @@ impl Certificates {
         let text = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
         Self {
             ca_file: folder.join("ca.pem"),
-            client: text("client.pem") + &text("client.key"),
-            client_old_form: text("client.pem") + &text("client-old.key"),
-            client_version_1: text("client-v1.pem") + &text("client.key"),
+            client: text("client.pem") + text("client.key").as_str(),
+            client_old_form: text("client.pem") + text("client-old.key").as_str(),
+            client_version_1: text("client-v1.pem") + text("client.key").as_str(),
         }
     }
 }
