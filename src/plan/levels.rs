@@ -75,6 +75,7 @@ impl<'a> Planner<'a> {
             changes.push(key_change("users_default", (now, next.users_default()), reason));
         }
         let reason = match changes.as_slice() {
+            [] if room.power_levels.is_some() => Reason::Structure("the same levels, listed another way"),
             [] => Reason::Structure("completes a room whose making was cut off"),
             [only] => only.reason.clone(),
             _ => Reason::LevelRule,
@@ -102,7 +103,8 @@ impl<'a> Planner<'a> {
         // Whoever has the old default without being named: keeps it where it is not ours to take, else is judged.
         let (mut keep, mut judge) = (Vec::new(), Vec::new());
         if base != default {
-            let all = at.room.members.keys().filter(|user| unnamed(user) && at.has(user));
+            let inside = at.room.members.iter().filter(|(_, member)| member.is_in()).map(|(user, _)| user);
+            let all = inside.chain(&at.moves.invited).filter(|user| unnamed(user));
             (keep, judge) = all.partition(|user| self.is_left_alone(user));
         }
         // The default that an overflowing list made is no right of strangers (S-21).
