@@ -3,7 +3,9 @@
 //! `cargo bench --bench plan`; `-- --small` plays a hundredth of it. Each figure comes from a process of its own that does nothing else, so
 //! that its peak memory is its own.
 
-use std::collections::BTreeMap;
+#![expect(clippy::expect_used, clippy::panic, reason = "a measurement that cannot be set up ends at once")]
+
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Instant;
 
@@ -71,7 +73,10 @@ fn config(size: Size) -> Config {
         "spaces": spaces,
     });
     let loaded = load_with(&[("bench.yaml".into(), text.to_string())], &|_| None);
-    loaded.strict().map(|(config, _)| config).unwrap_or_else(|problems| panic!("{problems:?}"))
+    match loaded.strict() {
+        Ok((config, _)) => config,
+        Err(problems) => panic!("{problems:?}"),
+    }
 }
 
 /// Members of a group: spread over the company, `shift` of them replaced by others.
@@ -179,15 +184,15 @@ fn first(size: Size) {
 fn walk(size: Size) {
     let mut names = Interner::default();
     let mut list = |shift: usize| -> Vec<(RoomId, UserId)> {
-        let mut all = BTreeMap::new();
+        let mut all = BTreeSet::new();
         for room in 0..size.spaces * (1 + ROOMS_PER_SPACE) {
             let id = RoomId::from(names.share(&format!("!room{room:04}:{SERVER}")));
             let changed = if room < 1 + ROOMS_PER_SPACE { shift } else { 0 };
             for at in members(size, room / (1 + ROOMS_PER_SPACE), changed) {
-                all.insert((id.clone(), UserId::from(names.share(account(at).as_str()))), ());
+                all.insert((id.clone(), UserId::from(names.share(account(at).as_str()))));
             }
         }
-        all.into_keys().collect()
+        all.into_iter().collect()
     };
     let (wanted, there) = (list(5), list(0));
     let mut best = f64::MAX;

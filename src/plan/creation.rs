@@ -66,7 +66,7 @@ impl Planner<'_> {
         if let Some(topic) = &wanted.topic {
             body["topic"] = topic.as_str().into();
         }
-        self.picture(wanted, &mut body);
+        Self::picture(wanted, &mut body);
         Creation { key: wanted.key.clone(), body, allow: Vec::new(), marker: self.marker(&wanted.key) }
     }
 
@@ -89,7 +89,7 @@ impl Planner<'_> {
         body["power_level_content_override"] = self.first_levels(wanted, &version, !closed);
         let allow =
             if has_rule || open || template.groups.is_some() { Vec::new() } else { vec![self.space_of(wanted)] };
-        self.picture(wanted, &mut body);
+        Self::picture(wanted, &mut body);
         Creation { key: wanted.key.clone(), body, allow, marker: self.marker(&wanted.key) }
     }
 
@@ -101,7 +101,7 @@ impl Planner<'_> {
         }
     }
 
-    fn picture(&self, wanted: &DesiredRoom, body: &mut Value) {
+    fn picture(wanted: &DesiredRoom, body: &mut Value) {
         let Some(avatar) = &wanted.avatar else { return };
         let event = json!({ "type": "m.room.avatar", "state_key": "", "content": { "url": avatar } });
         match body.get_mut("initial_state").and_then(Value::as_array_mut) {

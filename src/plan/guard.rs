@@ -32,7 +32,7 @@ pub fn guard(
     now: Timestamp,
 ) {
     let mut guard = Guard { desired, ledger, limits, now, heads: plan.heads.clone() };
-    guard.split_levels(plan);
+    Guard::split_levels(plan);
     if !desired.complete {
         guard.withhold(plan, |step| takes_away(step).then_some(Withheld::IncompleteRead));
     }
@@ -104,7 +104,7 @@ impl Guard<'_> {
     }
 
     /// One step per demotion, so that each can be held on its own; [`rejoin_levels`] puts the others back into one write.
-    fn split_levels(&self, plan: &mut Plan) {
+    fn split_levels(plan: &mut Plan) {
         let mut out = Vec::with_capacity(plan.steps.len());
         for step in plan.steps.drain(..) {
             let Action::SetPowerLevels { room, content, changes } = &step.action else {

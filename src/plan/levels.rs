@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::members::{Moves, is_protected};
+use super::members::{Moves, Remembered, is_protected};
 use super::{Action, Class, Lesson, LevelChange, Note, Planner, Reason, Removal, RoomRef, Step, Withheld};
 use crate::config::Enforce;
 use crate::desired::{DesiredRoom, Rule};
@@ -163,15 +163,18 @@ impl<'a> Planner<'a> {
 
     fn change(&self, at: &Comparison<'_>, user: &UserId, (from, to): (i64, i64), reason: Reason) -> LevelChange {
         let inside = at.room.members.get(user).is_some_and(Member::is_in);
-        let removal = (to < from && inside).then(|| match at.moves.kicked.get(user) {
-            // Goes with the kick: held where that is held.
-            Some(counts) => Removal { counts: *counts, ..self.removal(at.wanted, user, Class::KicksPerSpace) },
-            // Somebody raised by a human beyond what the directory ever gave is put right, not demoted by the directory.
-            None => {
-                let remembered = self.remembered(at.wanted, at.id, user);
-                let counts = remembered.is_none_or(|level| level.is_some_and(|level| level > to));
-                Removal { counts, ..self.removal(at.wanted, user, Class::Demotions) }
+        let removal = (to < from && inside).then(|| {
+            if let Some(counts) = at.moves.kicked.get(user) {
+                // Goes with the kick: held where that is held.
+                return Removal { counts: *counts, ..self.removal(at.wanted, user, Class::KicksPerSpace) };
             }
+            // Somebody raised by a human beyond what the directory ever gave is put right, not demoted by the directory.
+            let counts = match self.remembered(at.wanted, at.id, user) {
+                Remembered::NewRule => true,
+                Remembered::Nothing => false,
+                Remembered::Level(level) => level > to,
+            };
+            Removal { counts, ..self.removal(at.wanted, user, Class::Demotions) }
         });
         LevelChange { user: Some(user.clone()), key: None, from, to, reason, removal }
     }

@@ -20,6 +20,17 @@ struct Removable<'a> {
     counts: bool,
 }
 
+/// What the last pass left in the ledger of somebody's right in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remembered {
+    /// The room's rule is new: nobody knows.
+    NewRule,
+    /// Never entitled.
+    Nothing,
+    /// Entitled, with this level at most.
+    Level(i64),
+}
+
 /// What a differ decided about the people of one room, for the levels.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
@@ -30,8 +41,8 @@ pub(super) struct Moves {
 
 impl<'a> Planner<'a> {
     /// Members and levels of one room, new or there.
-    pub(super) fn people(&mut self, wanted: &'a DesiredRoom, here: RoomRef, room: Option<&'a Room>) {
-        let id = match &here {
+    pub(super) fn people(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: Option<&'a Room>) {
+        let id = match here {
             RoomRef::Id(id) => Some(id.clone()),
             RoomRef::New(_) => None,
         };
@@ -42,17 +53,17 @@ impl<'a> Planner<'a> {
         zip(&rule.members, room.map_or(&nobody, |room| &room.members), |user, entitlement, member| {
             match (entitlement, member) {
                 (Some(entitlement), member) => {
-                    self.entitled(wanted, (&here, id.as_ref()), (user, entitlement), member, &mut moves);
+                    self.entitled(wanted, (here, id.as_ref()), (user, entitlement), member, &mut moves);
                 }
                 (None, Some(member)) => strangers.push((user, member)),
                 (None, None) => {}
             }
         });
         for (user, member) in strangers {
-            self.stranger(wanted, (&here, id.as_ref()), (user, member), &rule, &mut moves);
+            self.stranger(wanted, (here, id.as_ref()), (user, member), &rule, &mut moves);
         }
         if let Some(room) = room {
-            self.levels(wanted, &here, room, (&rule, &moves));
+            self.levels(wanted, here, room, (&rule, &moves));
         }
     }
 
@@ -93,13 +104,13 @@ impl<'a> Planner<'a> {
         Arc::new(merged)
     }
 
-    /// What the ledger remembers of somebody's right in a room, by its own rule and those of the spaces that hold it: `None` where the
-    /// room's own rule is new, else the highest level they were entitled to.
-    pub(super) fn remembered(&self, wanted: &DesiredRoom, id: Option<&RoomId>, user: &UserId) -> Option<Option<i64>> {
-        let own = self.ledger.entitled.get(&wanted.rule_key)?;
+    /// What the ledger remembers of somebody's right in a room, by its own rule and those of the spaces that hold it.
+    pub(super) fn remembered(&self, wanted: &DesiredRoom, id: Option<&RoomId>, user: &UserId) -> Remembered {
+        let Some(own) = self.ledger.entitled.get(&wanted.rule_key) else { return Remembered::NewRule };
         let holders = id.filter(|_| !wanted.key.is_space()).and_then(|id| self.holders.get(id)).into_iter().flatten();
         let others = holders.filter_map(|holder| self.ledger.entitled.get(*holder));
-        Some(std::iter::once(own).chain(others).filter_map(|levels| levels.get(user).copied()).max())
+        let level = std::iter::once(own).chain(others).filter_map(|levels| levels.get(user).copied()).max();
+        level.map_or(Remembered::Nothing, Remembered::Level)
     }
 
     /// How strictly a room is held: the mildest of the spaces that hold it (S-20, S-108).
@@ -283,7 +294,7 @@ impl<'a> Planner<'a> {
         if is_protected(self.desired, self.observed, user) || self.is_suspended(user) {
             return None;
         }
-        let was_entitled = self.remembered(wanted, id, user).is_none_or(|level| level.is_some());
+        let was_entitled = self.remembered(wanted, id, user) != Remembered::Nothing;
         let reason = match self.desired.people.standing(user) {
             Some(Standing::Gone { since }) => Reason::LeftDirectory { since },
             Some(Standing::Disabled) => Reason::Disabled,

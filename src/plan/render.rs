@@ -39,7 +39,7 @@ pub fn render(plan: &Plan, header: &Header) -> String {
     }
     if let Some(lines) = by_place.remove(&None) {
         out.push_str("\nusher and accounts\n");
-        page.block(&mut out, &lines, 2);
+        Page::block(&mut out, &lines, 2);
     }
     for (key, title) in &plan.titles {
         let Some(lines) = by_place.remove(&Some(key)) else {
@@ -53,7 +53,7 @@ pub fn render(plan: &Plan, header: &Header) -> String {
             let _ = writeln!(out, "\n  # {heading}");
             4
         };
-        page.block(&mut out, &lines, indent);
+        Page::block(&mut out, &lines, indent);
     }
     notes(&mut out, &plan.notes, &header.server);
     held(&mut out, &plan.held(), plan);
@@ -152,7 +152,7 @@ impl Page<'_> {
     }
 
     /// Lines alike are gathered; where there are many, counted.
-    fn block(&self, out: &mut String, lines: &[Line], indent: usize) {
+    fn block(out: &mut String, lines: &[Line], indent: usize) {
         let mut runs: Vec<(&Line, Vec<&Line>)> = Vec::new();
         let mut index: BTreeMap<(char, &str, &str, Option<&str>), usize> = BTreeMap::new();
         for line in lines {

@@ -124,13 +124,9 @@ impl<'a> Planner<'a> {
     /// Everything about one desired room.
     pub(super) fn room(&mut self, wanted: &'a DesiredRoom, scope: &Scope) {
         match self.located.get(&wanted.key).copied() {
-            Some(id) => {
-                if scope.covers(id) {
-                    self.existing(wanted, id);
-                }
-            }
+            Some(id) if scope.covers(id) => self.existing(wanted, id),
             None if *scope == Scope::Everything => self.missing(wanted),
-            None => {}
+            Some(_) | None => {}
         }
     }
 
@@ -151,7 +147,7 @@ impl<'a> Planner<'a> {
         if wanted.key.is_space() {
             self.unlink(wanted, id, room);
         }
-        self.people(wanted, RoomRef::Id(id.clone()), Some(room));
+        self.people(wanted, &RoomRef::Id(id.clone()), Some(room));
     }
 
     /// Whether a moderator took this room out of its space: it was linked once (the marker says so) and is not now (S-30, S-106).
@@ -194,7 +190,7 @@ impl<'a> Planner<'a> {
         }
         self.links(wanted, &here, None);
         self.remember_made(wanted, &here, None);
-        self.people(wanted, here, None);
+        self.people(wanted, &here, None);
     }
 
     /// What hangs on a creation that is not done is not done either, and so on.

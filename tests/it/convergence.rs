@@ -3,6 +3,8 @@
 //!
 //! `USHER_LONG=1` plays many more worlds.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what cannot be set up fails the test")]
+
 mod invariants;
 mod worlds;
 

@@ -18,8 +18,11 @@ const SERVER: &str = "example.org";
 const PEOPLE: usize = 8;
 const GROUPS: usize = 4;
 
+type SpaceSketch = (usize, Vec<(usize, i64)>, u8);
+
 /// A world in few words, so that a failing one can be read.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each drawn on its own")]
 pub struct Sketch {
     /// Per person: in the directory, enabled, shares the localpart of the one before, has an account.
     people: Vec<(bool, bool, bool, bool)>,
@@ -28,7 +31,7 @@ pub struct Sketch {
     incomplete: bool,
     deprovisioning: bool,
     /// Per space: parent among the earlier ones, groups with levels, policy.
-    spaces: Vec<(usize, Vec<(usize, i64)>, u8)>,
+    spaces: Vec<SpaceSketch>,
     default_room: bool,
     invites: bool,
     joins: bool,
@@ -167,7 +170,7 @@ impl Sketch {
 }
 
 /// Another order, the same every time.
-fn rotate<T>(list: &mut Vec<T>, seed: u64) {
+fn rotate<T>(list: &mut [T], seed: u64) {
     if seed == 0 {
         return;
     }
@@ -396,7 +399,9 @@ impl Stage {
             }
             (None, _) => {
                 let key = room.created_for.clone();
-                key.iter().for_each(|key| self.halve(key));
+                if let Some(key) = key {
+                    self.halve(&key);
+                }
             }
         }
     }
