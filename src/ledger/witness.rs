@@ -58,7 +58,9 @@ impl Ledger {
         }
         for user in newcomers {
             let former = owners.get(&user.localpart).cloned().unwrap_or_default();
-            if former.iter().any(|id| directory.users.contains_key(id)) {
+            // A former owner whom this read may have missed is not gone.
+            let may_be_there = |id| directory.knows(id) || !directory.is_complete();
+            if former.iter().any(may_be_there) {
                 continue;
             }
             for id in former {

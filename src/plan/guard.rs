@@ -48,6 +48,7 @@ pub fn guard(
     });
     guard.limit_spaces(plan);
     guard.limit_totals(plan);
+    keep_levels_of_those_who_stay(plan);
     rejoin_levels(plan);
     guard.keep_emptied(plan);
 }
@@ -256,6 +257,35 @@ fn set(mut content: serde_json::Value, change: &LevelChange, level: i64) -> serd
         }
     }
     content
+}
+
+/// Whoever is not removed after all keeps their level: it was to go because they would not be there, which nobody has agreed to.
+fn keep_levels_of_those_who_stay(plan: &mut Plan) {
+    let mut stay: BTreeMap<super::RoomRef, BTreeSet<UserId>> = BTreeMap::new();
+    for step in plan.steps.iter().filter(|step| step.withheld.is_some()) {
+        if let Action::Kick { room, user, .. } = &step.action {
+            stay.entry(room.clone()).or_default().insert(user.clone());
+        }
+    }
+    let stays = |room: &super::RoomRef, change: &LevelChange| {
+        let user = change.user.as_ref().filter(|_| change.reason == super::Reason::NotInRoom);
+        user.is_some_and(|user| stay.get(room).is_some_and(|people| people.contains(user)))
+    };
+    let mut kept: BTreeMap<super::RoomRef, Vec<LevelChange>> = BTreeMap::new();
+    for step in &plan.steps {
+        if let Action::SetPowerLevels { room, changes, .. } = &step.action {
+            let here = changes.iter().filter(|change| stays(room, change)).cloned();
+            kept.entry(room.clone()).or_default().extend(here);
+        }
+    }
+    plan.steps.retain_mut(|step| {
+        let Action::SetPowerLevels { room, content, changes } = &mut step.action else { return true };
+        let Some(kept) = kept.get(room).filter(|kept| !kept.is_empty()) else { return true };
+        // Every one of the room's level steps was cut from the same content.
+        *content = without(content, kept);
+        changes.retain(|change| !stays(room, change));
+        !changes.is_empty()
+    });
 }
 
 /// Puts the level steps of one room that will be done back into one write (S-21).

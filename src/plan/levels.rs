@@ -205,6 +205,10 @@ impl<'a> Planner<'a> {
         }
         for (key, wanted) in rules {
             let before = self.ledger.entitled.get(key);
+            // Half a rule is no memory to judge people by: they would look like intruders later, whom no limit counts.
+            if before.is_none() && (!self.desired.complete || wanted.rule.blind.is_some()) {
+                continue;
+            }
             let mut levels: BTreeMap<UserId, i64> =
                 wanted.rule.members.iter().map(|(user, right)| (user.clone(), right.level)).collect();
             for (user, level) in before.iter().flat_map(|levels| levels.iter()) {
