@@ -28,7 +28,7 @@ pub use render::{Header, render};
 pub use rooms::missing;
 pub use world::{Decision, World};
 
-use crate::desired::Desired;
+use crate::desired::{Desired, DesiredRoom, Standing};
 use crate::ids::{EventId, Key, RoomAlias, RoomId, Timestamp, UserId};
 use crate::ledger::{GroupMemory, Ledger};
 use crate::observed::{Child, JoinRule, Marker, Observed, Parent};
@@ -596,6 +596,7 @@ struct Planner<'a> {
     observed: &'a Observed,
     ledger: &'a Ledger,
     now: Timestamp,
+    wanted: BTreeMap<&'a Key, &'a DesiredRoom>,
     /// Which room carries which managed thing.
     located: BTreeMap<&'a Key, &'a RoomId>,
     /// Managed spaces that hold a room, by the room.
@@ -604,6 +605,13 @@ struct Planner<'a> {
     extra: BTreeMap<&'a Key, Vec<(UserId, crate::desired::Entitlement)>>,
     without_account: BTreeSet<&'a UserId>,
     plan: Plan,
+}
+
+impl<'a> Planner<'a> {
+    /// What is wanted of a managed thing.
+    fn wanted(&self, key: &Key) -> Option<&'a DesiredRoom> {
+        self.wanted.get(key).copied()
+    }
 }
 
 impl Planner<'_> {
@@ -652,6 +660,7 @@ impl Planner<'_> {
             self.without_account.iter().map(|user| Note::NoAccount { user: (*user).clone() }).collect();
         self.plan.notes.extend(missing);
         if *scope == Scope::Everything {
+            self.locked_by_hand();
             self.plan.notes.extend(self.desired.notes.iter().cloned());
             self.lessons();
         }
@@ -664,6 +673,16 @@ impl Planner<'_> {
             self.plan.heads = self.heads();
         }
         self.plan
+    }
+
+    /// Locks that are not ours are reported and left alone (S-51, S-108).
+    fn locked_by_hand(&mut self) {
+        for (user, account) in &self.observed.accounts.people {
+            let undecided = matches!(self.desired.people.standing(user), None | Some(Standing::Suspended(_)));
+            if account.locked && !undecided {
+                self.note(Note::Suspended { user: user.clone(), why: "locked on the homeserver, not by usher" });
+            }
+        }
     }
 
     /// Everybody joined or invited, per space and in all.

@@ -48,9 +48,9 @@ pub fn guard(
     });
     guard.limit_spaces(plan);
     guard.limit_totals(plan);
-    keep_levels_of_those_who_stay(plan);
+    guard.spare_approved(plan);
     rejoin_levels(plan);
-    guard.keep_emptied(plan);
+    guard.keep_memory(plan);
 }
 
 /// Whether a step counts against the limits.
@@ -208,8 +208,22 @@ impl Guard<'_> {
         });
     }
 
-    /// A group that came back empty is remembered as it was until its removals are done.
-    fn keep_emptied(&self, plan: &mut Plan) {
+    /// Approved demotions use up no window (S-104). Kicks are told by their id when they are recorded; demotions are joined before that.
+    fn spare_approved(&self, plan: &mut Plan) {
+        for step in plan.steps.iter_mut().filter(|step| step.is_pending()) {
+            if self.is_approved(step)
+                && let Action::SetPowerLevels { changes, .. } = &mut step.action
+            {
+                for removal in changes.iter_mut().filter_map(|change| change.removal.as_mut()) {
+                    removal.counts = false;
+                }
+            }
+        }
+    }
+
+    /// What is held is remembered as it was: a group that came back empty until its removals are done, rights until a lost ledger's
+    /// first plan is approved, the mode until its switch is.
+    fn keep_memory(&self, plan: &mut Plan) {
         let held: BTreeSet<&str> = plan
             .steps
             .iter()
@@ -219,14 +233,15 @@ impl Guard<'_> {
             .collect();
         let held: BTreeSet<String> = held.into_iter().map(str::to_owned).collect();
         let known = |external_id: &str| self.desired.groups.get(external_id).map(|memory| memory.name.clone());
+        let is_held = |class: Class| plan.steps.iter().filter_map(Step::hold).any(|hold| hold.class == class);
+        let (lost, switched) = (is_held(Class::LedgerLost), is_held(Class::ModeSwitch));
         plan.lessons.retain(|lesson| match lesson {
+            Lesson::Entitled { .. } => !lost,
             Lesson::Group { external_id, memory } if memory.users.is_empty() => {
                 known(external_id).is_none_or(|name| !held.contains(&name))
             }
-            Lesson::Mode { .. } => {
-                !plan.steps.iter().filter_map(Step::hold).any(|hold| hold.class == Class::ModeSwitch)
-            }
-            _ => true,
+            Lesson::Mode { .. } => !switched,
+            Lesson::Group { .. } | Lesson::Forgiven { .. } => true,
         });
     }
 }
@@ -257,35 +272,6 @@ fn set(mut content: serde_json::Value, change: &LevelChange, level: i64) -> serd
         }
     }
     content
-}
-
-/// Whoever is not removed after all keeps their level: it was to go because they would not be there, which nobody has agreed to.
-fn keep_levels_of_those_who_stay(plan: &mut Plan) {
-    let mut stay: BTreeMap<super::RoomRef, BTreeSet<UserId>> = BTreeMap::new();
-    for step in plan.steps.iter().filter(|step| step.withheld.is_some()) {
-        if let Action::Kick { room, user, .. } = &step.action {
-            stay.entry(room.clone()).or_default().insert(user.clone());
-        }
-    }
-    let stays = |room: &super::RoomRef, change: &LevelChange| {
-        let user = change.user.as_ref().filter(|_| change.reason == super::Reason::NotInRoom);
-        user.is_some_and(|user| stay.get(room).is_some_and(|people| people.contains(user)))
-    };
-    let mut kept: BTreeMap<super::RoomRef, Vec<LevelChange>> = BTreeMap::new();
-    for step in &plan.steps {
-        if let Action::SetPowerLevels { room, changes, .. } = &step.action {
-            let here = changes.iter().filter(|change| stays(room, change)).cloned();
-            kept.entry(room.clone()).or_default().extend(here);
-        }
-    }
-    plan.steps.retain_mut(|step| {
-        let Action::SetPowerLevels { room, content, changes } = &mut step.action else { return true };
-        let Some(kept) = kept.get(room).filter(|kept| !kept.is_empty()) else { return true };
-        // Every one of the room's level steps was cut from the same content.
-        *content = without(content, kept);
-        changes.retain(|change| !stays(room, change));
-        !changes.is_empty()
-    });
 }
 
 /// Puts the level steps of one room that will be done back into one write (S-21).

@@ -16,6 +16,7 @@ impl<'a> Planner<'a> {
             observed,
             ledger,
             now,
+            wanted: desired.rooms.iter().map(|room| (&room.key, room)).collect(),
             located: BTreeMap::new(),
             holders: BTreeMap::new(),
             extra: BTreeMap::new(),
@@ -30,35 +31,47 @@ impl<'a> Planner<'a> {
 
     /// Finds the room of every managed thing. Where several claim to be the same one, the settled one wins and the others are reported.
     fn locate(&mut self) {
-        let wanted: BTreeMap<&Key, &'a Key> = self.desired.rooms.iter().map(|room| (&room.key, &room.key)).collect();
-        let mut claims: BTreeMap<&'a Key, Vec<(&'a RoomId, &'a Room)>> = BTreeMap::new();
+        let mut claims: BTreeMap<&'a Key, Vec<(bool, &'a RoomId, &'a Room)>> = BTreeMap::new();
         let mut orphans = BTreeSet::new();
         for (id, room) in &self.observed.rooms {
             let Some(key) = identity(room, &self.observed.bot) else { continue };
-            match wanted.get(key) {
+            let direct = self.wanted.get_key_value(key);
+            let found = direct.or_else(|| self.wanted.get_key_value(&self.renamed(key)?)).map(|(key, _)| *key);
+            match found {
                 Some(_) if room.successor.is_some() => self.plan.notes.push(Note::Unenforceable {
                     place: key.clone(),
                     what: "was replaced by somebody else's upgrade and is not managed any more".to_owned(),
                 }),
-                Some(key) => claims.entry(key).or_default().push((id, room)),
+                Some(key) => claims.entry(key).or_default().push((direct.is_none(), id, room)),
                 None => {
                     orphans.insert(key);
                 }
             }
         }
         for (key, mut rooms) in claims {
-            rooms.sort_by_key(|(id, room)| (room.marker.is_none(), std::cmp::Reverse(room.members.len()), *id));
+            rooms.sort_by_key(|(renamed, id, room)| {
+                (*renamed, room.marker.is_none(), std::cmp::Reverse(room.members.len()), *id)
+            });
             if rooms.len() > 1 {
                 self.plan.notes.push(Note::Unenforceable {
                     place: key.clone(),
-                    what: format!("{} rooms claim to be it; {} is managed", rooms.len(), rooms[0].0),
+                    what: format!("{} rooms claim to be it; {} is managed", rooms.len(), rooms[0].1),
                 });
             }
-            self.located.insert(key, rooms[0].0);
+            self.located.insert(key, rooms[0].1);
         }
         for key in orphans.into_iter().filter(|key| key.is_space()) {
             self.plan.notes.push(Note::NoLongerConfigured { place: key.clone() });
         }
+    }
+
+    /// The key that goes by another space id now (`renamed_from`, S-43).
+    fn renamed(&self, key: &Key) -> Option<Key> {
+        let space = self.desired.renamed.get(key.space())?.clone();
+        Some(match key {
+            Key::Space(_) => Key::Space(space),
+            Key::Room { slot, .. } => Key::Room { space, slot: slot.clone() },
+        })
     }
 
     /// Which managed spaces hold or admit each room (S-14).
@@ -99,8 +112,8 @@ impl<'a> Planner<'a> {
                 continue;
             };
             self.extra.entry(key).or_default().push((exception.user.clone(), exception.entitlement));
-            let mut above = self.desired.room(key).and_then(|room| room.parent.clone());
-            while let Some(space) = above.take().and_then(|parent| self.desired.room(&Key::Space(parent))) {
+            let mut above = self.wanted(key).and_then(|room| room.parent.clone());
+            while let Some(space) = above.take().and_then(|parent| self.wanted(&Key::Space(parent))) {
                 let entitlement = crate::desired::Entitlement { level: 0, ..exception.entitlement };
                 self.extra.entry(&space.key).or_default().push((exception.user.clone(), entitlement));
                 above.clone_from(&space.parent);
@@ -174,6 +187,9 @@ impl<'a> Planner<'a> {
             step.withheld.get_or_insert(Withheld::Held(hold));
         }
         let here = RoomRef::New(wanted.key.clone());
+        if let Some(alias) = self.full_alias(wanted) {
+            self.state(wanted, &here, StateChange::CanonicalAlias(alias), Reason::Configured("alias"));
+        }
         self.links(wanted, &here, None);
         self.remember_made(wanted, &here, None);
         self.people(wanted, here, None);
@@ -193,13 +209,15 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// A space of the same name whose id is no longer configured: probably renamed (S-43).
+    /// A space of the same name and people whose id is no longer configured: probably renamed (S-43).
     fn probable_rename(&self, wanted: &DesiredRoom) -> Option<Hold> {
         let Key::Space(_) = wanted.key else { return None };
         let old = self.observed.rooms.values().find_map(|room| {
             let key = identity(room, &self.observed.bot)?;
-            let vanished = key.is_space() && room.successor.is_none() && self.desired.room(key).is_none();
-            (vanished && room.name.as_deref() == Some(wanted.name.as_str())).then_some(key)
+            let vanished = key.is_space() && room.successor.is_none() && self.wanted(key).is_none();
+            let alike =
+                vanished && room.name.as_deref() == Some(wanted.name.as_str()) && self.has_people_of(key, wanted);
+            alike.then_some(key)
         })?;
         Some(Hold {
             class: Class::Rename,
@@ -213,6 +231,15 @@ impl<'a> Planner<'a> {
         })
     }
 
+    /// Whether the groups of a vanished space are those of a new one. Which they were is known only by who was in them: half is alike,
+    /// because people come and go while a configuration is edited.
+    fn has_people_of(&self, vanished: &Key, wanted: &DesiredRoom) -> bool {
+        let Some(before) = self.ledger.entitled.get(vanished) else { return true };
+        let now = &wanted.rule.members;
+        let common = now.keys().filter(|user| before.contains_key(*user)).count();
+        2 * common >= before.len().max(now.len())
+    }
+
     /// Names, guards and links of a room that is there.
     fn shape(&mut self, wanted: &'a DesiredRoom, id: &RoomId, room: &'a Room) {
         let here = RoomRef::Id(id.clone());
@@ -220,14 +247,14 @@ impl<'a> Planner<'a> {
         let structure = Reason::Structure("completes a room whose making was cut off");
         if wanted.key.is_space() || half_made {
             let reason = if room.name.is_some() { Reason::Configured("name") } else { structure.clone() };
-            if room.name.as_deref() != Some(wanted.name.as_str()) {
+            if differs(&wanted.name, room.name.as_deref()) {
                 self.state(wanted, &here, StateChange::Name(wanted.name.clone()), reason);
             }
-            if let Some(topic) = wanted.topic.as_ref().filter(|topic| room.topic.as_ref() != Some(*topic)) {
+            if let Some(topic) = wanted.topic.as_ref().filter(|topic| differs(topic, room.topic.as_deref())) {
                 self.state(wanted, &here, StateChange::Topic(topic.clone()), Reason::Configured("topic"));
             }
         }
-        if let Some(avatar) = wanted.avatar.as_ref().filter(|avatar| room.avatar.as_ref() != Some(*avatar)) {
+        if let Some(avatar) = wanted.avatar.as_ref().filter(|avatar| differs(avatar, room.avatar.as_deref())) {
             self.state(wanted, &here, StateChange::Avatar(avatar.clone()), Reason::Configured("avatar"));
         }
         if let Some(alias) = self.full_alias(wanted).filter(|alias| room.canonical_alias.as_ref() != Some(alias)) {
@@ -252,7 +279,12 @@ impl<'a> Planner<'a> {
         } else if room.join_rule.is_none()
             && let Some(space) = self.located.get(&Key::Space(wanted.key.space().clone()))
         {
-            let rule = JoinRule { rule: "restricted".to_owned(), allow: BTreeSet::from([(*space).clone()]) };
+            let own_people = matches!(&wanted.kind, RoomKind::Room(template) if template.groups.is_some());
+            let rule = if own_people {
+                invite_only()
+            } else {
+                JoinRule { rule: "restricted".to_owned(), allow: BTreeSet::from([(*space).clone()]) }
+            };
             let reason = Reason::Structure("completes a room whose making was cut off");
             self.state(wanted, here, StateChange::JoinRule(rule), reason);
         }
@@ -340,7 +372,7 @@ impl<'a> Planner<'a> {
             let Some((key, _)) = self.located.iter().find(|(key, at)| key.is_space() && **at == child) else {
                 continue;
             };
-            let moved = self.desired.room(key).is_some_and(|below| below.parent.as_ref() != Some(space));
+            let moved = self.wanted(key).is_some_and(|below| below.parent.as_ref() != Some(space));
             if moved {
                 let key = (*key).clone();
                 let reason = Reason::Configured("moved in the tree");
@@ -351,7 +383,7 @@ impl<'a> Planner<'a> {
                     reason.clone(),
                 );
                 if self.observed.rooms.get(child).is_some_and(|below| below.parents.contains_key(id))
-                    && let Some(below) = self.desired.room(&key)
+                    && let Some(below) = self.wanted(&key)
                 {
                     let state = StateChange::Unparent { parent: id.clone() };
                     self.state(below, &RoomRef::Id(child.clone()), state, reason);
@@ -369,9 +401,10 @@ impl<'a> Planner<'a> {
         self.step(wanted, Action::SetState { room: room.clone(), state }, reason);
     }
 
-    /// A step about a managed thing, withheld where the space is only observed (S-108).
+    /// A step about a managed thing, withheld where one of its spaces is only observed (S-108).
     pub(super) fn step(&mut self, wanted: &DesiredRoom, action: Action, reason: Reason) {
-        let withheld = (wanted.enforce == Enforce::Observe).then_some(Withheld::Policy("enforce: observe"));
+        let id = self.located.get(&wanted.key).copied();
+        let withheld = (self.enforce(wanted, id) == Enforce::Observe).then_some(Withheld::Policy("enforce: observe"));
         self.push(Step { action, reason, place: Some(wanted.key.clone()), withheld, removal: None });
     }
 
@@ -396,6 +429,11 @@ pub(super) fn identity<'a>(room: &'a Room, bot: &crate::ids::UserId) -> Option<&
         Some(marker) => Some(&marker.key),
         None => room.created_for.as_ref(),
     }
+}
+
+/// An empty text is none: Matrix clears a name or a topic by sending an empty one.
+fn differs(wanted: &str, current: Option<&str>) -> bool {
+    wanted != current.unwrap_or_default()
 }
 
 fn made(space: &Room) -> BTreeSet<RoomSlot> {
