@@ -123,6 +123,11 @@ impl<'a> Planner<'a> {
 
     /// Everything about one desired room.
     pub(super) fn room(&mut self, wanted: &'a DesiredRoom, scope: &Scope) {
+        if self.is_out_of_sight(&wanted.key) || self.is_out_of_sight(&Key::Space(wanted.key.space().clone())) {
+            let what = "could not be read: it is left as it is until it can".to_owned();
+            self.note(Note::Unenforceable { place: wanted.key.clone(), what });
+            return;
+        }
         match self.located.get(&wanted.key).copied() {
             Some(id) => {
                 if scope.covers(id) {
@@ -132,6 +137,12 @@ impl<'a> Planner<'a> {
             None if *scope == Scope::Everything => self.missing(wanted),
             None => {}
         }
+    }
+
+    /// The thing is there, in a room that could not be read: making it anew would make it twice (S-16).
+    fn is_out_of_sight(&self, key: &Key) -> bool {
+        !self.located.contains_key(key)
+            && self.observed.aliases.get(key).is_some_and(|room| self.observed.unread.contains(room))
     }
 
     fn existing(&mut self, wanted: &'a DesiredRoom, id: &'a RoomId) {
@@ -294,6 +305,9 @@ impl<'a> Planner<'a> {
     fn links(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: Option<&Room>) {
         let Some(parent) = &wanted.parent else { return };
         let parent_key = Key::Space(parent.clone());
+        if self.is_out_of_sight(&parent_key) {
+            return;
+        }
         let parent_ref = match self.located.get(&parent_key) {
             Some(id) => RoomRef::Id((*id).clone()),
             None => RoomRef::New(parent_key),
