@@ -656,6 +656,7 @@ impl Planner<'_> {
     }
 
     fn finish(mut self, scope: &Scope) -> Plan {
+        self.after_withheld_creations();
         let missing: Vec<Note> =
             self.without_account.iter().map(|user| Note::NoAccount { user: (*user).clone() }).collect();
         self.plan.notes.extend(missing);

@@ -192,8 +192,10 @@ impl<'a> Planner<'a> {
         let creation = self.creation(wanted);
         let reason = if self.desired.mirrored { Reason::Mirrored } else { Reason::Configured("new") };
         self.step(wanted, Action::CreateRoom(Box::new(creation)), reason);
+        let approvals = &self.ledger.approvals;
         if let Some(hold) = self.probable_rename(wanted)
             && let Some(step) = self.plan.steps.last_mut()
+            && approvals.get(&step.id()).is_none_or(|until| *until <= self.now)
         {
             step.withheld.get_or_insert(Withheld::Held(hold));
         }
@@ -204,19 +206,31 @@ impl<'a> Planner<'a> {
         self.links(wanted, &here, None);
         self.remember_made(wanted, &here, None);
         self.people(wanted, here, None);
-        self.after_withheld_creation(wanted);
     }
 
-    /// What hangs on a creation that is not done is not done either.
-    fn after_withheld_creation(&mut self, wanted: &DesiredRoom) {
-        let made = |step: &Step| matches!(&step.action, Action::CreateRoom(creation) if creation.key == wanted.key);
-        if self.plan.steps.iter().any(|step| made(step) && step.withheld.is_some()) {
-            let new = RoomRef::New(wanted.key.clone());
+    /// What hangs on a creation that is not done is not done either, and so on.
+    pub(super) fn after_withheld_creations(&mut self) {
+        let mut done = BTreeSet::new();
+        loop {
+            let withheld = self.plan.steps.iter().filter(|step| step.withheld.is_some());
+            let creations = withheld.filter_map(|step| match &step.action {
+                Action::CreateRoom(creation) => Some(&creation.key),
+                _ => None,
+            });
+            let unmade: BTreeSet<Key> = creations.filter(|key| !done.contains(*key)).cloned().collect();
+            if unmade.is_empty() {
+                return;
+            }
             for step in &mut self.plan.steps {
-                if step.action.room() == Some(&new) || step.action.links(&new) {
-                    step.withheld.get_or_insert(Withheld::DependsOnWithheld);
+                let needs = |key: &Key| {
+                    let new = RoomRef::New(key.clone());
+                    step.action.room() == Some(&new) || step.action.links(&new)
+                };
+                if step.withheld.is_none() && unmade.iter().any(needs) {
+                    step.withheld = Some(Withheld::DependsOnWithheld);
                 }
             }
+            done.extend(unmade);
         }
     }
 
@@ -325,6 +339,11 @@ impl<'a> Planner<'a> {
             };
             let link = Child { via: via.clone(), order, suggested };
             self.state(wanted, &parent_ref, StateChange::Child { child: here.clone(), link }, reason.clone());
+            // The link is written into the space above, whose own policy counts too.
+            let observed = self.wanted(&Key::Space(parent.clone())).is_some_and(|up| up.enforce == Enforce::Observe);
+            if let Some(step) = self.plan.steps.last_mut().filter(|_| observed) {
+                step.withheld.get_or_insert(Withheld::Policy("enforce: observe"));
+            }
         }
         let back = match (&parent_ref, room) {
             (RoomRef::Id(id), Some(room)) => room.parents.contains_key(id),

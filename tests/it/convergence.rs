@@ -7,7 +7,7 @@ mod invariants;
 mod worlds;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config as Cases, TestRunner};
+use proptest::test_runner::{Config as Cases, RngAlgorithm, TestRng, TestRunner};
 use usher::actuate::Outcome;
 use usher::plan::{Action, Plan};
 
@@ -16,9 +16,15 @@ use worlds::{Faults, Sketch, Stage, sketch};
 /// Passes until nothing is pending: one does everything; a second is allowed where the first could not know what it would find (below).
 const ROUNDS: usize = 2;
 
-fn cases(short: u32) -> Cases {
-    let cases = if std::env::var_os("USHER_LONG").is_some() { short * 50 } else { short };
-    Cases { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Cases::default() }
+/// The same worlds in every run; with `USHER_LONG` fifty times as many, others each time.
+fn runner(short: u32) -> TestRunner {
+    let long = std::env::var_os("USHER_LONG").is_some();
+    let cases = if long { short * 50 } else { short };
+    let cases = Cases { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Cases::default() };
+    if long {
+        return TestRunner::new(cases);
+    }
+    TestRunner::new_with_rng(cases, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
 }
 
 fn pending(plan: &Plan) -> Vec<String> {
@@ -38,7 +44,7 @@ fn pass(stage: &mut Stage) -> Plan {
 
 #[test]
 fn what_is_planned_and_done_leaves_nothing_to_do() {
-    let mut runner = TestRunner::new(cases(400));
+    let mut runner = runner(300);
     let result = runner.run(&sketch(), |sketch| {
         let mut stage = Stage::of(&sketch);
         let first = pass(&mut stage);
@@ -57,7 +63,7 @@ fn what_is_planned_and_done_leaves_nothing_to_do() {
 
 #[test]
 fn a_change_of_directory_settles_in_one_round_too() {
-    let mut runner = TestRunner::new(cases(300));
+    let mut runner = runner(200);
     let result = runner.run(&(sketch(), sketch()), |(before, after)| {
         let mut stage = Stage::of(&before);
         pass(&mut stage);
@@ -82,7 +88,7 @@ fn a_change_of_directory_settles_in_one_round_too() {
 
 #[test]
 fn refusals_and_lost_answers_settle_once_they_stop() {
-    let mut runner = TestRunner::new(cases(300));
+    let mut runner = runner(200);
     let result = runner.run(&(sketch(), any::<u64>()), |(sketch, seed)| {
         let mut stage = Stage::of(&sketch);
         let mut faults = Faults::new(seed);
@@ -135,7 +141,7 @@ fn faulty_pass(stage: &mut Stage, faults: &mut Faults) {
 
 #[test]
 fn a_plan_depends_on_nothing_but_its_world() {
-    let mut runner = TestRunner::new(cases(150));
+    let mut runner = runner(100);
     let result = runner.run(&(sketch(), any::<u64>()), |(sketch, seed)| {
         let stage = Stage::of(&sketch);
         let shuffled = Stage::of(&Sketch::shuffled(&sketch, seed));
