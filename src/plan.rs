@@ -464,6 +464,20 @@ impl Action {
         }
     }
 
+    /// Whether it is about, or links to, a room that an earlier step makes.
+    fn needs_new(&self) -> bool {
+        let new = |room: &RoomRef| matches!(room, RoomRef::New(_));
+        match self {
+            Self::SetState { state: StateChange::Child { child: other, .. }, .. }
+            | Self::SetState { state: StateChange::Parent { parent: other, .. }, .. }
+                if new(other) =>
+            {
+                true
+            }
+            action => action.room().is_some_and(new),
+        }
+    }
+
     /// The person it is done to.
     #[must_use]
     pub fn user(&self) -> Option<&UserId> {
@@ -566,7 +580,7 @@ pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger, scope: &Sco
 }
 
 /// Plans and guards. A class is held as a whole (S-81), so what a few rooms would lose is weighed with what all would: otherwise every
-/// event in a room would let as much of a held class through as the limit allows.
+/// event in a room would let as much of a held class through as the limit allows. The same goes for what leans on a room yet to be made.
 #[must_use]
 pub fn guarded(
     (desired, observed): (&Desired, &Observed),
@@ -576,7 +590,7 @@ pub fn guarded(
     now: Timestamp,
 ) -> Plan {
     let mut narrow = plan(desired, observed, ledger, scope, now);
-    if *scope == Scope::Everything || !narrow.steps.iter().any(guard::counts) {
+    if *scope == Scope::Everything || !narrow.steps.iter().any(|step| guard::counts(step) || step.action.needs_new()) {
         guard(&mut narrow, (desired, observed), ledger, limits, now);
         return narrow;
     }
