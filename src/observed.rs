@@ -57,6 +57,9 @@ pub struct Observed {
     /// Rooms the bot is joined to (and, later, rooms hanging in managed spaces that it is not in).
     #[serde(default)]
     pub rooms: BTreeMap<RoomId, Room>,
+    /// Rooms the bot is in whose state could not be read, and never was: what they are is unknown, so nothing takes their place.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unread: BTreeSet<RoomId>,
     /// Where the fencing alias of a key points, looked up for keys that have no room of ours. No entry: it points nowhere.
     #[serde(default, with = "key_map")]
     pub aliases: BTreeMap<Key, RoomId>,

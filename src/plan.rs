@@ -466,6 +466,20 @@ impl Action {
         }
     }
 
+    /// Whether it is about, or links to, a room that an earlier step makes.
+    fn needs_new(&self) -> bool {
+        let new = |room: &RoomRef| matches!(room, RoomRef::New(_));
+        match self {
+            Self::SetState { state: StateChange::Child { child: other, .. }, .. }
+            | Self::SetState { state: StateChange::Parent { parent: other, .. }, .. }
+                if new(other) =>
+            {
+                true
+            }
+            action => action.room().is_some_and(new),
+        }
+    }
+
     /// The person it is done to.
     #[must_use]
     pub fn user(&self) -> Option<&UserId> {
@@ -502,6 +516,24 @@ impl Step {
             action => action.user().map(ToString::to_string).unwrap_or_default(),
         };
         StepId(digest(&[self.action.verb(), &place, &detail]))
+    }
+
+    /// The ids under which its parts may have been approved: a level step holds the changes of several people (S-21), which are held
+    /// and approved one by one.
+    #[must_use]
+    pub fn part_ids(&self) -> Vec<StepId> {
+        match &self.action {
+            Action::SetPowerLevels { room, changes, .. } if changes.len() > 1 => changes
+                .iter()
+                .map(|change| {
+                    // The content is no part of the identity.
+                    let (content, changes) = (Value::Null, vec![change.clone()]);
+                    let action = Action::SetPowerLevels { room: room.clone(), content, changes };
+                    Self { action, place: self.place.clone(), ..Self::set_up(Action::RegisterBot) }.id()
+                })
+                .collect(),
+            _ => vec![self.id()],
+        }
     }
 
     /// Whether it will be done.
@@ -547,6 +579,31 @@ pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger, scope: &Sco
     }
     planner.locks();
     planner.finish(scope)
+}
+
+/// Plans and guards. A class is held as a whole (S-81), so what a few rooms would lose is weighed with what all would: otherwise every
+/// event in a room would let as much of a held class through as the limit allows. The same goes for what leans on a room yet to be made.
+#[must_use]
+pub fn guarded(
+    (desired, observed): (&Desired, &Observed),
+    ledger: &Ledger,
+    scope: &Scope,
+    limits: &crate::config::Limits,
+    now: Timestamp,
+) -> Plan {
+    let mut narrow = plan(desired, observed, ledger, scope, now);
+    if *scope == Scope::Everything || !narrow.steps.iter().any(|step| guard::counts(step) || step.action.needs_new()) {
+        guard(&mut narrow, (desired, observed), ledger, limits, now);
+        return narrow;
+    }
+    let mut whole = plan(desired, observed, ledger, &Scope::Everything, now);
+    guard(&mut whole, (desired, observed), ledger, limits, now);
+    whole.steps.retain(|step| match step.action.room() {
+        Some(RoomRef::Id(room)) => scope.covers(room),
+        Some(RoomRef::New(_)) | None => false,
+    });
+    whole.lessons.clear();
+    whole
 }
 
 impl Step {

@@ -208,10 +208,8 @@ impl Reconciler {
     fn plan(&self, desired: &Desired, scope: &Scope, now: Timestamp) -> Plan {
         let Some(observed) = &self.observed else { return Plan::default() };
         tokio::task::block_in_place(|| {
-            let mut plan = plan::plan(desired, observed, &self.ledger, scope, now);
             let limits = &self.parts.config.safety.limits;
-            plan::guard(&mut plan, (desired, observed), &self.ledger, limits, now);
-            plan
+            plan::guarded((desired, observed), &self.ledger, scope, limits, now)
         })
     }
 
@@ -241,10 +239,12 @@ impl Reconciler {
         let mut result = PassResult::default();
         let mut rounds = 0;
         let mut plan;
+        let mut complete;
         loop {
             self.parts.heartbeat.tick();
             feed.fold(self).await?;
-            plan = self.decide(scope).await?.plan;
+            let decided = self.decide(scope).await?;
+            (plan, complete) = (decided.plan, decided.desired.complete);
             let now = clock::now();
             let due: Vec<Step> = plan
                 .pending()
@@ -257,8 +257,8 @@ impl Reconciler {
             if due.is_empty() || self.stop.is_cancelled() || rounds >= MOST_ROUNDS || self.parts.actuator.is_none() {
                 break;
             }
-            // Removals must be written down: without the database nothing is done (S-81 survives restarts).
-            self.save().await?;
+            // Removals must be written down: without the database none is done (S-81 survives restarts).
+            let foreseen = self.foresee(&plan, &due).await?;
             let total = result.done + result.failed + due.len() as u64;
             self.progress.send_modify(|progress| progress.total = total);
             let report = self.slice(due).await;
@@ -266,7 +266,12 @@ impl Reconciler {
             result.failed += report.failed.len() as u64;
             rounds += u32::from(report.finished);
             let progressed = !report.done.is_empty();
-            self.settle_up(&plan, report, &mut result).await?;
+            let idle = !progressed && report.failed.is_empty() && !report.finished;
+            self.settle_up(&plan, (foreseen, report), &mut result).await?;
+            if idle && !self.stop.is_cancelled() {
+                tracing::warn!("the writer's lease does not last for another write; usher waits for its renewal");
+                result.interrupted = true;
+            }
             if result.interrupted || result.fatal.is_some() || !(progressed || rounds == 0) {
                 break;
             }
@@ -276,7 +281,8 @@ impl Reconciler {
         }
         result.held = plan.held_count() as u64;
         if *scope == Scope::Everything && self.parts.actuator.is_some() {
-            self.finish(&plan, !result.interrupted && result.fatal.is_none()).await?;
+            // A pass over half a directory settles nothing: what it withheld for that was never weighed (S-101).
+            self.finish(&plan, complete && !result.interrupted && result.fatal.is_none()).await?;
         }
         result.plan = Some(plan);
         Ok(result)

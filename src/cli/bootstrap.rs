@@ -6,7 +6,7 @@ use secrecy::SecretString;
 
 use super::{Exit, configured};
 use crate::app::{self, Failure};
-use crate::matrix::{Promotion, Rung};
+use crate::matrix::{Promotion, Rung, Trouble};
 
 /// Reads the token from `file`, once; it is kept nowhere.
 pub(super) async fn run(files: &[PathBuf], file: &Path) -> Result<Exit, Failure> {
@@ -16,10 +16,23 @@ pub(super) async fn run(files: &[PathBuf], file: &Path) -> Result<Exit, Failure>
         .map_err(|error| Failure::new(Exit::Error, format!("cannot read {}: {error}", file.display())))?;
     let token = SecretString::from(token.trim().to_owned());
     homeserver.ensure_users().await?;
-    homeserver.make_admin(&token, Promotion::of(&config)).await?;
+    let promotion = Promotion::of(&config);
+    homeserver.make_admin(&token, promotion).await.map_err(|error| match error.trouble {
+        Trouble::UnknownToken | Trouble::Forbidden => Failure::new(
+            Exit::Error,
+            format!("homeserver: {error}; {} must hold the access token of a server admin", file.display()),
+        ),
+        Trouble::Away | Trouble::RateLimited | Trouble::NotFound | Trouble::Rejected | Trouble::Malformed => {
+            error.into()
+        }
+    })?;
     match homeserver.rung().await? {
         Rung::Admin => {
-            println!("{} and {} exist and are server admins.", homeserver.sender(), homeserver.bot());
+            let (sender, bot) = (homeserver.sender(), homeserver.bot());
+            match promotion {
+                Promotion::Sender => println!("{sender} exists and is a server admin; {bot} exists."),
+                Promotion::SenderAndBot => println!("{sender} and {bot} exist and are server admins."),
+            }
             Ok(Exit::Done)
         }
         Rung::Rooms | Rung::ReadOnly => Err(Failure::new(

@@ -144,7 +144,7 @@ fn show(hold: &Shown<'_>) -> String {
 fn unknown(ids: &[String], holds: &[HoldRow]) -> String {
     let mut text = format!("There is no hold {}.", ids.join(", "));
     if holds.is_empty() {
-        text.push_str(" Nothing is held.\n");
+        text.push_str(" Nothing is held yet: what `usher plan` shows as held can be approved once `usher apply` or `usher run` has made a pass.\n");
     } else {
         let known: Vec<&str> = holds.iter().map(|hold| hold.id.as_str()).collect();
         let _ = writeln!(text, " Held now: {}.", known.join(", "));

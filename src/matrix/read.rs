@@ -74,6 +74,7 @@ impl Homeserver {
             bot_registered: Known::Known(joined.is_some()),
             bot_display_name: Known::Unknown,
             rooms: BTreeMap::new(),
+            unread: BTreeSet::new(),
             aliases: BTreeMap::new(),
             accounts: self.accounts().await?.unwrap_or_default(),
         };
@@ -96,8 +97,9 @@ impl Homeserver {
                 Ok(None) => {}
                 Err(error) if error.trouble == Trouble::UnknownToken => return Err(error),
                 Err(error) => {
-                    if let Some(room) = before.and_then(|before| before.rooms.get(&id)) {
-                        observed.rooms.insert(id.clone(), room.clone());
+                    match before.and_then(|before| before.rooms.get(&id)) {
+                        Some(room) => drop(observed.rooms.insert(id.clone(), room.clone())),
+                        None => drop(observed.unread.insert(id.clone())),
                     }
                     unread.push((id, error));
                 }

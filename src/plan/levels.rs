@@ -188,6 +188,10 @@ impl<'a> Planner<'a> {
         for (key, rooms) in rules {
             let members = &rooms[0].rule.members;
             let before = self.ledger.entitled.get(key);
+            // Half a rule is no memory to judge people by: they would look like intruders later, whom no limit counts.
+            if before.is_none() && (!self.desired.complete || rooms[0].rule.blind.is_some()) {
+                continue;
+            }
             let now = members.iter().map(|(user, right)| (user, right.level));
             if before.is_some_and(|before| before.iter().map(|(user, level)| (user, *level)).eq(now.clone())) {
                 continue;

@@ -123,11 +123,22 @@ impl<'a> Planner<'a> {
 
     /// Everything about one desired room.
     pub(super) fn room(&mut self, wanted: &'a DesiredRoom, scope: &Scope) {
+        if self.is_out_of_sight(&wanted.key) || self.is_out_of_sight(&Key::Space(wanted.key.space().clone())) {
+            let what = "could not be read: it is left as it is until it can".to_owned();
+            self.note(Note::Unenforceable { place: wanted.key.clone(), what });
+            return;
+        }
         match self.located.get(&wanted.key).copied() {
             Some(id) if scope.covers(id) => self.existing(wanted, id),
             None if *scope == Scope::Everything => self.missing(wanted),
             Some(_) | None => {}
         }
+    }
+
+    /// The thing is there, in a room that could not be read: making it anew would make it twice (S-16).
+    fn is_out_of_sight(&self, key: &Key) -> bool {
+        !self.located.contains_key(key)
+            && self.observed.aliases.get(key).is_some_and(|room| self.observed.unread.contains(room))
     }
 
     fn existing(&mut self, wanted: &'a DesiredRoom, id: &'a RoomId) {
@@ -304,6 +315,9 @@ impl<'a> Planner<'a> {
     fn links(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: Option<&Room>) {
         let Some(parent) = &wanted.parent else { return };
         let parent_key = Key::Space(parent.clone());
+        if self.is_out_of_sight(&parent_key) {
+            return;
+        }
         let parent_ref = match self.located.get(&parent_key) {
             Some(id) => RoomRef::Id((*id).clone()),
             None => RoomRef::New(parent_key),

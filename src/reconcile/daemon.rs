@@ -54,6 +54,7 @@ pub async fn run(reconciler: Reconciler, homeserver: Homeserver, status: watch::
         next_reread: Instant::now(),
         outages: 0,
         shown: String::new(),
+        source_problem: None,
     };
     let ended = daemon.turn_until_stopped(&stop).await;
     feed.abort();
@@ -153,6 +154,8 @@ struct Daemon {
     /// Outages in a row.
     outages: u32,
     shown: String,
+    /// Why the latest read of the source failed.
+    source_problem: Option<String>,
 }
 
 impl Daemon {
@@ -206,6 +209,7 @@ impl Daemon {
         let mut source = Ok(());
         if poll {
             source = self.poll_source().await;
+            self.source_problem = source.as_ref().err().map(ToString::to_string);
         }
         if self.reconciler.observed.is_none() || self.inbox.reread || Instant::now() >= self.next_reread {
             self.reconciler.read_homeserver().await?;
@@ -350,7 +354,7 @@ impl Daemon {
                     groups: directory.groups.len() as u64,
                     complete: directory.is_complete(),
                     last_success: reconciler.read_at,
-                    problem: (record.result != "ok").then(|| record.result.clone()),
+                    problem: self.source_problem.clone(),
                 };
             }
             status.next_pass = Some(next);

@@ -12,20 +12,46 @@ use crate::store::{HeldStep, HoldRow, StoreError, diff};
 /// How long a homeserver's refusal of a person stands before it is tried once more.
 const REFUSAL_MS: i64 = 24 * 60 * 60 * 1000;
 
+/// Where the foreseen removals begin in the ledger, and when they were written down.
+pub(super) struct Foreseen {
+    records: usize,
+    at: Timestamp,
+}
+
 impl Reconciler {
+    /// Writes down the removals that are about to be done, as if they were: a crash in the middle must not leave any uncounted (S-81,
+    /// S-83). Hands back what [`Self::settle_up`] needs to put in their place what really was done.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub(super) async fn foresee(&mut self, plan: &Plan, due: &[Step]) -> Result<Foreseen, StoreError> {
+        let foreseen = Foreseen { records: self.ledger.removals.len(), at: clock::now() };
+        for step in due {
+            self.record_removals(plan, step, foreseen.at);
+        }
+        self.save().await?;
+        Ok(foreseen)
+    }
+
     /// Takes in what a slice did.
     pub(super) async fn settle_up(
         &mut self,
         plan: &Plan,
-        report: Report,
+        (foreseen, report): (Foreseen, Report),
         result: &mut PassResult,
     ) -> Result<(), PassError> {
         let now = clock::now();
+        self.ledger.removals.truncate(foreseen.records);
+        // What was sent and whose answer was lost may have happened.
+        let lost = report.failed.iter().filter(|(_, error)| error.kind == ActErrorKind::Retry).map(|(step, _)| step);
+        for step in report.done.iter().chain(lost) {
+            self.record_removals(plan, step, foreseen.at);
+        }
         for step in &report.done {
-            self.record_removals(plan, step, now);
-            let id = step.id();
-            self.troubles.remove(&id);
-            self.ledger.approvals.remove(&id);
+            self.troubles.remove(&step.id());
+            for id in step.part_ids() {
+                self.ledger.approvals.remove(&id);
+            }
         }
         for (step, error) in report.failed {
             match error.kind {
@@ -66,17 +92,16 @@ impl Reconciler {
 
     /// Removals that were done and count: not intruders, and not what an operator approved (S-104).
     fn record_removals(&mut self, plan: &Plan, step: &Step, now: Timestamp) {
-        let until = self.ledger.approvals.get(&step.id());
-        if until.is_some_and(|until| *until > now) {
+        let removals: Vec<Option<&Removal>> = match &step.action {
+            Action::SetPowerLevels { changes, .. } => changes.iter().map(|change| change.removal.as_ref()).collect(),
+            _ => vec![step.removal.as_ref()],
+        };
+        if !removals.iter().flatten().any(|removal| removal.counts) {
             return;
         }
-        let removals: Vec<&Removal> = match &step.action {
-            Action::SetPowerLevels { changes, .. } => {
-                changes.iter().filter_map(|change| change.removal.as_ref()).collect()
-            }
-            _ => step.removal.iter().collect(),
-        };
-        for removal in removals.into_iter().filter(|removal| removal.counts) {
+        for (removal, id) in removals.into_iter().zip(step.part_ids()) {
+            let approved = self.ledger.approvals.get(&id).is_some_and(|until| *until > now);
+            let Some(removal) = removal.filter(|removal| removal.counts && !approved) else { continue };
             let Some(person) = &removal.person else { continue };
             self.ledger.removals.push(RemovalRecord {
                 class: removal.class,

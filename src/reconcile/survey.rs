@@ -68,7 +68,7 @@ impl Reconciler {
             }
         };
         for (room, error) in &reread.unread {
-            tracing::warn!(%room, %error, "a room could not be read; it stays as it was");
+            tracing::warn!(%room, %error, "a room could not be read; it is left as it is");
         }
         let mut observed = reread.observed;
         if !observed.accounts.listed
@@ -87,6 +87,7 @@ impl Reconciler {
     /// # Errors
     /// When the homeserver is away.
     pub async fn read_new_accounts(&mut self) -> Result<(), PassError> {
+        self.read_unread().await;
         let Some(observed) = &mut self.observed else { return Ok(()) };
         if !observed.accounts.listed {
             // Without a list those who were missing are asked for again.
@@ -104,6 +105,16 @@ impl Reconciler {
             self.mark_services();
         }
         Ok(())
+    }
+
+    /// Another try at the rooms that could not be read so far.
+    async fn read_unread(&mut self) {
+        let unread = self.observed.as_ref().map(|observed| observed.unread.clone()).unwrap_or_default();
+        for id in unread {
+            if let Err(error) = self.reread_rooms(&BTreeSet::from([id])).await {
+                tracing::debug!(%error, "a room still cannot be read");
+            }
+        }
     }
 
     /// Folds a batch of the feed; hands back the rooms it touched. `reread` of the whole is the caller's.
@@ -136,6 +147,7 @@ impl Reconciler {
             self.parts.heartbeat.tick();
             let room = self.parts.homeserver.room(id).await?;
             if let Some(observed) = &mut self.observed {
+                observed.unread.remove(id);
                 match room {
                     Some(room) => observed.rooms.insert(id.clone(), room),
                     None => observed.rooms.remove(id),

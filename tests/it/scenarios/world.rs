@@ -1,5 +1,7 @@
 //! The stage of a scenario: a world in short form, its changes, and passes over it as the loop makes them.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 use usher::actuate::Outcome;
 use usher::config::{Config, load_with};
@@ -8,7 +10,7 @@ use usher::directory::{Directory, Snapshot};
 use usher::ids::{Key, RoomId, Timestamp, UserId};
 use usher::ledger::{Ledger, Refusal, RemovalRecord};
 use usher::observed::{Known, Member, Observed};
-use usher::plan::{Action, Class, Decision, Header, Lesson, Plan, Step, WINDOW_MS, World, render};
+use usher::plan::{Action, Class, Decision, Header, Lesson, Plan, Scope, Step, WINDOW_MS, World, guarded, render};
 
 const SERVER: &str = "example.org";
 const BOT: &str = "@usher:example.org";
@@ -37,6 +39,10 @@ pub struct Stage {
     ledger: Ledger,
     now: Timestamp,
     without_account: Vec<String>,
+}
+
+fn part_names(step: &Step) -> Vec<String> {
+    step.part_ids().into_iter().map(|id| id.0).collect()
 }
 
 /// Maps merge, everything else replaces, `null` deletes.
@@ -166,7 +172,21 @@ impl Stage {
         let world: World = serde_json::from_value(serde_json::to_value(&world).unwrap()).unwrap();
         let decision = world.decide(config);
         assert_eq!(desire(config, &directory, &self.ledger, self.now).rooms.len(), decision.desired.rooms.len());
+        self.check_scopes(&decision, config);
         decision
+    }
+
+    /// What an event in one room lets happen is part of what the whole plan lets happen (S-81).
+    fn check_scopes(&self, decision: &Decision, config: &Config) {
+        let whole: BTreeSet<String> = decision.plan.pending().flat_map(part_names).collect();
+        for room in self.observed.rooms.keys() {
+            let scope = Scope::Rooms(BTreeSet::from([room.clone()]));
+            let pair = (&decision.desired, &self.observed);
+            let narrow = guarded(pair, &self.ledger, &scope, &config.safety.limits, self.now);
+            for name in narrow.pending().flat_map(part_names) {
+                assert!(whole.contains(&name), "an event in {room} lets through what is held: {name}");
+            }
+        }
     }
 
     fn show(&self, decision: &Decision) -> String {
@@ -349,6 +369,9 @@ impl Stage {
         }
         if let Some(listed) = patch.get("listed") {
             whole["accounts"]["listed"] = listed.clone();
+        }
+        if let Some(unread) = patch.get("unread") {
+            whole["unread"] = unread.clone();
         }
         self.observed = serde_json::from_value(whole).expect("the scenario's homeserver");
     }
