@@ -3,10 +3,12 @@
 //! A dry run builds none (DESIGN decision 3). `LiveActuator` is the exhaustive match from [`Action`] to requests; the tests' fake
 //! homeserver is another.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::ids::{EventId, RoomAlias, RoomId, UserId};
+use crate::ids::{EventId, Key, RoomAlias, RoomId, UserId};
 use crate::matrix::{Homeserver, MatrixError, Membership, Trouble};
 use crate::plan::{Action, Creation, RoomRef, StateChange};
 
@@ -46,6 +48,11 @@ pub enum ActErrorKind {
     /// The token is not accepted: nothing will work until an operator acts.
     Fatal,
 }
+
+/// How often, and how far apart, a room behind a fencing alias is looked for before it counts as debris. Together less than the
+/// shortest time a write may take.
+const DEBRIS_LOOKS: u32 = 8;
+const DEBRIS_PAUSE: Duration = Duration::from_millis(500);
 
 /// Does actions.
 #[async_trait]
@@ -98,6 +105,24 @@ impl LiveActuator {
             return Ok(Outcome { room: Some(id), found: true, ..Outcome::default() });
         }
         Err(stale(format!("{alias} points at {id}, which is not a room of ours")))
+    }
+
+    /// Takes a fencing alias back from debris. A room the bot cannot see may be one of ours that the homeserver is still making (for an
+    /// usher that was killed): it is looked at a few times before it counts as debris.
+    async fn drop_alias(&self, alias: &RoomAlias, key: &Key) -> Result<Outcome, ActError> {
+        for _ in 0..DEBRIS_LOOKS {
+            let Some(id) = self.homeserver.resolve(alias).await.map_err(classify)? else {
+                return Ok(Outcome::default());
+            };
+            match self.homeserver.room(&id).await.map_err(classify)? {
+                Some(room) if room.created_for.as_ref() == Some(key) => {
+                    return Ok(Outcome { room: Some(id), found: true, ..Outcome::default() });
+                }
+                Some(_) => break,
+                None => tokio::time::sleep(DEBRIS_PAUSE).await,
+            }
+        }
+        self.homeserver.remove_alias(alias).await.map(|()| Outcome::default()).map_err(classify)
     }
 
     async fn set_state(&self, room: &RoomRef, state: &StateChange) -> Result<Outcome, ActError> {
@@ -161,7 +186,7 @@ impl Actuator for LiveActuator {
         match action {
             Action::RegisterBot => plain(homeserver.ensure_users().await),
             Action::SetBotName { name } => plain(homeserver.set_bot_name(name).await),
-            Action::DropAlias { alias, .. } => plain(homeserver.remove_alias(alias).await),
+            Action::DropAlias { alias, key } => self.drop_alias(alias, key).await,
             Action::CreateRoom(creation) => self.create(creation).await,
             Action::SetState { room, state } => self.set_state(room, state).await,
             Action::SetPowerLevels { room, content, .. } => self.set_levels(room, content).await,

@@ -19,6 +19,11 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Plans, shows the plan, asks unless `yes`, and carries it out.
 pub(super) async fn run(files: &[PathBuf], yes: bool) -> Result<Exit, Failure> {
     let config = configured(files)?;
+    if config.provisioner.dry_run {
+        let exit = super::plan::run(files, false, None).await?;
+        println!("provisioner.dry_run is true: nothing was changed.");
+        return Ok(exit);
+    }
     let stop = app::until_signalled();
     once(&config, yes, &stop).await
 }

@@ -22,6 +22,8 @@ const SYNC_WAIT: Duration = Duration::from_secs(50);
 const BATCHES: usize = 16;
 /// How often approvals are looked for and the pulse is shown.
 const TICK: Duration = Duration::from_secs(2);
+/// How long a turn may go on after a stop.
+const GRACE: Duration = Duration::from_secs(4);
 /// Pauses after an outage: the first, doubling up to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -173,7 +175,15 @@ impl Daemon {
                 },
                 () = tokio::time::sleep_until(wake) => {}
             }
-            self.turn().await;
+            // What is being sent may end; what does not end soon is given up, and seen by the next start.
+            let given_up = async {
+                stop.cancelled().await;
+                tokio::time::sleep(GRACE).await;
+            };
+            tokio::select! {
+                () = self.turn() => {}
+                () = given_up => break,
+            }
         }
         Ended::Stopped
     }
