@@ -100,29 +100,33 @@ impl LiveActuator {
         let Some(id) = self.homeserver.resolve(&alias).await.map_err(classify)? else {
             return Err(stale(format!("{alias} was taken and is free again")));
         };
-        let room = self.homeserver.room(&id).await.map_err(classify)?;
-        if room.is_some_and(|room| room.created_for.as_ref() == Some(&creation.key)) {
+        if self.becomes_ours(&id, &creation.key).await? {
             return Ok(Outcome { room: Some(id), found: true, ..Outcome::default() });
         }
         Err(stale(format!("{alias} points at {id}, which is not a room of ours")))
     }
 
-    /// Takes a fencing alias back from debris. A room the bot cannot see may be one of ours that the homeserver is still making (for an
-    /// usher that was killed): it is looked at a few times before it counts as debris.
+    /// Takes a fencing alias back from debris.
     async fn drop_alias(&self, alias: &RoomAlias, key: &Key) -> Result<Outcome, ActError> {
-        for _ in 0..DEBRIS_LOOKS {
-            let Some(id) = self.homeserver.resolve(alias).await.map_err(classify)? else {
-                return Ok(Outcome::default());
-            };
-            match self.homeserver.room(&id).await.map_err(classify)? {
-                Some(room) if room.created_for.as_ref() == Some(key) => {
-                    return Ok(Outcome { room: Some(id), found: true, ..Outcome::default() });
-                }
-                Some(_) => break,
-                None => tokio::time::sleep(DEBRIS_PAUSE).await,
-            }
+        let Some(id) = self.homeserver.resolve(alias).await.map_err(classify)? else {
+            return Ok(Outcome::default());
+        };
+        if self.becomes_ours(&id, key).await? {
+            return Ok(Outcome { room: Some(id), found: true, ..Outcome::default() });
         }
         self.homeserver.remove_alias(alias).await.map(|()| Outcome::default()).map_err(classify)
+    }
+
+    /// Whether the room behind a fencing alias was made by us for `key`. One the bot cannot see may still be in the making, for an
+    /// usher that was killed: it is looked at a few times before it counts as debris.
+    async fn becomes_ours(&self, id: &RoomId, key: &Key) -> Result<bool, ActError> {
+        for _ in 0..DEBRIS_LOOKS {
+            if let Some(room) = self.homeserver.room(id).await.map_err(classify)? {
+                return Ok(room.created_for.as_ref() == Some(key));
+            }
+            tokio::time::sleep(DEBRIS_PAUSE).await;
+        }
+        Ok(false)
     }
 
     async fn set_state(&self, room: &RoomRef, state: &StateChange) -> Result<Outcome, ActError> {
