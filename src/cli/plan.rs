@@ -31,7 +31,8 @@ pub(super) async fn run(files: &[PathBuf], json: bool, record: Option<&Path>) ->
             ledger: built.reconciler.ledger().clone(),
             now: clock::now(),
         };
-        let text = serde_json::to_string_pretty(&world).map_err(|cause| Failure::new(Exit::Error, cause.to_string()))?;
+        let text =
+            serde_json::to_string_pretty(&world).map_err(|cause| Failure::new(Exit::Error, cause.to_string()))?;
         std::fs::write(path, text + "\n")
             .map_err(|cause| Failure::new(Exit::Error, format!("cannot write {}: {cause}", path.display())))?;
     }

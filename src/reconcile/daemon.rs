@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Dirty, Folding, PassError, PassResult, Reconciler};
 use crate::clock;
+use crate::directory::Completeness;
 use crate::ids::Timestamp;
 use crate::matrix::{Batch, Homeserver};
 use crate::observability::{FailureStatus, HoldStatus, Mode, PassStatus, PlanStatus, SourceStatus, Status};
@@ -56,6 +57,7 @@ pub async fn run(reconciler: Reconciler, homeserver: Homeserver, status: watch::
         next_reread: Instant::now(),
         outages: 0,
         shown: String::new(),
+        source_problem: None,
     };
     let ended = daemon.turn_until_stopped(&stop).await;
     feed.abort();
@@ -155,6 +157,8 @@ struct Daemon {
     /// Outages in a row.
     outages: u32,
     shown: String,
+    /// Why the latest look at the source failed.
+    source_problem: Option<String>,
 }
 
 impl Daemon {
@@ -216,6 +220,7 @@ impl Daemon {
         let mut source = Ok(());
         if poll {
             source = self.poll_source().await;
+            self.source_problem = source.as_ref().err().map(ToString::to_string);
         }
         if self.reconciler.observed.is_none() || self.inbox.reread || Instant::now() >= self.next_reread {
             self.reconciler.read_homeserver().await?;
@@ -353,14 +358,19 @@ impl Daemon {
             if reconciler.parts.actuator.is_none() {
                 status.mode = Mode::DryRun;
             }
+            status.source.problem.clone_from(&self.source_problem);
             if let Some(directory) = &reconciler.directory {
+                let missing = match &directory.completeness {
+                    Completeness::Complete => None,
+                    Completeness::Incomplete(reasons) => Some(reasons.join("; ")),
+                };
                 status.source = SourceStatus {
                     kind: directory.source.clone(),
                     users: directory.users.len() as u64,
                     groups: directory.groups.len() as u64,
                     complete: directory.is_complete(),
                     last_success: reconciler.read_at,
-                    problem: (record.result != "ok").then(|| record.result.clone()),
+                    problem: self.source_problem.clone().or(missing),
                 };
             }
             status.next_pass = Some(next);

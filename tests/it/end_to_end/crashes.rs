@@ -127,3 +127,16 @@ async fn a_stop_in_the_middle_of_the_work_is_orderly_and_the_next_start_finishes
     world.must_be_settled().await;
     world.assert_no_doubles().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_homeserver_that_hangs_does_not_keep_usher_from_stopping() {
+    let mut world = World::new().await;
+    world.config["source"] = json!({ "check_interval_seconds": 1 });
+    world.write();
+    let daemon = world.start(&["run"]);
+    super::world::until("everybody is in", async || world.is_right().await).await;
+    world.proxy.spoil(|_| Some(crate::lab::proxy::Fault::Delay(Duration::from_secs(60))));
+    // Longer than a poll's interval: a request hangs by now.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    daemon.stop().await.code(0);
+}

@@ -64,7 +64,10 @@ async fn a_running_usher_picks_an_approval_up() {
     let daemon = world.start(&["run"]);
     until("it is held", async || world.status().await["plan"]["held"].as_u64().is_some_and(|held| held > 0)).await;
     let (_, metrics) = world.ops("/metrics").await;
-    assert!(metrics.lines().any(|line| line.starts_with("usher_held{class=\"kicks") && !line.ends_with(" 0")), "{metrics}");
+    assert!(
+        metrics.lines().any(|line| line.starts_with("usher_held{class=\"kicks") && !line.ends_with(" 0")),
+        "{metrics}"
+    );
     assert_eq!(world.removed().await.len(), 0);
     world.usher(&["hold", "approve", "--all"]).await.code(0);
     until("they are out", async || world.is_right().await).await;

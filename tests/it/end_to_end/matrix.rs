@@ -80,7 +80,10 @@ impl World {
         assert_eq!(status, 200, "{answer}");
         let bot = self.bot();
         let rooms = answer["rooms"].as_array().unwrap().iter();
-        rooms.filter(|room| room["creator"] == bot.as_str()).map(|room| room["room_id"].as_str().unwrap().into()).collect()
+        rooms
+            .filter(|room| room["creator"] == bot.as_str())
+            .map(|room| room["room_id"].as_str().unwrap().into())
+            .collect()
     }
 
     pub async fn state(&self, room: &RoomId, kind: &str, key: &str) -> Value {
@@ -105,7 +108,10 @@ impl World {
     /// Those of [`World::members`] who are joined or invited.
     pub async fn inside(&self, thing: &str) -> BTreeSet<String> {
         let members = self.members(thing).await.into_iter();
-        members.filter(|(_, membership)| matches!(membership.as_str(), "join" | "invite")).map(|(name, _)| name).collect()
+        members
+            .filter(|(_, membership)| matches!(membership.as_str(), "join" | "invite"))
+            .map(|(name, _)| name)
+            .collect()
     }
 
     pub async fn level(&self, thing: &str, name: &str) -> i64 {
@@ -120,8 +126,10 @@ impl World {
         let mut events = Vec::new();
         loop {
             let at = if from.is_empty() { String::new() } else { format!("&from={}", escape(&from)) };
-            let path =
-                format!("/_matrix/client/v3/rooms/{}/messages?dir=f&limit=500&filter={filter}{at}", escape(room.as_str()));
+            let path = format!(
+                "/_matrix/client/v3/rooms/{}/messages?dir=f&limit=500&filter={filter}{at}",
+                escape(room.as_str())
+            );
             let (status, answer) = self.as_bot("GET", &path, Value::Null).await;
             assert_eq!(status, 200, "{answer}");
             events.extend(answer["chunk"].as_array().unwrap().iter().cloned());

@@ -40,7 +40,10 @@ async fn a_source_that_is_garbage_gone_or_empty_removes_nobody() {
         }
         some_passes(&world).await;
         let status = world.status().await;
-        assert!(status["source"]["complete"] == false || !status["source"]["problem"].is_null(), "{broken:?}: {status}");
+        assert!(
+            status["source"]["complete"] == false || !status["source"]["problem"].is_null(),
+            "{broken:?}: {status}"
+        );
         assert_eq!(world.ops("/live").await.0, 200);
         assert_eq!(world.removed().await.len(), 0, "{broken:?}");
     }

@@ -93,7 +93,14 @@ impl Stage {
         let admin = synapse.register_admin("root").await;
         let url = synapse.url();
         let next = AtomicUsize::new(0);
-        Arc::new(Self { synapse: tokio::sync::Mutex::new(synapse), url, admin, slots, next, people: AtomicUsize::new(0) })
+        Arc::new(Self {
+            synapse: tokio::sync::Mutex::new(synapse),
+            url,
+            admin,
+            slots,
+            next,
+            people: AtomicUsize::new(0),
+        })
     }
 
     pub fn url(&self) -> &str {

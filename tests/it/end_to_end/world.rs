@@ -164,11 +164,8 @@ impl World {
                         "emails": [format!("{name}@{CANARY}")] })
             })
             .collect();
-        let groups: Vec<Value> = self
-            .groups
-            .iter()
-            .map(|(name, members)| json!({ "id": name, "name": name, "members": members }))
-            .collect();
+        let groups: Vec<Value> =
+            self.groups.iter().map(|(name, members)| json!({ "id": name, "name": name, "members": members })).collect();
         replace(&self.path("company.json"), &json!({ "users": users, "groups": groups }).to_string());
     }
 
