@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(4);
 /// Pauses after an outage: the first, doubling up to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// After a whole pass with failures the next one comes this soon.
 const SOON: Duration = Duration::from_secs(10);
 

@@ -1,6 +1,8 @@
 //! kill -9 of usher and of Synapse at random moments of a first apply (S-83).
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -14,8 +16,7 @@ impl Moments {
     /// From `USHER_SEED`, else from the clock; printed, so that a failure can be run again.
     fn new(what: &str) -> Self {
         let given = std::env::var("USHER_SEED").ok().and_then(|seed| seed.parse().ok());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| u64::from(now.subsec_nanos()) + 1);
-        let seed = given.unwrap_or(now);
+        let seed = given.unwrap_or_else(|| u64::try_from(usher::clock::now().0).unwrap_or(1));
         println!("{what}: USHER_SEED={seed}");
         Self(seed)
     }
@@ -135,7 +136,7 @@ async fn a_homeserver_that_hangs_does_not_keep_usher_from_stopping() {
     world.write();
     let daemon = world.start(&["run"]);
     super::world::until("everybody is in", async || world.is_right().await).await;
-    world.proxy.spoil(|_| Some(crate::lab::proxy::Fault::Delay(Duration::from_secs(60))));
+    world.proxy.spoil(|_| Some(crate::lab::proxy::Fault::Delay(Duration::from_mins(1))));
     // Longer than a poll's interval: a request hangs by now.
     tokio::time::sleep(Duration::from_secs(3)).await;
     daemon.stop().await.code(0);

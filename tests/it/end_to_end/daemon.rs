@@ -1,5 +1,7 @@
 //! `run` between two polls: what is changed by hand is put right as the feed tells of it (S-33).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
 use serde_json::json;
 
 use super::world::{World, until};

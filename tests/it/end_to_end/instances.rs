@@ -1,5 +1,7 @@
 //! Two ushers at once (S-85).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
 use serde_json::json;
 
 use super::world::{World, until};

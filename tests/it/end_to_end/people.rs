@@ -1,5 +1,7 @@
 //! What becomes of people: moves, leads, newcomers, leavers, bans, knocks, intruders.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
 use serde_json::json;
 
 use super::world::{World, until};

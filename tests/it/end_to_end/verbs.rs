@@ -1,5 +1,7 @@
 //! Exit codes and what is said when something is wrong (S-90, S-110).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
 use serde_json::json;
 
 use super::stage::Stage;
