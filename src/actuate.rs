@@ -3,10 +3,12 @@
 //! A dry run builds none (DESIGN decision 3). `LiveActuator` is the exhaustive match from [`Action`] to requests; the tests' fake
 //! homeserver is another.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::ids::{EventId, RoomAlias, RoomId, UserId};
+use crate::ids::{EventId, Key, RoomAlias, RoomId, UserId};
 use crate::matrix::{Homeserver, MatrixError, Membership, Trouble};
 use crate::plan::{Action, Creation, RoomRef, StateChange};
 
@@ -46,6 +48,11 @@ pub enum ActErrorKind {
     /// The token is not accepted: nothing will work until an operator acts.
     Fatal,
 }
+
+/// How often, and how far apart, a room behind a fencing alias is looked for before it counts as debris. Together less than the
+/// shortest time a write may take.
+const DEBRIS_LOOKS: u32 = 8;
+const DEBRIS_PAUSE: Duration = Duration::from_millis(500);
 
 /// Does actions.
 #[async_trait]
@@ -93,11 +100,33 @@ impl LiveActuator {
         let Some(id) = self.homeserver.resolve(&alias).await.map_err(classify)? else {
             return Err(stale(format!("{alias} was taken and is free again")));
         };
-        let room = self.homeserver.room(&id).await.map_err(classify)?;
-        if room.is_some_and(|room| room.created_for.as_ref() == Some(&creation.key)) {
+        if self.becomes_ours(&id, &creation.key).await? {
             return Ok(Outcome { room: Some(id), found: true, ..Outcome::default() });
         }
         Err(stale(format!("{alias} points at {id}, which is not a room of ours")))
+    }
+
+    /// Takes a fencing alias back from debris.
+    async fn drop_alias(&self, alias: &RoomAlias, key: &Key) -> Result<Outcome, ActError> {
+        let Some(id) = self.homeserver.resolve(alias).await.map_err(classify)? else {
+            return Ok(Outcome::default());
+        };
+        if self.becomes_ours(&id, key).await? {
+            return Ok(Outcome { room: Some(id), found: true, ..Outcome::default() });
+        }
+        self.homeserver.remove_alias(alias).await.map(|()| Outcome::default()).map_err(classify)
+    }
+
+    /// Whether the room behind a fencing alias was made by us for `key`. One the bot cannot see may still be in the making, for an
+    /// usher that was killed: it is looked at a few times before it counts as debris.
+    async fn becomes_ours(&self, id: &RoomId, key: &Key) -> Result<bool, ActError> {
+        for _ in 0..DEBRIS_LOOKS {
+            if let Some(room) = self.homeserver.room(id).await.map_err(classify)? {
+                return Ok(room.created_for.as_ref() == Some(key));
+            }
+            tokio::time::sleep(DEBRIS_PAUSE).await;
+        }
+        Ok(false)
     }
 
     async fn set_state(&self, room: &RoomRef, state: &StateChange) -> Result<Outcome, ActError> {
@@ -161,7 +190,7 @@ impl Actuator for LiveActuator {
         match action {
             Action::RegisterBot => plain(homeserver.ensure_users().await),
             Action::SetBotName { name } => plain(homeserver.set_bot_name(name).await),
-            Action::DropAlias { alias, .. } => plain(homeserver.remove_alias(alias).await),
+            Action::DropAlias { alias, key } => self.drop_alias(alias, key).await,
             Action::CreateRoom(creation) => self.create(creation).await,
             Action::SetState { room, state } => self.set_state(room, state).await,
             Action::SetPowerLevels { room, content, .. } => self.set_levels(room, content).await,

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::http::ops::{self, Heartbeat, Operations};
 use crate::matrix::{Homeserver, MatrixError, Trouble, registration};
 use crate::observability::{Metrics, Mode, Status};
-use crate::reconcile::{Parts, PassError, Reconciler, daemon};
+use crate::reconcile::{Parts, PassError, Reconciler, alive, daemon};
 use crate::store::{Fact, LeaseError, Store, StoreError, WriterLease};
 
 /// How long everything may take to stop (S-90's ten seconds, with a margin).
@@ -79,9 +79,8 @@ impl From<LeaseError> for Failure {
 impl From<PassError> for Failure {
     fn from(error: PassError) -> Self {
         match error {
-            PassError::Source(error) => {
-                Self::new(if error.retry { Exit::Unreachable } else { Exit::Error }, format!("source: {error}"))
-            }
+            // A source that could not be read at all is 75, whatever the cause (S-110).
+            PassError::Source(error) => Self::new(Exit::Unreachable, format!("source: {error}")),
             PassError::Homeserver(error) => error.into(),
             PassError::Store(error) => error.into(),
         }
@@ -119,9 +118,15 @@ pub enum Purpose {
 pub struct Built {
     pub reconciler: Reconciler,
     pub homeserver: Homeserver,
-    pub metrics: Arc<Metrics>,
-    pub heartbeat: Heartbeat,
-    pub store: Option<Store>,
+}
+
+/// What of the parts is shown by the operations listener, which is there before them.
+#[derive(Debug, Default)]
+struct Shown {
+    metrics: Arc<Metrics>,
+    heartbeat: Heartbeat,
+    /// The database, once it could be opened.
+    store: watch::Sender<Option<Store>>,
 }
 
 /// Builds the parts for `purpose`.
@@ -129,18 +134,30 @@ pub struct Built {
 /// # Errors
 /// What is missing, with the exit code for it; [`Exit::Locked`] if another instance writes.
 pub async fn build(config: &Config, purpose: Purpose, stop: &CancellationToken) -> Result<Built, Failure> {
+    build_shown(config, purpose, &Shown::default(), stop).await
+}
+
+async fn build_shown(
+    config: &Config,
+    purpose: Purpose,
+    shown: &Shown,
+    stop: &CancellationToken,
+) -> Result<Built, Failure> {
     let homeserver = homeserver(config).await?;
     let bridge = source(config)?;
     let (store, lease) = match purpose {
         Purpose::Look => (existing_store(config).await?, None),
         Purpose::Act => {
             let store = Store::open(&config.database_url).await?;
+            shown.store.send_replace(Some(store.clone()));
             own(&store, &config.instance).await?;
             let lease = WriterLease::acquire(&store).await?;
             (Some(store), Some(lease))
         }
     };
-    let (metrics, heartbeat) = (Arc::new(Metrics::new()), Heartbeat::default());
+    if purpose == Purpose::Look {
+        shown.store.send_replace(store.clone());
+    }
     let actuator: Option<Box<dyn Actuator>> = match purpose {
         Purpose::Look => None,
         Purpose::Act => Some(Box::new(LiveActuator::new(homeserver.clone()))),
@@ -150,13 +167,13 @@ pub async fn build(config: &Config, purpose: Purpose, stop: &CancellationToken) 
         bridge,
         homeserver: homeserver.clone(),
         actuator,
-        store: store.clone(),
+        store,
         lease,
-        metrics: Arc::clone(&metrics),
-        heartbeat: heartbeat.clone(),
+        metrics: Arc::clone(&shown.metrics),
+        heartbeat: shown.heartbeat.clone(),
     };
     let reconciler = Reconciler::new(parts, stop.clone()).await?;
-    Ok(Built { reconciler, homeserver, metrics, heartbeat, store })
+    Ok(Built { reconciler, homeserver })
 }
 
 /// A database belongs to one instance: two of them in one would judge each other's people.
@@ -191,37 +208,64 @@ async fn existing_store(config: &Config) -> Result<Option<Store>, Failure> {
 /// # Errors
 /// What kept it from starting, or made it stop.
 pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> Result<(), Failure> {
+    let parts = Shown::default();
+    let mut built = None;
+    // Where nobody stands by, the operator is told of the other instance, not of the port it has.
+    if !is_shared(config) {
+        match build_shown(config, purpose, &parts, &stop).await {
+            Ok(done) => built = Some(done),
+            Err(failure) if failure.exit == Exit::Unreachable => {}
+            Err(failure) => return Err(failure),
+        }
+    }
     let listener = ops::bind(&config.ops.listen).await.map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
-    let Some(built) = build_or_stand_by(config, purpose, &stop).await? else { return Ok(()) };
-    let mode = if purpose == Purpose::Look { Mode::DryRun } else { Mode::Live };
-    let (status, shown) = watch::channel(Status {
+    let mode = if purpose == Purpose::Look { Mode::DryRun } else { Mode::Standby };
+    let (status, seen) = watch::channel(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: config.instance.clone(),
         mode,
         started_at: clock::now(),
         ..Status::default()
     });
-    let serving = built.store.clone().map(|store| {
-        let operations = Operations {
-            heartbeat: built.heartbeat.clone(),
-            metrics: Arc::clone(&built.metrics),
-            status: shown,
-            store,
-            token: config.ops.token.clone(),
-        };
-        tokio::spawn(ops::serve(listener, operations, stop.clone()))
-    });
+    let operations = Operations {
+        heartbeat: parts.heartbeat.clone(),
+        metrics: Arc::clone(&parts.metrics),
+        status: seen,
+        store: parts.store.subscribe(),
+        token: config.ops.token.clone(),
+    };
+    let serving = tokio::spawn(ops::serve(listener, operations, stop.clone()));
+    let built = match built {
+        Some(built) => Some(built),
+        None => build_or_stand_by(config, purpose, &parts, &stop).await?,
+    };
+    let ended = match built {
+        Some(built) => follow(config, built, status, &stop).await,
+        None => Ok(()),
+    };
+    stop.cancel();
+    let _ = tokio::time::timeout(STOP_LIMIT, serving).await;
+    ended
+}
+
+/// The loop, until stopped.
+async fn follow(
+    config: &Config,
+    built: Built,
+    status: watch::Sender<Status>,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
+    let show = status.borrow().mode == Mode::DryRun;
+    if !show {
+        status.send_modify(|status| status.mode = Mode::Live);
+    }
+    let mode = status.borrow().mode;
     tracing::info!(instance = config.instance, server = config.homeserver.server_name, ?mode, "usher runs");
-    let show = purpose == Purpose::Look;
     let mut daemon = tokio::spawn(daemon::run(built.reconciler, built.homeserver, status, show));
     let ended = tokio::select! {
         ended = &mut daemon => Some(ended),
         () = stop.cancelled() => tokio::time::timeout(STOP_LIMIT, &mut daemon).await.ok(),
     };
-    stop.cancel();
-    if let Some(serving) = serving {
-        let _ = tokio::time::timeout(STOP_LIMIT, serving).await;
-    }
     match ended {
         Some(Ok(daemon::Ended::Stopped)) => {
             tracing::info!("usher stopped");
@@ -245,14 +289,14 @@ pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> 
 async fn build_or_stand_by(
     config: &Config,
     purpose: Purpose,
+    shown: &Shown,
     stop: &CancellationToken,
 ) -> Result<Option<Built>, Failure> {
-    let shared = config.database_url.starts_with("postgres");
     let mut told = false;
     loop {
-        let pause = match build(config, purpose, stop).await {
+        let pause = match alive(&shown.heartbeat, build_shown(config, purpose, shown, stop)).await {
             Ok(built) => return Ok(Some(built)),
-            Err(failure) if failure.exit == Exit::Locked && shared => {
+            Err(failure) if failure.exit == Exit::Locked && is_shared(config) => {
                 if !told {
                     tracing::info!(cause = failure.text, "standing by");
                 }
@@ -267,9 +311,14 @@ async fn build_or_stand_by(
         told = true;
         tokio::select! {
             () = stop.cancelled() => return Ok(None),
-            () = tokio::time::sleep(pause) => {}
+            () = alive(&shown.heartbeat, tokio::time::sleep(pause)) => {}
         }
     }
+}
+
+/// Whether several instances may wait for one database.
+fn is_shared(config: &Config) -> bool {
+    config.database_url.starts_with("postgres")
 }
 
 /// A token that SIGTERM, SIGINT and SIGHUP cancel.

@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use survey::alive;
+
 use crate::actuate::{ActError, ActErrorKind, Actuator, Outcome};
 use crate::bridge::{Bridge, SourceError};
 use crate::cli::progress::Progress;
@@ -174,6 +176,12 @@ impl Reconciler {
     #[must_use]
     pub fn observed(&self) -> Option<&Observed> {
         self.observed.as_ref()
+    }
+
+    /// What is remembered.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// The plan for `scope` from what is known now. Asks the homeserver only for what the plan turns out to need: where aliases of

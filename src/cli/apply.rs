@@ -1,5 +1,6 @@
 //! `usher apply`: plans, asks, does it once.
 
+use std::fmt::Write as _;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,11 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Plans, shows the plan, asks unless `yes`, and carries it out.
 pub(super) async fn run(files: &[PathBuf], yes: bool) -> Result<Exit, Failure> {
     let config = configured(files)?;
+    if config.provisioner.dry_run {
+        let exit = super::plan::run(files, false, None).await?;
+        println!("provisioner.dry_run is true: nothing was changed.");
+        return Ok(exit);
+    }
     let stop = app::until_signalled();
     once(&config, yes, &stop).await
 }
@@ -106,14 +112,14 @@ fn agreed() -> Result<bool, Failure> {
 fn summary(result: &PassResult, reconciler: &Reconciler) -> String {
     let mut text = format!("\nDone: {} steps", result.done);
     if result.failed > 0 {
-        text.push_str(&format!(", {} failed", result.failed));
+        let _ = write!(text, ", {} failed", result.failed);
     }
     if result.held > 0 {
-        text.push_str(&format!(", {} held (usher hold list)", result.held));
+        let _ = write!(text, ", {} held (usher hold list)", result.held);
     }
     text.push_str(".\n");
     for trouble in reconciler.troubles() {
-        text.push_str(&format!("  failed: {}\n          {}\n", trouble.what, trouble.cause));
+        let _ = write!(text, "  failed: {}\n          {}\n", trouble.what, trouble.cause);
     }
     text
 }

@@ -7,17 +7,33 @@ use tokio_util::sync::CancellationToken;
 use super::{Exit, configured, printed};
 use crate::app::{self, Failure, Purpose};
 use crate::clock;
-use crate::plan::{self, Plan, Scope};
+use crate::config;
+use crate::plan::{self, Plan, Scope, World};
 
 /// Reads everything, plans, prints.
 pub(super) async fn run(files: &[PathBuf], json: bool, record: Option<&Path>) -> Result<Exit, Failure> {
-    let config = configured(files)?;
-    let mut built = app::build(&config, Purpose::Look, &CancellationToken::new()).await?;
-    built.reconciler.read_source(false).await?;
+    let settings = configured(files)?;
+    let mut built = app::build(&settings, Purpose::Look, &CancellationToken::new()).await?;
+    let mut snapshot = built.reconciler.fetch().await?;
+    let recorded = record.map(|_| {
+        // A plan needs no addresses, and a record is made to be passed on.
+        snapshot.users.iter_mut().for_each(|user| user.emails.clear());
+        snapshot.clone()
+    });
+    built.reconciler.take(snapshot, false);
     built.reconciler.read_homeserver().await?;
     let decided = built.reconciler.decide(&Scope::Everything).await?;
-    if let Some(path) = record {
-        std::fs::write(path, "")
+    if let (Some(path), Some(directory), Some(observed)) = (record, recorded, built.reconciler.observed()) {
+        let world = World {
+            config: config::dump(files),
+            directory,
+            homeserver: observed.clone(),
+            ledger: built.reconciler.ledger().clone(),
+            now: clock::now(),
+        };
+        let text =
+            serde_json::to_string_pretty(&world).map_err(|cause| Failure::new(Exit::Error, cause.to_string()))?;
+        std::fs::write(path, text + "\n")
             .map_err(|cause| Failure::new(Exit::Error, format!("cannot write {}: {cause}", path.display())))?;
     }
     let text = if json {

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::observability::{Metrics, Status};
+use crate::observability::{Metrics, Mode, Status};
 use crate::store::Store;
 
 /// How long the loop may be silent before the process counts as dead. Its longest slice of work is about two seconds.
@@ -64,7 +64,8 @@ pub struct Operations {
     pub heartbeat: Heartbeat,
     pub metrics: Arc<Metrics>,
     pub status: watch::Receiver<Status>,
-    pub store: Store,
+    /// `None`: it could not be opened yet, or (in a dry run) there is none.
+    pub store: watch::Receiver<Option<Store>>,
     /// Asked for as a bearer token, where set.
     pub token: Option<SecretString>,
 }
@@ -146,7 +147,16 @@ async fn live(State(operations): State<Operations>) -> Response {
 
 /// That the configuration is loaded and the listener bound is shown by there being an answer.
 async fn ready(State(operations): State<Operations>) -> Response {
-    match tokio::time::timeout(PING_LIMIT, operations.store.ping()).await {
+    let store = operations.store.borrow().clone();
+    let Some(store) = store else {
+        // Looking needs no database.
+        return if operations.status.borrow().mode == Mode::DryRun {
+            "ready\n".into_response()
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response()
+        };
+    };
+    match tokio::time::timeout(PING_LIMIT, store.ping()).await {
         Ok(Ok(())) => "ready\n".into_response(),
         Ok(Err(error)) => {
             tracing::debug!(%error, "not ready");

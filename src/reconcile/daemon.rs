@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Dirty, Folding, PassError, PassResult, Reconciler};
 use crate::clock;
+use crate::directory::Completeness;
 use crate::ids::Timestamp;
 use crate::matrix::{Batch, Homeserver};
 use crate::observability::{FailureStatus, HoldStatus, Mode, PassStatus, PlanStatus, SourceStatus, Status};
@@ -22,9 +23,11 @@ const SYNC_WAIT: Duration = Duration::from_secs(50);
 const BATCHES: usize = 16;
 /// How often approvals are looked for and the pulse is shown.
 const TICK: Duration = Duration::from_secs(2);
+/// How long a turn may go on after a stop.
+const GRACE: Duration = Duration::from_secs(4);
 /// Pauses after an outage: the first, doubling up to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// After a whole pass with failures the next one comes this soon.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -154,7 +157,7 @@ struct Daemon {
     /// Outages in a row.
     outages: u32,
     shown: String,
-    /// Why the latest read of the source failed.
+    /// Why the latest look at the source failed.
     source_problem: Option<String>,
 }
 
@@ -176,7 +179,15 @@ impl Daemon {
                 },
                 () = tokio::time::sleep_until(wake) => {}
             }
-            self.turn().await;
+            // What is being sent may end; what does not end soon is given up, and seen by the next start.
+            let given_up = async {
+                stop.cancelled().await;
+                tokio::time::sleep(GRACE).await;
+            };
+            tokio::select! {
+                () = self.turn() => {}
+                () = given_up => break,
+            }
         }
         Ended::Stopped
     }
@@ -347,14 +358,19 @@ impl Daemon {
             if reconciler.parts.actuator.is_none() {
                 status.mode = Mode::DryRun;
             }
+            status.source.problem.clone_from(&self.source_problem);
             if let Some(directory) = &reconciler.directory {
+                let missing = match &directory.completeness {
+                    Completeness::Complete => None,
+                    Completeness::Incomplete(reasons) => Some(reasons.join("; ")),
+                };
                 status.source = SourceStatus {
                     kind: directory.source.clone(),
                     users: directory.users.len() as u64,
                     groups: directory.groups.len() as u64,
                     complete: directory.is_complete(),
                     last_success: reconciler.read_at,
-                    problem: self.source_problem.clone(),
+                    problem: self.source_problem.clone().or(missing),
                 };
             }
             status.next_pass = Some(next);

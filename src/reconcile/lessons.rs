@@ -59,6 +59,10 @@ impl Reconciler {
                 ActErrorKind::Fatal => result.fatal = Some(error.to_string()),
                 ActErrorKind::Stale | ActErrorKind::Refused | ActErrorKind::Forbidden => {}
             }
+            // The alias points elsewhere than it did: it is looked up anew.
+            if let (Action::CreateRoom(_) | Action::DropAlias { .. }, Some(place)) = (&step.action, &step.place) {
+                self.looked_up.remove(place);
+            }
             self.remember_failure(plan, &step, &error, now);
         }
         if !result.interrupted {

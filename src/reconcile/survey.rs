@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Dirty, PassError, Reconciler};
 use crate::clock;
 use crate::desired::Desired;
-use crate::directory::Directory;
+use crate::directory::{Directory, Snapshot};
 use crate::http::ops::Heartbeat;
 use crate::ids::{RoomId, UserId};
 use crate::matrix::{Batch, MatrixError};
@@ -24,8 +24,22 @@ impl Reconciler {
     /// # Errors
     /// When nothing could be read.
     pub async fn read_source(&mut self, counts: bool) -> Result<(), PassError> {
+        let snapshot = self.fetch().await?;
+        self.take(snapshot, counts);
+        Ok(())
+    }
+
+    /// The first half of [`Reconciler::read_source`]: what the source says, as it says it.
+    ///
+    /// # Errors
+    /// When nothing could be read.
+    pub async fn fetch(&mut self) -> Result<Snapshot, PassError> {
         let fetched = alive(&self.parts.heartbeat, self.parts.bridge.fetch()).await;
-        let snapshot = fetched.inspect_err(|_| self.parts.metrics.source_failed())?;
+        Ok(fetched.inspect_err(|_| self.parts.metrics.source_failed())?)
+    }
+
+    /// The second half of [`Reconciler::read_source`].
+    pub fn take(&mut self, snapshot: Snapshot, counts: bool) {
         let now = clock::now();
         let mut directory = tokio::task::block_in_place(|| Directory::flatten(snapshot));
         self.ledger.doubt(&mut directory);
@@ -37,7 +51,6 @@ impl Reconciler {
         self.parts.metrics.source_read(users, groups, directory.is_complete(), now);
         self.directory = Some(directory);
         self.read_at = Some(now);
-        Ok(())
     }
 
     /// Whether the source must be read again: it may have changed, or an absence waits for its second look (S-7).
@@ -220,7 +233,7 @@ impl Reconciler {
 }
 
 /// Waits for `work`, showing the pulse meanwhile: a slow read is no dead loop.
-pub(super) async fn alive<T>(heartbeat: &Heartbeat, work: impl Future<Output = T>) -> T {
+pub(crate) async fn alive<T>(heartbeat: &Heartbeat, work: impl Future<Output = T>) -> T {
     let mut pulse = tokio::time::interval(PULSE);
     tokio::pin!(work);
     loop {

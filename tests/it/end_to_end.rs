@@ -1,1 +1,17 @@
-//! Being built.
+//! The whole program against a real Synapse: the `usher` binary as a child process with a written configuration, and the counting proxy
+//! between the two.
+
+mod aliases;
+mod child;
+mod crashes;
+mod daemon;
+mod first;
+mod holds;
+mod instances;
+mod matrix;
+mod offboarding;
+mod outages;
+mod people;
+mod stage;
+mod verbs;
+mod world;

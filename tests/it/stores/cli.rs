@@ -90,7 +90,7 @@ async fn status_comes_from_the_running_usher_or_else_from_its_database() {
         heartbeat: Heartbeat::default(),
         metrics: Arc::new(Metrics::new()),
         status,
-        store,
+        store: tokio::sync::watch::channel(Some(store)).1,
         token: right.token.clone(),
     };
     let stop = CancellationToken::new();

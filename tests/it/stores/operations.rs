@@ -32,7 +32,7 @@ async fn listener(store: usher::store::Store, token: Option<&str>) -> Listener {
         heartbeat: Heartbeat::default(),
         metrics: Arc::clone(&metrics),
         status: receiver,
-        store,
+        store: watch::channel(Some(store)).1,
         token: token.map(SecretString::from),
     };
     let served = tokio::spawn(serve(socket, operations, stop.clone()));

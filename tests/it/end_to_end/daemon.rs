@@ -1,0 +1,75 @@
+//! `run` between two polls: what is changed by hand is put right as the feed tells of it (S-33).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
+use serde_json::json;
+
+use super::world::{World, until};
+use crate::lab::synapse::escape;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_made_by_hand_are_put_right_without_a_poll() {
+    let mut world = World::new().await;
+    world.open_account("mal").await;
+    let mut daemon = world.start(&["run"]);
+    until("a first pass", async || world.status().await["last_pass"].is_object()).await;
+    world.assert_members().await;
+    let (space, room) = (world.room("red").await, world.room("red/general").await);
+    world.proxy.clear();
+
+    let path = format!("/_matrix/client/v3/rooms/{}/invite", escape(space.as_str()));
+    assert_eq!(world.as_bot("POST", &path, json!({ "user_id": world.user("mal") })).await.0, 200);
+    until("the intruder is out", async || world.members("red").await["mal"] == "leave").await;
+
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.name/", escape(space.as_str()));
+    assert_eq!(world.as_bot("PUT", &path, json!({ "name": "Red tribe" })).await.0, 200);
+    until("the name is back", async || world.state(&space, "m.room.name", "").await["name"] == "Red team").await;
+
+    let mut levels = world.state(&room, "m.room.power_levels", "").await;
+    levels["users"][world.user("bob")] = json!(50);
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.power_levels/", escape(room.as_str()));
+    assert_eq!(world.as_bot("PUT", &path, levels).await.0, 200);
+    until("the level is back", async || world.level("red/general", "bob").await == 0).await;
+
+    let seen = world.proxy.seen();
+    assert!(seen.iter().all(|seen| !seen.path.ends_with("/joined_rooms")), "nothing was read as a whole");
+    assert_eq!(world.proxy.writes().len(), 3, "{:?}", world.proxy.writes());
+    daemon.must_run();
+
+    let (status, metrics) = world.ops("/metrics").await;
+    assert_eq!(status, 200);
+    for line in ["usher_passes_total{result=\"ok\"}", "usher_source_users 10", "usher_source_complete 1"] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    assert!(metrics.contains("usher_matrix_requests_total{") && metrics.contains("usher_steps_total{"), "{metrics}");
+    let status = world.status().await;
+    assert_eq!((&status["mode"], &status["source"]["users"]), (&json!("live"), &json!(10)));
+    assert_eq!(status["plan"]["pending"], 0);
+    assert_eq!(world.ops("/ready").await.0, 200);
+    world.usher(&["status"]).await.code(0);
+    daemon.stop().await.code(0);
+    world.must_be_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_writes_nothing_anywhere() {
+    let mut world = World::new().await;
+    world.config["source"] = json!({ "check_interval_seconds": 1 });
+    world.write();
+    world.proxy.clear();
+    let mut daemon = world.start(&["run", "--dry-run"]);
+    daemon.until_said("Red team").await;
+    assert_eq!(world.ops("/live").await.0, 200);
+    until("a pass", async || world.status().await["last_pass"].is_object()).await;
+    assert_eq!(world.status().await["mode"], "dry_run");
+    daemon.stop().await.code(0);
+    world.usher(&["run", "--dry-run", "--once"]).await.code(2);
+    world.usher(&["plan", "--json"]).await.code(2);
+    world.usher(&["check"]).await.code(0);
+    world.config["provisioner"]["dry_run"] = json!(true);
+    world.write();
+    world.usher(&["apply", "--yes"]).await.code(2).says("dry_run");
+    world.usher(&["run", "--once"]).await.code(2);
+    assert_eq!(world.proxy.writes(), Vec::<String>::new());
+    assert!(!world.path("usher.db").exists());
+}

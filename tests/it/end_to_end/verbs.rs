@@ -1,0 +1,90 @@
+//! Exit codes and what is said when something is wrong (S-90, S-110).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
+use serde_json::json;
+
+use super::stage::Stage;
+use super::world::{World, replace};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_trouble_has_its_exit_code_and_a_text() {
+    let mut world = World::bare(Stage::shared().await).await;
+    world.usher(&["paln"]).await.code(64).says("plan");
+    world.usher(&["apply"]).await.code(64).says("--yes");
+
+    let company = world.path("company.json");
+    std::fs::remove_file(&company).unwrap();
+    world.usher(&["plan"]).await.code(75).says("no such file");
+    replace(&company, "{ nonsense");
+    world.usher(&["plan"]).await.code(75).says("company.json");
+    replace(&company, "\u{1}\u{2}");
+    world.usher(&["apply", "--yes"]).await.code(75).says("company.json");
+    std::fs::write(&company, [0xff, 0xfe, 0x00]).unwrap();
+    world.usher(&["apply", "--yes"]).await.code(75).says("UTF-8");
+    world.write();
+
+    let registration = std::fs::read_to_string(world.path("usher-registration.yaml")).unwrap();
+    let wrong = "0123456789abcdef".repeat(4);
+    replace(&world.path("usher-registration.yaml"), &registration.replace(&world.slot.tokens[0], &wrong));
+    world.secrets.push(wrong);
+    for verb in [&["plan"][..], &["apply", "--yes"], &["check"]] {
+        world.usher(verb).await.code(1).says("app_service_config_files");
+    }
+    replace(&world.path("usher-registration.yaml"), "id: x\n");
+    world.usher(&["plan"]).await.code(78).says("usher-registration.yaml");
+    std::fs::remove_file(world.path("usher-registration.yaml")).unwrap();
+    world.usher(&["plan"]).await.code(78).says("usher registration generate");
+    replace(&world.path("usher-registration.yaml"), &registration);
+
+    world.config["homeserver"] = json!({ "url": "http://127.0.0.1:1" });
+    world.write();
+    for verb in [&["plan"][..], &["apply", "--yes"], &["run", "--once"], &["check"]] {
+        world.usher(verb).await.code(75).says("homeserver");
+    }
+    // Registrations are written with the homeserver down, and keep their tokens.
+    world.usher(&["registration", "generate"]).await.code(0);
+    let again = std::fs::read_to_string(world.path("usher-registration.yaml")).unwrap();
+    assert!(again.contains(&world.slot.tokens[0]));
+
+    world.config["homeserver"] = json!({ "url": "not a url" });
+    world.config["instnce"] = json!("x");
+    world.write();
+    world.usher(&["check"]).await.code(78).says("instance");
+    world.usher(&["plan"]).await.code(78).says("usher.yaml");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_incomplete_read_adds_and_counts_what_it_does_not_remove_as_held() {
+    let mut world = World::new().await;
+    world.settle().await;
+    world.transfer("bob", "red", "blue");
+    world.write_source();
+    let text = std::fs::read_to_string(world.path("company.json")).unwrap();
+    let partly = text.replacen('{', "{ \"completeness\": { \"incomplete\": [\"page 2 failed\"] }, ", 1);
+    replace(&world.path("company.json"), &partly);
+    world.usher(&["apply", "--yes"]).await.code(3).says("page 2 failed");
+    assert!(world.inside("blue").await.contains("bob"));
+    assert!(world.inside("red").await.contains("bob"));
+    world.write_source();
+    world.settle().await;
+    world.assert_members().await;
+}
+
+/// A bug report: what was recorded decides as the program did.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_world_plans_the_same_again() {
+    let world = World::new().await;
+    let planned = world.usher(&["plan", "--json", "--record", "world.json"]).await;
+    planned.code(2);
+    let text = std::fs::read_to_string(world.path("world.json")).unwrap();
+    for secret in &world.secrets {
+        assert!(!text.contains(secret.as_str()), "a secret was recorded");
+    }
+    let recorded: usher::plan::World = serde_json::from_str(&text).unwrap();
+    let files = [(world.path("usher.yaml"), recorded.config.clone())];
+    let config = usher::config::load_with(&files, &|_| None).lenient().map_err(|problems| format!("{problems:?}"));
+    let again = recorded.decide(&config.unwrap().0).plan;
+    let plan: serde_json::Value = serde_json::from_str(&planned.out).unwrap();
+    assert_eq!(again.steps.len(), plan["steps"].as_array().unwrap().len());
+}
