@@ -5,7 +5,7 @@
 //!   session    connect, TLS (tls), bind          trouble    what went wrong, and what to do
 //!   read       base, OUs, people, groups         search     paging; range: members in parts
 //!   entry      bytes of one entry (ber)          change     "has anything changed?"
-//!   person     what an entry says of itself      tree       entries -> Snapshot; notices
+//!   person     what an entry says of itself      tree       entries -> Snapshot; order, notices
 //!   diagnosis  `usher source test`
 //! ```
 //! Never writes to the directory, never follows referrals, never mixes two servers in one read.
@@ -15,6 +15,7 @@ mod change;
 mod diagnosis;
 pub mod entry;
 pub(crate) mod notices;
+mod order;
 pub mod person;
 mod range;
 mod read;

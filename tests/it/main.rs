@@ -1,6 +1,5 @@
 //! The one integration-test binary. `tests/run` installs what it needs and runs it; a missing component fails, never skips.
 
-
 mod architecture;
 mod configuration;
 mod contract;
