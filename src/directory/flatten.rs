@@ -135,46 +135,87 @@ fn by_id(mut users: Vec<User>) -> (BTreeMap<StableId, User>, Vec<StableId>) {
     (users.into_iter().map(|user| (user.id.clone(), user)).collect(), twice)
 }
 
-/// What a group holds directly: users by their rank among all users, groups by their position.
+/// The users in order: who has which rank.
+struct Ranks<'a> {
+    ids: Vec<&'a StableId>,
+    /// Where the ids are in memory: ids that share their text are found without a look at it.
+    shared: Vec<(*const u8, usize)>,
+    by_text: Roll,
+}
+
+impl<'a> Ranks<'a> {
+    fn of(users: &'a BTreeMap<StableId, User>) -> Self {
+        let ids: Vec<&StableId> = users.keys().collect();
+        let mut shared: Vec<_> = ids.iter().enumerate().map(|(rank, id)| (id.as_str().as_ptr(), rank)).collect();
+        shared.sort_unstable();
+        Self { ids, shared, by_text: Roll::default() }
+    }
+
+    /// The rank of a user, and whether `id` is the very copy that stands with them.
+    fn find(&mut self, id: &StableId) -> Option<(usize, bool)> {
+        let place = id.as_str().as_ptr();
+        if let Ok(at) = self.shared.binary_search_by_key(&place, |(known, _)| *known)
+            && !id.as_str().is_empty()
+        {
+            return Some((self.shared[at].1, true));
+        }
+        if self.by_text.len() == 0 {
+            for id in &self.ids {
+                self.by_text.enter(id.as_str());
+            }
+        }
+        self.by_text.find(id.as_str()).map(|rank| (rank, false))
+    }
+}
+
+/// What a group holds directly: users by their rank, groups by their position.
 #[derive(Default)]
 struct Direct {
     people: Vec<usize>,
     nested: Vec<usize>,
+    /// The ids as they came, if they are the result already: no group among them, in order, all of them shared copies.
+    ready: Option<Vec<StableId>>,
+}
+
+fn direct(members: Vec<StableId>, ranks: &mut Ranks<'_>, positions: &BTreeMap<StableId, usize>) -> Direct {
+    let mut found = Direct { people: Vec::with_capacity(members.len()), ..Direct::default() };
+    let mut all_shared = true;
+    for member in &members {
+        if let Some((rank, shared)) = ranks.find(member) {
+            found.people.push(rank);
+            all_shared &= shared;
+        } else if let Some(position) = positions.get(member) {
+            found.nested.push(*position);
+        }
+    }
+    let whole =
+        found.people.len() == members.len() && all_shared && found.people.is_sorted_by(|one, other| one < other);
+    found.ready = whole.then_some(members);
+    found
 }
 
 /// Users of every group, in the groups' order. Takes the direct members out of the groups on the way.
 fn members_of_all(groups: &mut [RawGroup], users: &BTreeMap<StableId, User>) -> Vec<Vec<StableId>> {
-    let ids: Vec<&StableId> = users.keys().collect();
-    let mut ranks = Roll::default();
-    for id in &ids {
-        ranks.enter(id.as_str());
-    }
-    let index: BTreeMap<StableId, usize> =
+    let mut ranks = Ranks::of(users);
+    let positions: BTreeMap<StableId, usize> =
         groups.iter().enumerate().map(|(position, group)| (group.id.clone(), position)).collect();
-    let mut direct: Vec<Direct> = Vec::with_capacity(groups.len());
-    for group in groups.iter_mut() {
-        let mut found = Direct::default();
-        for member in std::mem::take(&mut group.members) {
-            if let Some(rank) = ranks.find(member.as_str()) {
-                found.people.push(rank);
-            } else if let Some(position) = index.get(&member) {
-                found.nested.push(*position);
-            }
-        }
-        found.people.shrink_to_fit();
-        direct.push(found);
+    let mut directs: Vec<Direct> = Vec::with_capacity(groups.len());
+    for group in groups {
+        directs.push(direct(std::mem::take(&mut group.members), &mut ranks, &positions));
     }
-    drop(ranks);
     // A stamp per group and round makes the walk safe against cycles without clearing the marks.
-    let mut seen = vec![usize::MAX; direct.len()];
-    (0..direct.len())
+    let mut seen = vec![usize::MAX; directs.len()];
+    (0..directs.len())
         .map(|start| {
+            if let Some(ready) = directs[start].ready.take() {
+                return ready;
+            }
             let mut all: Vec<usize> = Vec::new();
             let mut queue = vec![start];
             seen[start] = start;
             while let Some(position) = queue.pop() {
-                all.extend(&direct[position].people);
-                for &next in &direct[position].nested {
+                all.extend(&directs[position].people);
+                for &next in &directs[position].nested {
                     if seen[next] != start {
                         seen[next] = start;
                         queue.push(next);
@@ -183,7 +224,7 @@ fn members_of_all(groups: &mut [RawGroup], users: &BTreeMap<StableId, User>) -> 
             }
             all.sort_unstable();
             all.dedup();
-            all.into_iter().map(|rank| ids[rank].clone()).collect()
+            all.into_iter().map(|rank| ranks.ids[rank].clone()).collect()
         })
         .collect()
 }

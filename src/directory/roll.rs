@@ -11,19 +11,24 @@ pub struct Roll {
     text: String,
     /// Where each text ends in `text`.
     ends: Vec<usize>,
-    /// Open addressing; 0 is free, other values are a number plus one. Always a power of two, at most half full.
-    slots: Vec<usize>,
+    /// Open addressing. Always a power of two, at most half full.
+    slots: Vec<Slot>,
     state: RandomState,
+}
+
+/// A number plus one, 0 where the slot is free, and some of the text's hash: another text is mostly told apart without a look at it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    number: usize,
+    tag: u64,
 }
 
 impl Roll {
     /// The number of a text that was entered.
     #[must_use]
     pub fn find(&self, text: &str) -> Option<usize> {
-        match self.slots.get(self.slot(text)?) {
-            Some(0) | None => None,
-            Some(number) => Some(number - 1),
-        }
+        let slot = self.slots.get(self.slot(text, self.state.hash_one(text))?)?;
+        slot.number.checked_sub(1)
     }
 
     /// The number of a text, entered now if it is new: then it is what [`Roll::len`] was before.
@@ -31,12 +36,13 @@ impl Roll {
         if self.slots.len() <= self.ends.len() * 2 {
             self.grow();
         }
+        let tag = self.state.hash_one(text);
         let number = self.ends.len();
-        if let Some(slot) = self.slot(text) {
-            if self.slots[slot] > 0 {
-                return self.slots[slot] - 1;
+        if let Some(slot) = self.slot(text, tag).and_then(|slot| self.slots.get_mut(slot)) {
+            if slot.number > 0 {
+                return slot.number - 1;
             }
-            self.slots[slot] = number + 1;
+            *slot = Slot { number: number + 1, tag };
         }
         self.text.push_str(text);
         self.ends.push(self.text.len());
@@ -58,32 +64,35 @@ impl Roll {
     }
 
     /// The slot that holds `text`, or the free one it belongs into; `None` while there are no slots.
-    fn slot(&self, text: &str) -> Option<usize> {
+    fn slot(&self, text: &str, tag: u64) -> Option<usize> {
         let mask = self.slots.len().checked_sub(1)?;
-        let mut slot = self.home(text) & mask;
-        while self.slots[slot] > 0 && self.text(self.slots[slot] - 1) != text {
-            slot = (slot + 1) & mask;
+        let mut at = home(tag) & mask;
+        loop {
+            let slot = self.slots[at];
+            if slot.number == 0 || (slot.tag == tag && self.text(slot.number - 1) == text) {
+                return Some(at);
+            }
+            at = (at + 1) & mask;
         }
-        Some(slot)
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "any bits of a hash will do")]
-    fn home(&self, text: &str) -> usize {
-        self.state.hash_one(text) as usize
     }
 
     fn grow(&mut self) {
         let size = (self.slots.len() * 2).max(64);
-        let mut slots = vec![0; size];
-        for number in 0..self.ends.len() {
-            let mut slot = self.home(self.text(number)) & (size - 1);
-            while slots[slot] > 0 {
-                slot = (slot + 1) & (size - 1);
+        let mut slots = vec![Slot::default(); size];
+        for slot in self.slots.iter().filter(|slot| slot.number > 0) {
+            let mut at = home(slot.tag) & (size - 1);
+            while slots[at].number > 0 {
+                at = (at + 1) & (size - 1);
             }
-            slots[slot] = number + 1;
+            slots[at] = *slot;
         }
         self.slots = slots;
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "any bits of a hash will do")]
+fn home(tag: u64) -> usize {
+    tag as usize
 }
 
 #[cfg(test)]
