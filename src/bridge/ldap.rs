@@ -112,10 +112,10 @@ impl LdapBridge {
         let (Some(before), Some(now)) = (before, &self.dangling) else { return false };
         let new = now.iter().filter(|gap| before.binary_search(gap).is_err()).count();
         if new > 0 {
-            let what = if new == 1 { "group member that is" } else { "group members that are" };
+            let what = if new == 1 { "group member is" } else { "group members are" };
             grown.snapshot.completeness.flaw(format!(
-                "{new} {what} no user or group that was read were not so at the last read: \
-                 they may have been moved during this one; the next read will tell"
+                "{new} {what} newly no user or group that was read: they may have been moved during this read; \
+                 the next one will tell"
             ));
         }
         new > 0
