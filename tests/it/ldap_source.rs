@@ -308,7 +308,13 @@ async fn the_cheap_question_is_answered_no_only_when_nothing_changed() {
         slapd.modify(change);
         assert!(bridge.changed().await, "after {change}");
         assert!(bridge.changed().await, "a question is no read");
-        bridge.fetch().await.unwrap();
+        if !bridge.fetch().await.unwrap().completeness.is_complete() {
+            assert!(
+                change.contains("uid=bob"),
+                "a group names Bob where he was, which is believed at the second read only"
+            );
+            bridge.fetch().await.unwrap();
+        }
         assert!(!bridge.changed().await, "read again after {change}");
     }
     slapd.restart();
