@@ -159,7 +159,7 @@ impl<'a> Ranks<'a> {
         {
             return Some((self.shared[at].1, true));
         }
-        if self.by_text.len() == 0 {
+        if self.by_text.is_empty() {
             for id in &self.ids {
                 self.by_text.enter(id.as_str());
             }
@@ -238,7 +238,7 @@ fn conflicts(users: &BTreeMap<StableId, User>) -> BTreeMap<Localpart, Vec<Stable
         match first_holders.get(number) {
             None => first_holders.push(&user.id),
             Some(first) => {
-                claims.entry(user.localpart.clone()).or_insert_with(|| vec![(*first).clone()]).push(user.id.clone())
+                claims.entry(user.localpart.clone()).or_insert_with(|| vec![(*first).clone()]).push(user.id.clone());
             }
         }
     }

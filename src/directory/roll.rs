@@ -57,6 +57,12 @@ impl Roll {
         &self.text[*start..*end]
     }
 
+    /// Whether nothing was entered yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
     /// How many texts there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -257,12 +257,11 @@ impl<'a> Tree<'a> {
 
     fn member_by_uid(&mut self, slot: GroupSlot, uid: &str) {
         let holder = self.uids.find(&uid.to_lowercase()).and_then(|number| self.by_uid.get(number)).copied().flatten();
-        match holder {
-            Some(place) => self.groups[slot.0].members.push(place),
-            None => {
-                self.dangling.push(digest(uid));
-                self.notices.dangling(uid);
-            }
+        if let Some(place) = holder {
+            self.groups[slot.0].members.push(place);
+        } else {
+            self.dangling.push(digest(uid));
+            self.notices.dangling(uid);
         }
     }
 
