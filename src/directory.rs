@@ -4,6 +4,7 @@
 
 pub mod dn;
 mod flatten;
+pub mod roll;
 
 use std::collections::{BTreeMap, BTreeSet};
 

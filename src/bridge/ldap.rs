@@ -5,7 +5,7 @@
 //!   session    connect, TLS (tls), bind          trouble    what went wrong, and what to do
 //!   read       base, OUs, people, groups         search     paging; range: members in parts
 //!   entry      bytes of one entry (ber)          change     "has anything changed?"
-//!   person     what an entry says of itself      tree       entries -> Snapshot; notices
+//!   person     what an entry says of itself      tree       entries -> Snapshot; order, notices
 //!   diagnosis  `usher source test`
 //! ```
 //! Never writes to the directory, never follows referrals, never mixes two servers in one read.
@@ -15,6 +15,7 @@ mod change;
 mod diagnosis;
 pub mod entry;
 pub(crate) mod notices;
+mod order;
 pub mod person;
 mod range;
 mod read;
@@ -41,6 +42,7 @@ use change::Mark;
 use person::Interpretation;
 use read::{Read, Reading, Searches, bracketed};
 use session::{Address, Session};
+use tree::Grown;
 use trouble::Trouble;
 
 /// A directory server, or several holding the same.
@@ -52,6 +54,8 @@ pub struct LdapBridge {
     how: Interpretation,
     searches: Searches,
     last: Option<Last>,
+    /// Members that were nobody in the last read that saw everything, as digests, sorted; `None` before the first such read.
+    dangling: Option<Vec<u64>>,
 }
 
 /// What the last complete read leaves behind.
@@ -84,7 +88,7 @@ impl LdapBridge {
         };
         let searches = Searches::of(&source, &how);
         let tls = tls::client_config(&source)?;
-        Ok(Self { source, addresses, tls, how, searches, last: None })
+        Ok(Self { source, addresses, tls, how, searches, last: None, dangling: None })
     }
 
     /// Reads from one server.
@@ -95,6 +99,26 @@ impl LdapBridge {
         // Said for the server's log; nobody waits for it.
         let _ = session.ldap.with_timeout(std::time::Duration::from_millis(200)).unbind().await;
         read
+    }
+
+    /// A member that has just begun to dangle may be somebody who was moved while we read, seen at neither place: once, such a read
+    /// is not complete, so that nobody leaves a group for it (S-3). `true`: this is such a read.
+    fn distrust_new_gaps(&mut self, grown: &mut Grown) -> bool {
+        if !grown.snapshot.completeness.is_complete() {
+            return false;
+        }
+        let dangling = std::mem::take(&mut grown.dangling);
+        let before = self.dangling.replace(dangling);
+        let (Some(before), Some(now)) = (before, &self.dangling) else { return false };
+        let new = now.iter().filter(|gap| before.binary_search(gap).is_err()).count();
+        if new > 0 {
+            let what = if new == 1 { "group member is" } else { "group members are" };
+            grown.snapshot.completeness.flaw(format!(
+                "{new} {what} newly no user or group that was read: they may have been moved during this read; \
+                 the next one will tell"
+            ));
+        }
+        new > 0
     }
 
     async fn ask_unchanged(&self, last: &Last) -> bool {
@@ -119,6 +143,7 @@ impl Bridge for LdapBridge {
                     grown.snapshot.notices.extend(failed.iter().map(|trouble| {
                         format!("another server was passed over: {}: {}", trouble.attempted, trouble.cause)
                     }));
+                    let mark = if self.distrust_new_gaps(&mut grown) { None } else { mark };
                     self.last = mark.map(|mark| Last { mark, next_expiry: grown.next_expiry });
                     return Ok(grown.snapshot);
                 }

@@ -61,6 +61,40 @@ pub fn normalise(dn: &str) -> Option<String> {
     Some(out)
 }
 
+/// Normalises one DN after the other, quickly where they share what is above them, as the members of a group do.
+#[derive(Debug, Default)]
+pub struct Normaliser {
+    /// What was above the last plain DN, as written and in normal form; empty if there is none to compare with.
+    above: String,
+    above_normal: String,
+    normal: String,
+}
+
+impl Normaliser {
+    /// What [`normalise`] says, borrowed until the next call.
+    pub fn normalise(&mut self, dn: &str) -> Option<&str> {
+        self.normal.clear();
+        match dn.split_once(',') {
+            Some((first, above)) if !above.is_empty() && above == self.above && is_plain(first) => {
+                push_plain(&mut self.normal, first)?;
+                self.normal.push(',');
+                self.normal.push_str(&self.above_normal);
+            }
+            _ if is_plain(dn) => {
+                self.above.clear();
+                push_all_plain(&mut self.normal, dn)?;
+                if let (Some((_, above)), Some(above_normal)) = (dn.split_once(','), parent(&self.normal)) {
+                    self.above.push_str(above);
+                    self.above_normal.clear();
+                    self.above_normal.push_str(above_normal);
+                }
+            }
+            _ => self.normal = normalise(dn)?,
+        }
+        Some(&self.normal)
+    }
+}
+
 /// The DN above a normal form; `None` above a single RDN.
 #[must_use]
 pub fn parent(normal: &str) -> Option<&str> {
@@ -109,26 +143,46 @@ fn is_plain(dn: &str) -> bool {
 
 fn normalise_plain(dn: &str) -> Option<String> {
     let mut out = String::with_capacity(dn.len());
+    push_all_plain(&mut out, dn)?;
+    Some(out)
+}
+
+fn push_all_plain(out: &mut String, dn: &str) -> Option<()> {
     if dn.trim_matches(' ').is_empty() {
-        return Some(out);
+        return Some(());
     }
     for rdn in dn.split(',') {
-        let (kind, value) = rdn.split_once('=')?;
         if !out.is_empty() {
             out.push(',');
         }
-        push_kind(&mut out, kind.trim_matches(' '))?;
-        out.push('=');
-        let start = out.len();
-        for word in value.split(' ').filter(|word| !word.is_empty()) {
-            if out.len() > start {
-                out.push(' ');
-            }
-            out.extend(word.bytes().map(|byte| char::from(byte.to_ascii_lowercase())));
-        }
+        push_plain(out, rdn)?;
     }
-    Some(out)
+    Some(())
 }
+
+/// One plain RDN.
+fn push_plain(out: &mut String, rdn: &str) -> Option<()> {
+    let (kind, value) = rdn.split_once('=')?;
+    push_kind(out, kind.trim_matches(' '))?;
+    out.push('=');
+    let start = out.len();
+    for word in value.split(' ').filter(|word| !word.is_empty()) {
+        if out.len() > start {
+            out.push(' ');
+        }
+        push_lowered(out, word);
+    }
+    Some(())
+}
+
+fn push_lowered(out: &mut String, text: &str) {
+    let start = out.len();
+    out.push_str(text);
+    out[start..].make_ascii_lowercase();
+}
+
+/// Types shorter than this have no other form: `oid.1` is the shortest that has one.
+const SHORTEST_WITH_ANOTHER: usize = 5;
 
 fn push_kind(out: &mut String, kind: &str) -> Option<()> {
     let well_formed = kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
@@ -136,7 +190,10 @@ fn push_kind(out: &mut String, kind: &str) -> Option<()> {
         return None;
     }
     let start = out.len();
-    out.extend(kind.bytes().map(|byte| char::from(byte.to_ascii_lowercase())));
+    push_lowered(out, kind);
+    if kind.len() < SHORTEST_WITH_ANOTHER {
+        return Some(());
+    }
     if out[start..].starts_with("oid.") {
         out.replace_range(start..start + 4, "");
     }
@@ -404,6 +461,16 @@ mod tests {
             let plain = format!("ou={value},dc=Example");
             prop_assert!(is_plain(&plain));
             prop_assert_eq!(normal(&plain), normal(&format!("ou={},dc=Example", all_escaped(&value))));
+        }
+
+        #[test]
+        fn one_after_the_other_is_as_each_alone(dns in prop::collection::vec(
+            "(CN|uid|oid.1)= ?[a-cA ,=+]{0,3}(, OU=People,dc=Org|,ou=people,DC=org|,ou=x\\\\2cy|,|,x|)", 0..12,
+        )) {
+            let mut normaliser = Normaliser::default();
+            for dn in &dns {
+                prop_assert_eq!(normaliser.normalise(dn).map(str::to_owned), normalise(dn), "{}", dn);
+            }
         }
 
         #[test]

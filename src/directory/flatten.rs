@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Alias, Completeness, Directory, Found, Group, GroupKind, RawGroup, Snapshot, dn};
+use super::roll::Roll;
+use super::{Alias, Completeness, Directory, Found, Group, GroupKind, RawGroup, Snapshot, User, dn};
 use crate::ids::{Localpart, StableId};
 
 /// Names less alike than this (Jaro-Winkler, 0 to 1) are not offered as "nearest".
@@ -13,29 +14,27 @@ impl Directory {
     #[must_use]
     pub fn flatten(snapshot: Snapshot) -> Self {
         let Snapshot { source, organisation, users, groups, mut completeness, notices, unnamed } = snapshot;
-        let mut people = BTreeMap::new();
-        for user in users {
-            let id = user.id.clone();
-            if people.insert(id.clone(), user).is_some() {
-                completeness.flaw(format!("two users carry the stable id {id}"));
-            }
+        let (people, twice) = by_id(users);
+        for id in twice {
+            completeness.flaw(format!("two users carry the stable id {id}"));
         }
-        let flattened = members_of_all(&groups, &people);
+        let mut groups = groups;
+        let flattened = members_of_all(&mut groups, &people);
+        let conflicts = conflicts(&people);
         let mut names: BTreeMap<Alias, BTreeSet<StableId>> = BTreeMap::new();
-        let mut by_id = BTreeMap::new();
+        let mut flat = BTreeMap::new();
         for (raw, users) in groups.into_iter().zip(flattened) {
             for alias in raw.aliases {
                 names.entry(alias).or_default().insert(raw.id.clone());
             }
             let group = Group { id: raw.id.clone(), kind: raw.kind, name: raw.name, parent: raw.parent, users };
-            by_id.insert(raw.id, group);
+            flat.insert(raw.id, group);
         }
-        let conflicts = conflicts(&people);
         Self {
             source,
             organisation,
             users: people,
-            groups: by_id,
+            groups: flat,
             completeness,
             notices,
             unnamed: unnamed.into_iter().collect(),
@@ -128,36 +127,95 @@ impl Directory {
     }
 }
 
-/// Users of every group, in the groups' order.
-fn members_of_all(groups: &[RawGroup], users: &BTreeMap<StableId, crate::directory::User>) -> Vec<Vec<StableId>> {
-    let index: BTreeMap<&str, usize> = groups.iter().enumerate().map(|(at, group)| (group.id.as_str(), at)).collect();
-    // One shared copy of each user id, whatever copies the bridge made.
-    let direct: Vec<(Vec<&StableId>, Vec<usize>)> = groups
-        .iter()
-        .map(|group| {
-            let mut people = Vec::new();
-            let mut nested = Vec::new();
-            for member in &group.members {
-                if let Some((id, _)) = users.get_key_value(member) {
-                    people.push(id);
-                } else if let Some(at) = index.get(member.as_str()) {
-                    nested.push(*at);
-                }
+/// Users by id, and the ids that came more than once, the last user under each counting.
+fn by_id(mut users: Vec<User>) -> (BTreeMap<StableId, User>, Vec<StableId>) {
+    // Stable, and next to nothing for users that come in order.
+    users.sort_by(|one, other| one.id.cmp(&other.id));
+    let twice = users.windows(2).filter(|pair| pair[0].id == pair[1].id).map(|pair| pair[1].id.clone()).collect();
+    (users.into_iter().map(|user| (user.id.clone(), user)).collect(), twice)
+}
+
+/// The users in order: who has which rank.
+struct Ranks<'a> {
+    ids: Vec<&'a StableId>,
+    /// Where the ids are in memory: ids that share their text are found without a look at it.
+    shared: Vec<(*const u8, usize)>,
+    by_text: Roll,
+}
+
+impl<'a> Ranks<'a> {
+    fn of(users: &'a BTreeMap<StableId, User>) -> Self {
+        let ids: Vec<&StableId> = users.keys().collect();
+        let mut shared: Vec<_> = ids.iter().enumerate().map(|(rank, id)| (id.as_str().as_ptr(), rank)).collect();
+        shared.sort_unstable();
+        Self { ids, shared, by_text: Roll::default() }
+    }
+
+    /// The rank of a user, and whether `id` is the very copy that stands with them.
+    fn find(&mut self, id: &StableId) -> Option<(usize, bool)> {
+        let place = id.as_str().as_ptr();
+        if let Ok(at) = self.shared.binary_search_by_key(&place, |(known, _)| *known)
+            && !id.as_str().is_empty()
+        {
+            return Some((self.shared[at].1, true));
+        }
+        if self.by_text.is_empty() {
+            for id in &self.ids {
+                self.by_text.enter(id.as_str());
             }
-            (people, nested)
-        })
-        .collect();
+        }
+        self.by_text.find(id.as_str()).map(|rank| (rank, false))
+    }
+}
+
+/// What a group holds directly: users by their rank, groups by their position.
+#[derive(Default)]
+struct Direct {
+    people: Vec<usize>,
+    nested: Vec<usize>,
+    /// The ids as they came, if they are the result already: no group among them, in order, all of them shared copies.
+    ready: Option<Vec<StableId>>,
+}
+
+fn direct(members: Vec<StableId>, ranks: &mut Ranks<'_>, positions: &BTreeMap<StableId, usize>) -> Direct {
+    let mut found = Direct { people: Vec::with_capacity(members.len()), ..Direct::default() };
+    let mut all_shared = true;
+    for member in &members {
+        if let Some((rank, shared)) = ranks.find(member) {
+            found.people.push(rank);
+            all_shared &= shared;
+        } else if let Some(position) = positions.get(member) {
+            found.nested.push(*position);
+        }
+    }
+    let whole =
+        found.people.len() == members.len() && all_shared && found.people.is_sorted_by(|one, other| one < other);
+    found.ready = whole.then_some(members);
+    found
+}
+
+/// Users of every group, in the groups' order. Takes the direct members out of the groups on the way.
+fn members_of_all(groups: &mut [RawGroup], users: &BTreeMap<StableId, User>) -> Vec<Vec<StableId>> {
+    let mut ranks = Ranks::of(users);
+    let positions: BTreeMap<StableId, usize> =
+        groups.iter().enumerate().map(|(position, group)| (group.id.clone(), position)).collect();
+    let mut directs: Vec<Direct> = Vec::with_capacity(groups.len());
+    for group in groups {
+        directs.push(direct(std::mem::take(&mut group.members), &mut ranks, &positions));
+    }
     // A stamp per group and round makes the walk safe against cycles without clearing the marks.
-    let mut seen = vec![usize::MAX; groups.len()];
-    (0..groups.len())
+    let mut seen = vec![usize::MAX; directs.len()];
+    (0..directs.len())
         .map(|start| {
-            let mut all: Vec<&StableId> = Vec::new();
+            if let Some(ready) = directs[start].ready.take() {
+                return ready;
+            }
+            let mut all: Vec<usize> = Vec::new();
             let mut queue = vec![start];
             seen[start] = start;
-            while let Some(at) = queue.pop() {
-                let (people, nested) = &direct[at];
-                all.extend(people);
-                for &next in nested {
+            while let Some(position) = queue.pop() {
+                all.extend(&directs[position].people);
+                for &next in &directs[position].nested {
                     if seen[next] != start {
                         seen[next] = start;
                         queue.push(next);
@@ -166,21 +224,25 @@ fn members_of_all(groups: &[RawGroup], users: &BTreeMap<StableId, crate::directo
             }
             all.sort_unstable();
             all.dedup();
-            all.into_iter().cloned().collect()
+            all.into_iter().map(|rank| ranks.ids[rank].clone()).collect()
         })
         .collect()
 }
 
-fn conflicts(users: &BTreeMap<StableId, crate::directory::User>) -> BTreeMap<Localpart, Vec<StableId>> {
-    let mut claims: BTreeMap<&Localpart, Vec<&StableId>> = BTreeMap::new();
+fn conflicts(users: &BTreeMap<StableId, User>) -> BTreeMap<Localpart, Vec<StableId>> {
+    let mut localparts = Roll::default();
+    let mut first_holders: Vec<&StableId> = Vec::with_capacity(users.len());
+    let mut claims: BTreeMap<Localpart, Vec<StableId>> = BTreeMap::new();
     for user in users.values() {
-        claims.entry(&user.localpart).or_default().push(&user.id);
+        let number = localparts.enter(user.localpart.as_str());
+        match first_holders.get(number) {
+            None => first_holders.push(&user.id),
+            Some(first) => {
+                claims.entry(user.localpart.clone()).or_insert_with(|| vec![(*first).clone()]).push(user.id.clone());
+            }
+        }
     }
     claims
-        .into_iter()
-        .filter(|(_, ids)| ids.len() > 1)
-        .map(|(localpart, ids)| (localpart.clone(), ids.into_iter().cloned().collect()))
-        .collect()
 }
 
 #[cfg(test)]
@@ -188,7 +250,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::directory::User;
 
     fn user(id: &str) -> User {
         User { id: id.into(), localpart: id.into(), display_name: None, emails: vec![], enabled: true }

@@ -251,6 +251,26 @@ async fn a_rename_and_a_move_keep_the_id() {
 }
 
 #[tokio::test]
+async fn members_that_begin_to_dangle_make_one_read_incomplete() {
+    let slapd = Slapd::start(COMPANY);
+    let mut bridge = LdapBridge::new(&LdapSource { probe: true, ..source(&slapd.uri()) }).unwrap();
+    // What dangles at the first read has nothing to be compared with.
+    assert_eq!(flaws(&bridge.fetch().await.unwrap()), [""; 0]);
+    assert_eq!(flaws(&bridge.fetch().await.unwrap()), [""; 0]);
+    // Two groups name Ann where she was: to them it is as if she had been moved between two searches.
+    slapd.modify(
+        "dn: uid=ann,ou=People,dc=example,dc=org\nchangetype: modrdn\nnewrdn: uid=ann\ndeleteoldrdn: 0\n\
+         newsuperior: ou=Engineering,ou=People,dc=example,dc=org\n",
+    );
+    let expected = "1 group member is newly no user or group that was read: they may have been moved during this read; \
+                    the next one will tell";
+    assert_eq!(flaws(&bridge.fetch().await.unwrap()), [expected]);
+    assert!(bridge.changed().await, "such a read stands for nothing");
+    assert_eq!(flaws(&bridge.fetch().await.unwrap()), [""; 0]);
+    assert!(!bridge.changed().await);
+}
+
+#[tokio::test]
 async fn without_immutable_ids_the_dn_serves_and_it_is_said() {
     let hidden = "\naccess to attrs=entryUUID by * none\naccess to * by * read\n".to_owned();
     let slapd = Slapd::start_with(COMPANY, &Setup { database: hidden, ..Setup::default() });
@@ -288,7 +308,13 @@ async fn the_cheap_question_is_answered_no_only_when_nothing_changed() {
         slapd.modify(change);
         assert!(bridge.changed().await, "after {change}");
         assert!(bridge.changed().await, "a question is no read");
-        bridge.fetch().await.unwrap();
+        if !bridge.fetch().await.unwrap().completeness.is_complete() {
+            assert!(
+                change.contains("uid=bob"),
+                "a group names Bob where he was, which is believed at the second read only"
+            );
+            bridge.fetch().await.unwrap();
+        }
         assert!(!bridge.changed().await, "read again after {change}");
     }
     slapd.restart();

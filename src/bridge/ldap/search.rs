@@ -1,12 +1,13 @@
 //! Paged searches (RFC 2696) that know whether they saw everything (S-3).
 //!
 //! A search is whole only if every page ended with code 0 and the last one with an empty cookie. Entries are handed on one by one;
-//! never more than a page is held. Continuation references are counted, not followed.
+//! never more than a page waits for that. Continuation references are counted, not followed.
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use ldap3::controls::{PagedResults, RawControl};
-use ldap3::{LdapError, LdapResult, Scope};
+use ldap3::{LdapError, LdapResult, ResultEntry, Scope};
 
 use super::ber;
 use super::entry::Entry;
@@ -54,67 +55,95 @@ const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
 
 /// Runs a paged search, handing each entry to `taker`.
 pub async fn search(session: &mut Session, query: &Query<'_>, taker: &mut (dyn FnMut(Entry) + Send)) -> Outcome {
-    let mut outcome = Outcome::default();
+    let mut catch = Catch { outcome: Outcome::default(), undecoded: Vec::new(), taker };
+    let stopped = pages(session, query, &mut catch).await;
+    catch.decode();
+    Outcome { stopped, ..catch.outcome }
+}
+
+/// What has come in, and what is still to be looked at of it.
+struct Catch<'a> {
+    outcome: Outcome,
+    /// At most a page.
+    undecoded: Vec<ResultEntry>,
+    taker: &'a mut (dyn FnMut(Entry) + Send),
+}
+
+impl Catch<'_> {
+    fn decode(&mut self) {
+        for item in self.undecoded.drain(..) {
+            if item.is_ref() {
+                self.outcome.references += 1;
+            } else if !item.is_intermediate() {
+                match Entry::decode(item) {
+                    Ok(entry) => {
+                        self.outcome.entries += 1;
+                        (self.taker)(entry);
+                    }
+                    Err(_) => self.outcome.undecodable += 1,
+                }
+            }
+        }
+    }
+}
+
+/// Fetches page after page, to the end or until something is wrong.
+async fn pages(session: &mut Session, query: &Query<'_>, catch: &mut Catch<'_>) -> Option<Stop> {
     let mut cookie = Vec::new();
     let mut empty_pages = 0;
     loop {
-        let before = outcome.entries + outcome.references;
         let control = PagedResults { size: i32::try_from(query.page_size).unwrap_or(i32::MAX), cookie };
-        let answer = page(session, query, control.into(), &mut outcome, taker).await;
-        outcome.pages += 1;
-        let result = match answer {
-            Ok(result) => result,
+        let answer = page(session, query, control.into(), catch).await;
+        catch.outcome.pages += 1;
+        let (result, arrived) = match answer {
+            Ok(answer) => answer,
             Err(error) => {
                 let cause = session.last_words(&error, query.patience_ms).await;
-                outcome.stopped = Some(Stop { cause, code: None });
-                return outcome;
+                return Some(Stop { cause, code: None });
             }
         };
         if result.rc != 0 {
             let cause = format!("{}{}", code_text(&result), search_remedy(result.rc));
-            outcome.stopped = Some(Stop { cause, code: Some(result.rc) });
-            return outcome;
+            return Some(Stop { cause, code: Some(result.rc) });
         }
         let Some(next) = next_cookie(&result) else {
             let cause = "the server's paging answer is not as RFC 2696 has it".to_owned();
-            outcome.stopped = Some(Stop { cause, code: Some(0) });
-            return outcome;
+            return Some(Stop { cause, code: Some(0) });
         };
         if next.is_empty() {
-            return outcome;
+            return None;
         }
-        empty_pages = if outcome.entries + outcome.references == before { empty_pages + 1 } else { 0 };
-        if empty_pages >= MOST_EMPTY_PAGES || outcome.entries >= MOST_ENTRIES {
-            outcome.stopped = Some(Stop { cause: "the server hands out pages without end".to_owned(), code: Some(0) });
-            return outcome;
+        empty_pages = if arrived == 0 { empty_pages + 1 } else { 0 };
+        if empty_pages >= MOST_EMPTY_PAGES || catch.outcome.entries >= MOST_ENTRIES {
+            return Some(Stop { cause: "the server hands out pages without end".to_owned(), code: Some(0) });
         }
         cookie = next;
     }
 }
 
+/// Fetches one page: how it ended, and how many items it brought. What is left undecoded is decoded while the server is at work on
+/// the next one.
 async fn page(
     session: &mut Session,
     query: &Query<'_>,
     control: RawControl,
-    outcome: &mut Outcome,
-    taker: &mut (dyn FnMut(Entry) + Send),
-) -> Result<LdapResult, LdapError> {
+    catch: &mut Catch<'_>,
+) -> Result<(LdapResult, usize), LdapError> {
     let ldap = session.ldap.with_timeout(Duration::from_millis(query.patience_ms)).with_controls(vec![control]);
     let mut stream = ldap.streaming_search(query.base, query.scope, query.filter, query.attributes.to_vec()).await?;
+    catch.decode();
+    let mut arrived = 0;
     while let Some(item) = stream.next().await? {
-        if item.is_ref() {
-            outcome.references += 1;
-        } else if !item.is_intermediate() {
-            match Entry::decode(item) {
-                Ok(entry) => {
-                    outcome.entries += 1;
-                    taker(entry);
-                }
-                Err(_) => outcome.undecodable += 1,
-            }
+        arrived += 1;
+        catch.undecoded.push(item);
+        while let Some(item) = stream.next().now_or_never() {
+            let Some(item) = item? else { return Ok((stream.finish().await, arrived)) };
+            arrived += 1;
+            catch.undecoded.push(item);
         }
+        catch.decode();
     }
-    Ok(stream.finish().await)
+    Ok((stream.finish().await, arrived))
 }
 
 /// The cookie of the next page, empty after the last; a server that does not page answers without one and is done.

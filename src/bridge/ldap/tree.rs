@@ -1,15 +1,20 @@
 //! Entries become a [`Snapshot`]: people, the containers above them, and the groups that list them (S-6).
 //!
 //! Entries are handed in in this order: the base, containers, people, groups. Each is digested at once and dropped, so that a read
-//! of any size keeps only what the snapshot needs. Pure. Never asks a server; whether the read was complete is the caller's to say.
+//! of any size keeps only what the snapshot needs; until the end a member is the number of its DN in a [`Roll`].
+//! Pure. Never asks a server; whether the read was complete is the caller's to say.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use crate::directory::{Alias, Completeness, GroupKind, RawGroup, Snapshot, User, dn};
+use crate::directory::dn::{self, Normaliser};
+use crate::directory::roll::Roll;
+use crate::directory::{Alias, Completeness, GroupKind, RawGroup, Snapshot, User};
 use crate::ids::{StableId, Timestamp};
 
 use super::entry::Entry;
 use super::notices::Notices;
+use super::order::{self, Order};
 use super::person::{Interpretation, Person, stable_id};
 
 /// Classes of containers, in lower case.
@@ -21,13 +26,23 @@ pub const GROUP_CLASSES: [&str; 5] = ["group", "groupofnames", "groupofuniquenam
 /// Attributes that list members, in lower case. The first two hold DNs, the last one uids.
 pub const MEMBER_ATTRIBUTES: [&str; 3] = ["member", "uniquemember", "memberuid"];
 
-/// What is known of an entry by its DN.
-#[derive(Clone, Debug)]
+/// What is at a DN that was mentioned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    Person(StableId),
-    /// An index into the groups.
+    /// Nothing that was read: a member that dangles, unless its entry comes later.
+    Unseen,
+    /// An index into the people.
+    Person(usize),
+    /// An index into the groups, as the next one.
     Group(usize),
     Container(usize),
+}
+
+/// A group or container and the places of its members.
+#[derive(Debug)]
+struct Gathering {
+    group: RawGroup,
+    members: Vec<usize>,
 }
 
 /// Entries digested so far.
@@ -38,14 +53,20 @@ pub struct Tree<'a> {
     base: String,
     users: Vec<User>,
     unnamed: Vec<StableId>,
-    groups: Vec<RawGroup>,
-    by_dn: BTreeMap<Box<str>, Place>,
-    /// `None`: several people carry this uid.
-    by_uid: BTreeMap<Box<str>, Option<StableId>>,
-    /// People by the SID of their primary group.
-    by_primary_group: BTreeMap<Vec<u8>, Vec<StableId>>,
-    /// Members that are not people: groups perhaps, which may come later.
-    pending: Vec<(usize, Box<str>)>,
+    people: Vec<StableId>,
+    groups: Vec<Gathering>,
+    /// Every DN that was mentioned, in normal form, and what is there by the same number.
+    dns: Roll,
+    places: Vec<Place>,
+    normaliser: Normaliser,
+    /// Every uid of a person, folded, and whose place that is; `None`: several people carry it.
+    uids: Roll,
+    by_uid: Vec<Option<usize>>,
+    /// Places of people by the SID of their primary group.
+    by_primary_group: BTreeMap<Vec<u8>, Vec<usize>>,
+    /// Where the last person was, and the container above: most have many neighbours.
+    last_home: (String, usize),
+    dangling: Vec<u64>,
     notices: Notices,
     next_expiry: Option<Timestamp>,
 }
@@ -61,6 +82,8 @@ pub struct Grown {
     pub snapshot: Snapshot,
     /// When the first account expires by itself: the snapshot is outdated then without any change at the source.
     pub next_expiry: Option<Timestamp>,
+    /// Members inside the base that are nobody who was read, as digests, sorted.
+    pub dangling: Vec<u64>,
 }
 
 impl<'a> Tree<'a> {
@@ -86,17 +109,24 @@ impl<'a> Tree<'a> {
             parent: None,
             members: Vec::new(),
         };
+        let mut dns = Roll::default();
+        dns.enter(base);
         Self {
             how,
             now,
             base: base.to_owned(),
             users: Vec::new(),
             unnamed: Vec::new(),
-            groups: vec![root],
-            by_dn: BTreeMap::from([(Box::from(base), Place::Container(0))]),
-            by_uid: BTreeMap::new(),
+            people: Vec::new(),
+            groups: vec![Gathering { group: root, members: Vec::new() }],
+            dns,
+            places: vec![Place::Container(0)],
+            normaliser: Normaliser::default(),
+            uids: Roll::default(),
+            by_uid: Vec::new(),
             by_primary_group: BTreeMap::new(),
-            pending: Vec::new(),
+            last_home: (base.to_owned(), 0),
+            dangling: Vec::new(),
             notices,
             next_expiry: None,
         }
@@ -105,7 +135,7 @@ impl<'a> Tree<'a> {
     /// People taken in so far.
     #[must_use]
     pub fn people(&self) -> usize {
-        self.users.len() + self.unnamed.len()
+        self.people.len()
     }
 
     /// Groups and containers taken in so far, the base not counted.
@@ -117,16 +147,16 @@ impl<'a> Tree<'a> {
     /// An OU, domain or organization. Parents are linked when all are there.
     pub fn container(&mut self, entry: &Entry) {
         let Some(place) = self.new_place(entry) else { return };
-        let id = self.id_of(entry, &place);
-        self.by_dn.insert(place.as_str().into(), Place::Container(self.groups.len()));
-        self.groups.push(RawGroup {
-            id,
+        self.places[place] = Place::Container(self.groups.len());
+        let group = RawGroup {
+            id: self.id_of(entry, place),
             kind: GroupKind::Container,
             name: rdn_value(&entry.dn),
-            aliases: vec![Alias::Dn(place)],
+            aliases: vec![Alias::Dn(self.dns.text(place).to_owned())],
             parent: None,
             members: Vec::new(),
-        });
+        };
+        self.groups.push(Gathering { group, members: Vec::new() });
     }
 
     /// A person, if S-100 says so.
@@ -138,24 +168,43 @@ impl<'a> Tree<'a> {
             return;
         }
         let Some(place) = self.new_place(entry) else { return };
-        let id = self.id_of(entry, &place);
+        let id = self.id_of(entry, place);
         let person = Person::read(entry, self.how, self.now);
         self.next_expiry = self.next_expiry.into_iter().chain(person.expires).min();
-        for uid in entry.texts(&self.how.uid).chain(entry.texts("uid")) {
-            let other = self.by_uid.get(uid.to_lowercase().as_str()).is_some_and(|known| known.as_ref() != Some(&id));
-            self.by_uid.insert(uid.to_lowercase().into(), (!other).then(|| id.clone()));
+        let how = self.how;
+        for uid in entry.texts(&how.uid) {
+            self.note_uid(uid, place, &id);
+        }
+        if how.uid != "uid" {
+            for uid in entry.texts("uid") {
+                self.note_uid(uid, place, &id);
+            }
         }
         if let Some(sid) = primary_group_sid(entry) {
-            self.by_primary_group.entry(sid).or_default().push(id.clone());
+            self.by_primary_group.entry(sid).or_default().push(place);
         }
-        let home = self.container_above(&place);
-        self.groups[home].members.push(id.clone());
-        self.by_dn.insert(place.into(), Place::Person(id.clone()));
+        let home = self.home_of(place);
+        self.groups[home].members.push(place);
+        self.places[place] = Place::Person(self.people.len());
+        self.people.push(id.clone());
         match person.into_user(id.clone()) {
             Ok(user) => self.users.push(user),
             Err(why) => {
                 self.notices.unnamed(&entry.dn, &why);
                 self.unnamed.push(id);
+            }
+        }
+    }
+
+    fn note_uid(&mut self, uid: &str, place: usize, id: &StableId) {
+        let number = self.uids.enter(&uid.to_lowercase());
+        match self.by_uid.get_mut(number) {
+            None => self.by_uid.push(Some(place)),
+            Some(holder) => {
+                let known = holder.map(|place| self.places[place]);
+                // One person seen in two places is still one.
+                let is_same = matches!(known, Some(Place::Person(person)) if self.people[person] == *id);
+                *holder = holder.filter(|known| is_same || *known == place);
             }
         }
     }
@@ -166,15 +215,20 @@ impl<'a> Tree<'a> {
             return None;
         }
         let place = self.new_place(entry)?;
-        let id = self.id_of(entry, &place);
         let slot = GroupSlot(self.groups.len());
-        self.by_dn.insert(place.as_str().into(), Place::Group(slot.0));
-        let mut aliases = vec![Alias::Dn(place)];
+        self.places[place] = Place::Group(slot.0);
+        let mut aliases = vec![Alias::Dn(self.dns.text(place).to_owned())];
         aliases.extend(entry.texts("cn").map(|name| Alias::Name(name.to_owned())));
-        let name = entry.text("cn").unwrap_or_else(|| rdn_value(&entry.dn));
         let members = entry.values("objectsid").next().and_then(|sid| self.by_primary_group.remove(sid));
-        let members = members.unwrap_or_default();
-        self.groups.push(RawGroup { id, kind: GroupKind::Group, name, aliases, parent: None, members });
+        let group = RawGroup {
+            id: self.id_of(entry, place),
+            kind: GroupKind::Group,
+            name: entry.text("cn").unwrap_or_else(|| rdn_value(&entry.dn)),
+            aliases,
+            parent: None,
+            members: Vec::new(),
+        };
+        self.groups.push(Gathering { group, members: members.unwrap_or_default() });
         for attribute in MEMBER_ATTRIBUTES {
             self.members(slot, attribute, entry);
         }
@@ -198,51 +252,76 @@ impl<'a> Tree<'a> {
                 self.member_by_dn(slot, if attribute == "uniquemember" { without_bits(text) } else { text });
             }
         }
+        self.groups[slot.0].members.shrink_to_fit();
     }
 
     fn member_by_uid(&mut self, slot: GroupSlot, uid: &str) {
-        match self.by_uid.get(uid.to_lowercase().as_str()) {
-            Some(Some(id)) => self.groups[slot.0].members.push(id.clone()),
-            Some(None) | None => self.notices.dangling(uid),
+        let holder = self.uids.find(&uid.to_lowercase()).and_then(|number| self.by_uid.get(number)).copied().flatten();
+        if let Some(place) = holder {
+            self.groups[slot.0].members.push(place);
+        } else {
+            self.dangling.push(digest(uid));
+            self.notices.dangling(uid);
         }
     }
 
     fn member_by_dn(&mut self, slot: GroupSlot, written: &str) {
-        let Some(place) = dn::normalise(written) else {
+        let Some(normal) = self.normaliser.normalise(written) else {
             self.notices.dangling(written);
             return;
         };
-        if let Some(Place::Person(id)) = self.by_dn.get(place.as_str()) {
-            self.groups[slot.0].members.push(id.clone());
-        } else if dn::is_within(&place, &self.base) {
-            self.pending.push((slot.0, place.into()));
+        if dn::is_within(normal, &self.base) {
+            let place = self.dns.enter(normal);
+            self.cover(place);
+            self.groups[slot.0].members.push(place);
         } else {
             self.notices.outside(written);
         }
     }
 
-    /// An entry's DN in normal form, unless it is outside the base, no DN, or known already.
-    fn new_place(&mut self, entry: &Entry) -> Option<String> {
-        let Some(place) = dn::normalise(&entry.dn).filter(|place| dn::is_within(place, &self.base)) else {
+    /// The place of an entry, unless it is outside the base, no DN, or known already.
+    fn new_place(&mut self, entry: &Entry) -> Option<usize> {
+        let base = &self.base;
+        let Some(normal) = self.normaliser.normalise(&entry.dn).filter(|normal| dn::is_within(normal, base)) else {
             self.notices.entry_outside(&entry.dn);
             return None;
         };
-        (!self.by_dn.contains_key(place.as_str())).then_some(place)
+        let place = self.dns.enter(normal);
+        self.cover(place);
+        (self.places[place] == Place::Unseen).then_some(place)
     }
 
-    fn id_of(&mut self, entry: &Entry, place: &str) -> StableId {
+    /// Sees to it that there is a place by this number, which is at most the next one.
+    fn cover(&mut self, place: usize) {
+        if place == self.places.len() {
+            self.places.push(Place::Unseen);
+        }
+    }
+
+    fn id_of(&mut self, entry: &Entry, place: usize) -> StableId {
         stable_id(entry).unwrap_or_else(|| {
             self.notices.without_id(&entry.dn);
-            StableId::from(place)
+            StableId::from(self.dns.text(place))
         })
     }
 
+    /// [`Tree::container_above`] for a person.
+    fn home_of(&mut self, place: usize) -> usize {
+        let above = dn::parent(self.dns.text(place)).unwrap_or_default();
+        if above != self.last_home.0 {
+            let above = above.to_owned();
+            let home = self.container_above(place);
+            self.last_home = (above, home);
+        }
+        self.last_home.1
+    }
+
     /// The nearest container above a place; the base at the latest.
-    fn container_above(&self, place: &str) -> usize {
-        let mut above = dn::parent(place);
+    fn container_above(&self, place: usize) -> usize {
+        let mut above = dn::parent(self.dns.text(place));
         while let Some(candidate) = above {
-            if let Some(Place::Container(index)) = self.by_dn.get(candidate) {
-                return *index;
+            if let Some(Place::Container(index)) = self.dns.find(candidate).map(|place| self.places[place]) {
+                return index;
             }
             above = dn::parent(candidate);
         }
@@ -253,54 +332,78 @@ impl<'a> Tree<'a> {
     #[must_use]
     pub fn finish(mut self) -> Grown {
         self.link_containers();
-        for (slot, place) in std::mem::take(&mut self.pending) {
-            match self.by_dn.get(&place) {
-                Some(Place::Person(id)) => self.groups[slot].members.push(id.clone()),
-                Some(Place::Group(member)) => {
-                    let id = self.groups[*member].id.clone();
-                    self.groups[slot].members.push(id);
-                }
-                Some(Place::Container(_)) | None => self.notices.dangling(&place),
-            }
-        }
-        for group in &mut self.groups {
-            group.members.sort_unstable();
-            group.members.dedup();
-            group.members.shrink_to_fit();
-        }
-        self.users.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        drop((std::mem::take(&mut self.uids), std::mem::take(&mut self.by_uid)));
+        let groups = self.resolve_members();
         let mut completeness = Completeness::Complete;
         let before = self.users.len();
-        self.users.dedup_by(|one, other| one.id == other.id);
-        if self.users.len() < before {
-            let twice = before - self.users.len();
+        let mut users = self.users;
+        order::sort_by_id(&mut users);
+        users.dedup_by(|one, other| one.id == other.id);
+        if users.len() < before {
+            let twice = before - users.len();
             completeness.flaw(format!("{twice} entries were seen in two places: they were moved during the read"));
         }
-        self.users.shrink_to_fit();
+        users.shrink_to_fit();
         self.unnamed.sort_unstable();
-        let organisation = self.groups.first().map(|root| root.name.clone());
+        self.dangling.sort_unstable();
+        self.dangling.dedup();
         let snapshot = Snapshot {
             source: String::new(),
-            organisation,
-            users: self.users,
-            groups: self.groups,
+            organisation: groups.first().map(|root| root.name.clone()),
+            users,
+            groups,
             completeness,
             notices: self.notices.into_texts(&self.how.uid),
             unnamed: self.unnamed,
         };
-        Grown { snapshot, next_expiry: self.next_expiry }
+        Grown { snapshot, next_expiry: self.next_expiry, dangling: self.dangling }
     }
 
     fn link_containers(&mut self) {
-        for index in 1..self.groups.len() {
-            let group = &self.groups[index];
-            let (GroupKind::Container, Some(Alias::Dn(place))) = (group.kind, group.aliases.first()) else { continue };
+        for place in 1..self.places.len() {
+            let Place::Container(index) = self.places[place] else { continue };
             let above = self.container_above(place);
-            let id = group.id.clone();
-            self.groups[index].parent = Some(self.groups[above].id.clone());
-            self.groups[above].members.push(id);
+            let id = self.groups[above].group.id.clone();
+            self.groups[index].group.parent = Some(id);
+            self.groups[above].members.push(place);
         }
     }
+
+    /// The groups, with the ids of their members in order, once each.
+    fn resolve_members(&mut self) -> Vec<RawGroup> {
+        let gatherings = std::mem::take(&mut self.groups);
+        let id_at = |place: &Place| match place {
+            Place::Unseen => None,
+            Place::Person(person) => self.people.get(*person),
+            Place::Group(index) | Place::Container(index) => gatherings.get(*index).map(|found| &found.group.id),
+        };
+        let order = Order::of(self.places.iter().map(id_at));
+        let mut groups = Vec::with_capacity(gatherings.len());
+        for Gathering { mut group, members } in gatherings {
+            let lists = group.kind == GroupKind::Group;
+            let dangles = |place: &usize| match self.places[*place] {
+                Place::Unseen => true,
+                // A container is nobody's member but its parent's.
+                Place::Container(_) => lists,
+                Place::Person(_) | Place::Group(_) => false,
+            };
+            for place in members.iter().copied().filter(dangles) {
+                let dn = self.dns.text(place);
+                self.notices.dangling(dn);
+                self.dangling.push(digest(dn));
+            }
+            group.members = order.sorted(members.into_iter().filter(|place| !dangles(place)));
+            groups.push(group);
+        }
+        groups
+    }
+}
+
+/// Enough of a member's name to know it again at the next read.
+fn digest(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The first value of a DN's first RDN, as written.
