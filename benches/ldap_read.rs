@@ -1,5 +1,4 @@
-//! A full LDAP read, flattened, against `ldapsearch` on the same slapd, interleaved; the median of three each, and the peak memory of
-//! the process that reads.
+//! A full LDAP read against `ldapsearch` on the same slapd, interleaved; the median of three each, and the read's peak memory.
 //!
 //! `cargo bench --bench ldap_read` generates 100 000 users, 2 000 groups and 500 000 memberships; `-- --small` 5 000 users, 100 groups.
 //! Needs `slapd` and `ldap-utils`. The read runs in a process of its own, so that its peak (`VmHWM`) is the read's and nothing else's.
@@ -18,7 +17,6 @@ use secrecy::SecretString;
 use usher::bridge::Bridge as _;
 use usher::bridge::ldap::LdapBridge;
 use usher::config::{LdapAttributes, LdapSource};
-use usher::directory::Directory;
 
 #[path = "../tests/it/lab/slapd.rs"]
 #[expect(dead_code, reason = "the tests use all of it")]
@@ -71,7 +69,7 @@ fn main() {
     let peak_kib = own.iter().map(|(_, peak)| *peak).max().unwrap();
     let (floor, own) = (median(floor), median(own.into_iter().map(|(time, _)| time).collect()));
     println!("ldapsearch, paged by {PAGE}: {:.2} s", floor.as_secs_f64());
-    println!("usher, read and flattened: {:.2} s", own.as_secs_f64());
+    println!("usher, read into a snapshot: {:.2} s", own.as_secs_f64());
     println!(
         "ratio {:.2} (at most 1.50), peak {} MiB (at most 150)",
         own.as_secs_f64() / floor.as_secs_f64(),
@@ -155,8 +153,7 @@ fn read(uri: &str) {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let snapshot = runtime.block_on(async { LdapBridge::new(&source).unwrap().fetch().await.unwrap() });
-    let directory = Directory::flatten(snapshot);
-    assert!(directory.is_complete() && directory.users.len() >= 5_000, "{:?}", directory.completeness);
+    assert!(snapshot.completeness.is_complete() && snapshot.users.len() >= 5_000, "{:?}", snapshot.completeness);
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     println!("{}", peak.trim().trim_end_matches(" kB"));
