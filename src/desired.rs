@@ -41,6 +41,8 @@ pub struct Desired {
     pub groups: BTreeMap<String, GroupMemory>,
     /// Mapped groups that had members and have none: who was in them (S-81).
     pub emptied: BTreeMap<UserId, Arc<str>>,
+    /// Spaces that go by another id now: from the old one to the new (`renamed_from`, S-43).
+    pub renamed: BTreeMap<SpaceId, SpaceId>,
     /// Exceptions that name a room by id or alias, which only the homeserver can resolve (S-107).
     pub room_exceptions: Vec<RoomException>,
 }
@@ -161,6 +163,16 @@ pub fn desire(config: &Config, directory: &Directory, ledger: &Ledger, now: Time
         notes,
         groups,
         emptied,
+        renamed: renamed(&spaces),
         room_exceptions,
     }
+}
+
+fn renamed(spaces: &[Space]) -> BTreeMap<SpaceId, SpaceId> {
+    let mut all = BTreeMap::new();
+    for space in spaces {
+        all.extend(space.renamed_from.clone().map(|old| (old, space.id.clone())));
+        all.append(&mut renamed(&space.subspaces));
+    }
+    all
 }

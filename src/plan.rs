@@ -9,6 +9,7 @@ mod guard;
 mod json;
 mod levels;
 mod members;
+mod planner;
 mod reason;
 mod render;
 mod rooms;
@@ -24,6 +25,7 @@ use serde_json::Value;
 pub use explain::explain;
 pub use guard::{HeldItem, WINDOW_MS, guard};
 pub use json::to_json;
+use planner::Planner;
 pub use render::{Header, render};
 pub use rooms::missing;
 pub use world::{Decision, World};
@@ -545,102 +547,6 @@ pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger, scope: &Sco
     }
     planner.locks();
     planner.finish(scope)
-}
-
-/// What the differs share while one plan is made.
-struct Planner<'a> {
-    desired: &'a Desired,
-    observed: &'a Observed,
-    ledger: &'a Ledger,
-    now: Timestamp,
-    /// Which room carries which managed thing.
-    located: BTreeMap<&'a Key, &'a RoomId>,
-    /// Managed spaces that hold a room, by the room.
-    holders: BTreeMap<&'a RoomId, BTreeSet<&'a Key>>,
-    /// Rights that exceptions give by room id or alias, risen to the parents.
-    extra: BTreeMap<&'a Key, Vec<(UserId, crate::desired::Entitlement)>>,
-    without_account: BTreeSet<&'a UserId>,
-    plan: Plan,
-}
-
-impl Planner<'_> {
-    fn push(&mut self, step: Step) {
-        self.plan.steps.push(step);
-    }
-
-    fn note(&mut self, note: Note) {
-        self.plan.notes.push(note);
-    }
-
-    fn identity(&mut self) {
-        if self.observed.bot_registered.get() == Some(&false) {
-            self.push(Step::set_up(Action::RegisterBot));
-        }
-        let name = &self.desired.provisioner.bot_display_name;
-        let differs = match self.observed.bot_display_name.get() {
-            Some(current) => current.as_deref() != Some(name.trim()),
-            None => self.observed.bot_registered.get() == Some(&false),
-        };
-        if differs {
-            self.push(Step::set_up(Action::SetBotName { name: name.trim().to_owned() }));
-        }
-    }
-
-    fn locks(&mut self) {
-        for (user, reason) in &self.desired.locks {
-            let needs = match self.observed.accounts.presence(user) {
-                crate::observed::Presence::Exists(account) => !account.locked && !account.deactivated,
-                crate::observed::Presence::Missing | crate::observed::Presence::Unknown => false,
-            };
-            if needs && !members::is_protected(self.desired, self.observed, user) {
-                self.push(Step {
-                    action: Action::Lock { user: user.clone() },
-                    reason: reason.clone(),
-                    place: None,
-                    withheld: Some(Withheld::NotBuilt),
-                    removal: None,
-                });
-            }
-        }
-    }
-
-    fn finish(mut self, scope: &Scope) -> Plan {
-        let missing: Vec<Note> =
-            self.without_account.iter().map(|user| Note::NoAccount { user: (*user).clone() }).collect();
-        self.plan.notes.extend(missing);
-        if *scope == Scope::Everything {
-            self.plan.notes.extend(self.desired.notes.iter().cloned());
-            self.lessons();
-        }
-        self.plan.titles = self.desired.rooms.iter().map(|room| (room.key.clone(), room.name.clone())).collect();
-        self.plan.notes.sort();
-        self.plan.notes.dedup();
-        // Stable: within a phase the configuration's order stays.
-        self.plan.steps.sort_by_cached_key(|step| step.action.phase(step.place.as_ref()));
-        if self.plan.steps.iter().any(|step| guard::counts(step)) {
-            self.plan.heads = self.heads();
-        }
-        self.plan
-    }
-
-    /// Everybody joined or invited, per space and in all.
-    fn heads(&self) -> Heads {
-        let mut spaces = BTreeMap::new();
-        let mut everybody = BTreeSet::new();
-        for (key, room) in &self.located {
-            let Some(room) = self.observed.rooms.get(*room) else { continue };
-            let inside = room.members.iter().filter(|(user, member)| member.is_in() && **user != self.observed.bot);
-            let mut count = 0;
-            for (user, _) in inside {
-                count += 1;
-                everybody.insert(user);
-            }
-            if key.is_space() {
-                spaces.insert((*key).clone(), count);
-            }
-        }
-        Heads { spaces, total: everybody.len() as u64 }
-    }
 }
 
 impl Step {

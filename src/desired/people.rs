@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::config::Config;
 use crate::directory::{Directory, User};
-use crate::ids::{StableId, Timestamp, UserId};
+use crate::ids::{Localpart, StableId, Timestamp, UserId};
 use crate::ledger::Ledger;
 use crate::plan::{Note, Reason};
 
@@ -28,6 +28,8 @@ pub struct People {
     /// Present people by stable id: the account bound to them.
     accounts: BTreeMap<StableId, UserId>,
     leavers: Vec<(UserId, Reason)>,
+    /// Localparts somebody new claims while they are bound to somebody present who has another name by now: owner and newcomer.
+    contested: Vec<(Localpart, [StableId; 2])>,
 }
 
 impl People {
@@ -55,15 +57,31 @@ impl People {
             };
             people.standing.insert(account, standing);
         }
+        let owners: BTreeMap<&Localpart, &StableId> = ledger
+            .people
+            .iter()
+            .filter(|(id, _)| directory.users.contains_key(*id))
+            .map(|(id, localpart)| (localpart, id))
+            .collect();
         // After the absent: whoever is in the directory now decides over a former owner of the same localpart.
         for user in directory.users.values() {
-            people.admit(user, directory, ledger, (server, deprovisioning));
+            match owners.get(&user.localpart) {
+                Some(owner) if !ledger.people.contains_key(&user.id) => {
+                    people.contested.push((user.localpart.clone(), [(*owner).clone(), user.id.clone()]));
+                }
+                _ => people.admit(user, directory, ledger, (server, deprovisioning)),
+            }
         }
         people
     }
 
     fn admit(&mut self, user: &User, directory: &Directory, ledger: &Ledger, (server, deprovisioning): (&str, bool)) {
         let bound = ledger.people.get(&user.id);
+        let place = UserId::new(user.localpart.as_str(), server);
+        if bound.is_none() && matches!(self.standing.get(&place), Some(Standing::Suspended(_))) {
+            // Somebody new claims the account of a person whose absence is not decided: it stays as it is until that is (S-5).
+            return;
+        }
         if bound.is_none() && directory.conflicts.contains_key(&user.localpart) {
             // Nothing is done to or because of them: if the account is in a room, it is not ours to judge either.
             self.standing
@@ -121,6 +139,14 @@ impl People {
 
     pub(super) fn notes(&self, directory: &Directory, ledger: &Ledger, server: &str) -> Vec<Note> {
         let mut notes: Vec<Note> = directory.notices.iter().cloned().map(Note::Source).collect();
+        for (localpart, ids) in
+            self.contested.iter().filter(|(localpart, _)| !directory.conflicts.contains_key(localpart))
+        {
+            notes.push(Note::LocalpartConflict {
+                localpart: localpart.to_string(),
+                ids: ids.iter().map(ToString::to_string).collect(),
+            });
+        }
         for (localpart, ids) in &directory.conflicts {
             notes.push(Note::LocalpartConflict {
                 localpart: localpart.to_string(),

@@ -88,18 +88,18 @@ impl<'c, 'g, 'd> Weaver<'c, 'g, 'd> {
             if rule.members.contains_key(user) {
                 continue;
             }
-            let why = match translated.get(&entitlement.why) {
-                Some(why) => *why,
-                None => {
-                    let group: Arc<str> = match &self.whys[entitlement.why as usize] {
-                        Why::Everyone => Arc::from("everybody"),
-                        Why::Group(group) | Why::Subspace { group, .. } => Arc::clone(group),
-                        Why::Exception { reason, .. } => Arc::clone(reason),
-                    };
-                    let why = self.why(Why::Subspace { space: Arc::clone(&name), group });
-                    translated.insert(entitlement.why, why);
-                    why
-                }
+            let why = if let Some(why) = translated.get(&entitlement.why) {
+                *why
+            } else {
+                let below = |group: &Arc<str>| Why::Subspace { space: Arc::clone(&name), group: Arc::clone(group) };
+                let risen = match &self.whys[entitlement.why as usize] {
+                    Why::Everyone => below(&Arc::from("everybody")),
+                    Why::Group(group) | Why::Subspace { group, .. } => below(group),
+                    exception @ Why::Exception { .. } => exception.clone(),
+                };
+                let why = self.why(risen);
+                translated.insert(entitlement.why, why);
+                why
             };
             rule.members.insert(user.clone(), Entitlement { level: 0, why });
         }

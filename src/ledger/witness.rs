@@ -7,6 +7,9 @@ use crate::ids::{StableId, Timestamp};
 /// Two reads closer together than this are one look (S-24).
 pub const SHORTEST_GAP_MS: i64 = 60_000;
 
+/// Complete reads that must lack somebody before their localpart passes to a newcomer.
+const READS_BEFORE_PASSING_ON: u32 = 2;
+
 impl Ledger {
     /// Marks `directory` incomplete where it contradicts what was there before: nobody where there were people (S-3).
     pub fn doubt(&self, directory: &mut Directory) {
@@ -42,7 +45,7 @@ impl Ledger {
     }
 
     /// A stable id stays bound to the localpart first seen (S-1). A localpart that several people claim binds nobody new (S-5); one whose
-    /// former owner is gone from the directory passes to the newcomer.
+    /// former owner was missing from [`READS_BEFORE_PASSING_ON`] complete reads passes to the newcomer.
     fn bind(&mut self, directory: &Directory) {
         let newcomers: Vec<_> = directory
             .users
@@ -58,7 +61,11 @@ impl Ledger {
         }
         for user in newcomers {
             let former = owners.get(&user.localpart).cloned().unwrap_or_default();
-            if former.iter().any(|id| directory.users.contains_key(id)) {
+            let gone = |id: &StableId| {
+                !directory.users.contains_key(id)
+                    && self.absences.get(id).is_some_and(|absence| absence.reads >= READS_BEFORE_PASSING_ON)
+            };
+            if !former.iter().all(gone) {
                 continue;
             }
             for id in former {

@@ -1,10 +1,14 @@
 //! The createRoom body of a new space or room (S-17, S-30): complete here, so that nothing is left to decide when it is sent.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
-use super::{Creation, Planner, RoomRef, levels};
+use super::{Creation, Planner, RoomRef, levels, members};
+use crate::config::RoomTemplate;
 use crate::desired::{DesiredRoom, RoomKind};
 use crate::ids::Key;
+use crate::observed::PowerLevels;
 
 /// Events that only usher may change in a space; `m.space.child` is the moderators'.
 const GUARDED_IN_SPACES: [&str; 10] = [
@@ -37,7 +41,7 @@ impl Planner<'_> {
     pub(super) fn creation(&self, wanted: &DesiredRoom) -> Creation {
         match &wanted.kind {
             RoomKind::Space { federate } => self.space_creation(wanted, *federate),
-            RoomKind::Room(template) => self.room_creation(wanted, &template.properties),
+            RoomKind::Room(template) => self.room_creation(wanted, template),
         }
     }
 
@@ -47,23 +51,13 @@ impl Planner<'_> {
         if let Some(federate) = federate {
             content["m.federate"] = federate.into();
         }
-        let mut events: Map<String, Value> =
-            GUARDED_IN_SPACES.iter().map(|kind| ((*kind).to_owned(), 100.into())).collect();
-        events.insert("m.room.tombstone".to_owned(), levels::tombstone(version).into());
-        events.insert("m.space.child".to_owned(), 50.into());
         let mut body = json!({
             "name": wanted.name,
             "visibility": "private",
             "preset": "private_chat",
             "room_version": version,
             "creation_content": content,
-            "power_level_content_override": {
-                "users": self.initial_levels(wanted, version),
-                "events": events,
-                "events_default": 100,
-                "state_default": 100,
-                "invite": 100,
-            },
+            "power_level_content_override": self.first_levels(wanted, version, true),
             "initial_state": [
                 { "type": "m.room.guest_access", "state_key": "", "content": { "guest_access": "forbidden" } },
                 { "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "invite" } },
@@ -72,13 +66,13 @@ impl Planner<'_> {
         if let Some(topic) = &wanted.topic {
             body["topic"] = topic.as_str().into();
         }
-        self.picture(wanted, &mut body);
+        Self::picture(wanted, &mut body);
         Creation { key: wanted.key.clone(), body, allow: Vec::new(), marker: self.marker(&wanted.key) }
     }
 
     /// The configured `properties` win, except for what makes the room usher's: identity, alias and the directory's levels.
-    fn room_creation(&self, wanted: &DesiredRoom, properties: &Map<String, Value>) -> Creation {
-        let mut body = Value::Object(properties.clone());
+    fn room_creation(&self, wanted: &DesiredRoom, template: &RoomTemplate) -> Creation {
+        let mut body = Value::Object(template.properties.clone());
         for (name, value) in [("name", wanted.name.as_str()), ("visibility", "private"), ("preset", "private_chat")] {
             if body.get(name).is_none() {
                 body[name] = value.into();
@@ -88,34 +82,14 @@ impl Planner<'_> {
             body["room_version"] = self.desired.provisioner.room_version.as_str().into();
         }
         let version = body["room_version"].as_str().unwrap_or_default().to_owned();
-        let mut override_content = match body.get("power_level_content_override") {
-            Some(Value::Object(content)) => content.clone(),
-            _ => Map::new(),
-        };
-        let mut events: Map<String, Value> =
-            ROOM_EVENTS.iter().map(|(kind, level)| ((*kind).to_owned(), (*level).into())).collect();
-        events.insert("m.room.tombstone".to_owned(), levels::tombstone(&version).into());
-        events.extend(CALL_EVENTS.iter().map(|kind| ((*kind).to_owned(), 0.into())));
-        if let Some(Value::Object(own)) = override_content.get("events") {
-            events.extend(own.clone());
-        }
-        override_content.insert("events".to_owned(), events.into());
-        let mut users = match override_content.remove("users") {
-            Some(Value::Object(users)) => users,
-            _ => Map::new(),
-        };
-        users.extend(self.initial_levels(wanted, &version));
-        override_content.insert("users".to_owned(), users.into());
-        body["power_level_content_override"] = override_content.into();
         let state = body.get("initial_state").and_then(Value::as_array);
         let has_rule = state.is_some_and(|state| state.iter().any(|event| event["type"] == "m.room.join_rules"));
         let open = body["preset"] == "public_chat";
-        let RoomKind::Room(template) = &wanted.kind else {
-            return Creation { key: wanted.key.clone(), body, allow: Vec::new(), marker: self.marker(&wanted.key) };
-        };
+        let closed = open || (has_rule && template.groups.is_none());
+        body["power_level_content_override"] = self.first_levels(wanted, &version, !closed);
         let allow =
             if has_rule || open || template.groups.is_some() { Vec::new() } else { vec![self.space_of(wanted)] };
-        self.picture(wanted, &mut body);
+        Self::picture(wanted, &mut body);
         Creation { key: wanted.key.clone(), body, allow, marker: self.marker(&wanted.key) }
     }
 
@@ -127,7 +101,7 @@ impl Planner<'_> {
         }
     }
 
-    fn picture(&self, wanted: &DesiredRoom, body: &mut Value) {
+    fn picture(wanted: &DesiredRoom, body: &mut Value) {
         let Some(avatar) = &wanted.avatar else { return };
         let event = json!({ "type": "m.room.avatar", "state_key": "", "content": { "url": avatar } });
         match body.get_mut("initial_state").and_then(Value::as_array_mut) {
@@ -136,18 +110,58 @@ impl Planner<'_> {
         }
     }
 
-    /// Levels of everybody who will be invited; below version 12 also the bot's, above every configured one (S-21).
-    fn initial_levels(&self, wanted: &DesiredRoom, version: &str) -> Map<String, Value> {
+    /// The first power levels: the frame, with everybody who will be invited. `closed`: strangers cannot walk in.
+    fn first_levels(&self, wanted: &DesiredRoom, version: &str, closed: bool) -> Value {
+        let mut first = self.level_frame(wanted, version);
         let rule = self.effective_rule(wanted, None);
-        let mut users: Map<String, Value> = rule
-            .members
-            .iter()
-            .filter(|(user, entitlement)| entitlement.level != 0 && self.may_be_invited(user))
-            .map(|(user, entitlement)| (user.to_string(), entitlement.level.into()))
-            .collect();
-        if !levels::creators_are_immutable(version) {
-            users.insert(self.observed.bot.to_string(), levels::BOT.into());
-        }
-        users
+        let invited = rule.members.iter().filter(|(user, right)| {
+            right.level != 0 && wanted.invites && self.may_be_invited(user) && self.refusal(wanted, user).is_none()
+        });
+        first.users.extend(invited.map(|(user, right)| (user.clone(), right.level)));
+        levels::fit(&mut first, levels::common_level(&rule).filter(|_| closed), BTreeSet::new, &self.observed.bot);
+        first.content()
     }
+
+    /// Power levels without the directory's people: the keys, below version 12 the bot above every configured level (S-21), and of the
+    /// people a room's `properties` name those whom later passes would leave alone.
+    pub(super) fn level_frame(&self, wanted: &DesiredRoom, version: &str) -> PowerLevels {
+        let mut frame = match &wanted.kind {
+            RoomKind::Space { .. } => {
+                let mut events: Map<String, Value> =
+                    GUARDED_IN_SPACES.iter().map(|kind| ((*kind).to_owned(), 100.into())).collect();
+                events.insert("m.space.child".to_owned(), 50.into());
+                events.insert("m.room.tombstone".to_owned(), levels::tombstone(version).into());
+                PowerLevels::from_content(&json!({
+                    "events": events, "events_default": 100, "state_default": 100, "invite": 100,
+                }))
+            }
+            RoomKind::Room(template) => room_frame(template, version),
+        };
+        frame.users.retain(|user, _| {
+            user.server() != self.observed.server || members::is_protected(self.desired, self.observed, user)
+        });
+        if !levels::creators_are_immutable(version) {
+            frame.users.insert(self.observed.bot.clone(), levels::BOT);
+        }
+        frame
+    }
+}
+
+/// What `properties` say of the levels, over the homeserver's own defaults; who may change levels and what strangers have is usher's.
+fn room_frame(template: &RoomTemplate, version: &str) -> PowerLevels {
+    let own = template.properties.get("power_level_content_override").cloned().unwrap_or_default();
+    let mut events: Map<String, Value> =
+        ROOM_EVENTS.iter().map(|(kind, level)| ((*kind).to_owned(), (*level).into())).collect();
+    events.insert("m.room.tombstone".to_owned(), levels::tombstone(version).into());
+    events.extend(CALL_EVENTS.iter().map(|kind| ((*kind).to_owned(), 0.into())));
+    if let Some(Value::Object(own)) = own.get("events") {
+        events.extend(own.clone());
+    }
+    let mut frame = PowerLevels::from_content(&own);
+    frame.rest.insert("events".to_owned(), events.into());
+    frame.rest.remove("users_default");
+    if frame.level_for_state(levels::GUARD) < levels::GUARD_LEVEL {
+        frame.set_event(levels::GUARD, levels::GUARD_LEVEL);
+    }
+    frame
 }

@@ -97,7 +97,7 @@ impl Page<'_> {
             .plan
             .steps
             .iter()
-            .filter(|step| step.action.user() == Some(user) || self.changes_level(step, user))
+            .filter(|step| step.action.user() == Some(user) || changes_level(step, user))
             .map(|step| {
                 let withheld = step.withheld.as_ref().map(|why| format!(" — not done: {why}")).unwrap_or_default();
                 format!("    {}{withheld}\n", self.plan.line(step))
@@ -107,15 +107,6 @@ impl Page<'_> {
             let _ = write!(out, "  planned\n{}", steps.concat());
         }
         out
-    }
-
-    fn changes_level(&self, step: &super::Step, user: &UserId) -> bool {
-        match &step.action {
-            super::Action::SetPowerLevels { changes, .. } => {
-                changes.iter().any(|change| change.user.as_ref() == Some(user))
-            }
-            _ => false,
-        }
     }
 
     fn place(&self, out: &mut String, user: &UserId, room: &crate::desired::DesiredRoom) {
@@ -174,5 +165,14 @@ impl Page<'_> {
             }
         }
         out
+    }
+}
+
+fn changes_level(step: &super::Step, user: &UserId) -> bool {
+    match &step.action {
+        super::Action::SetPowerLevels { changes, .. } => {
+            changes.iter().any(|change| change.user.as_ref() == Some(user))
+        }
+        _ => false,
     }
 }

@@ -32,7 +32,7 @@ pub fn guard(
     now: Timestamp,
 ) {
     let mut guard = Guard { desired, ledger, limits, now, heads: plan.heads.clone() };
-    guard.split_levels(plan);
+    Guard::split_levels(plan);
     if !desired.complete {
         guard.withhold(plan, |step| takes_away(step).then_some(Withheld::IncompleteRead));
     }
@@ -48,8 +48,9 @@ pub fn guard(
     });
     guard.limit_spaces(plan);
     guard.limit_totals(plan);
+    guard.spare_approved(plan);
     rejoin_levels(plan);
-    guard.keep_emptied(plan);
+    guard.keep_memory(plan);
 }
 
 /// Whether a step counts against the limits.
@@ -103,7 +104,7 @@ impl Guard<'_> {
     }
 
     /// One step per demotion, so that each can be held on its own; [`rejoin_levels`] puts the others back into one write.
-    fn split_levels(&self, plan: &mut Plan) {
+    fn split_levels(plan: &mut Plan) {
         let mut out = Vec::with_capacity(plan.steps.len());
         for step in plan.steps.drain(..) {
             let Action::SetPowerLevels { room, content, changes } = &step.action else {
@@ -207,8 +208,22 @@ impl Guard<'_> {
         });
     }
 
-    /// A group that came back empty is remembered as it was until its removals are done.
-    fn keep_emptied(&self, plan: &mut Plan) {
+    /// Approved demotions use up no window (S-104). Kicks are told by their id when they are recorded; demotions are joined before that.
+    fn spare_approved(&self, plan: &mut Plan) {
+        for step in plan.steps.iter_mut().filter(|step| step.is_pending()) {
+            if self.is_approved(step)
+                && let Action::SetPowerLevels { changes, .. } = &mut step.action
+            {
+                for removal in changes.iter_mut().filter_map(|change| change.removal.as_mut()) {
+                    removal.counts = false;
+                }
+            }
+        }
+    }
+
+    /// What is held is remembered as it was: a group that came back empty until its removals are done, rights until a lost ledger's
+    /// first plan is approved, the mode until its switch is.
+    fn keep_memory(&self, plan: &mut Plan) {
         let held: BTreeSet<&str> = plan
             .steps
             .iter()
@@ -218,14 +233,15 @@ impl Guard<'_> {
             .collect();
         let held: BTreeSet<String> = held.into_iter().map(str::to_owned).collect();
         let known = |external_id: &str| self.desired.groups.get(external_id).map(|memory| memory.name.clone());
+        let is_held = |class: Class| plan.steps.iter().filter_map(Step::hold).any(|hold| hold.class == class);
+        let (lost, switched) = (is_held(Class::LedgerLost), is_held(Class::ModeSwitch));
         plan.lessons.retain(|lesson| match lesson {
+            Lesson::Entitled { .. } => !lost,
             Lesson::Group { external_id, memory } if memory.users.is_empty() => {
                 known(external_id).is_none_or(|name| !held.contains(&name))
             }
-            Lesson::Mode { .. } => {
-                !plan.steps.iter().filter_map(Step::hold).any(|hold| hold.class == Class::ModeSwitch)
-            }
-            _ => true,
+            Lesson::Mode { .. } => !switched,
+            Lesson::Group { .. } | Lesson::Forgiven { .. } => true,
         });
     }
 }

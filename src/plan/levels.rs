@@ -1,24 +1,26 @@
 //! Power levels (S-13, S-21): effective levels are compared and repaired in one write per room.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::members::{Moves, is_protected};
-use super::{Action, Class, Lesson, LevelChange, Note, Planner, Reason, RoomRef, Step, Withheld};
+use super::members::{Moves, Remembered, is_protected};
+use super::{Action, Class, Lesson, LevelChange, Note, Planner, Reason, Removal, RoomRef, Step, Withheld};
 use crate::config::Enforce;
 use crate::desired::{DesiredRoom, Rule};
-use crate::ids::{Key, UserId};
-use crate::observed::{PowerLevels, Room};
+use crate::ids::{Key, RoomId, UserId};
+use crate::observed::{Member, PowerLevels, Room};
 
 /// The bot's level in rooms below version 12: above every configured one.
 pub(super) const BOT: i64 = 150;
 /// Largest content written, in bytes of JSON; an event may have 65 536 in all (S-21).
 const LARGEST_CONTENT: usize = 60_000;
+/// Quotes, colon and comma of one entry in JSON.
+const ENTRY_PUNCTUATION: usize = 4;
 /// The event type whose own level guards all others.
-const GUARD: &str = "m.room.power_levels";
+pub(super) const GUARD: &str = "m.room.power_levels";
 /// What it takes to change levels.
-const GUARD_LEVEL: i64 = 100;
+pub(super) const GUARD_LEVEL: i64 = 100;
 
 /// From version 12 on creators stand above every level and may not be listed.
 pub(super) fn creators_are_immutable(version: &str) -> bool {
@@ -33,10 +35,13 @@ pub(super) fn tombstone(version: &str) -> i64 {
 /// What is being compared for one room.
 struct Comparison<'c> {
     wanted: &'c DesiredRoom,
+    id: Option<&'c RoomId>,
     room: &'c Room,
     rule: &'c Rule,
     moves: &'c Moves,
     enforce: Enforce,
+    /// Level of people who are not named, now and as it should be.
+    default: (i64, i64),
 }
 
 impl<'a> Planner<'a> {
@@ -52,25 +57,30 @@ impl<'a> Planner<'a> {
             RoomRef::New(_) => None,
         };
         let enforce = self.enforce(wanted, id);
-        let comparison = Comparison { wanted, room, rule, moves, enforce };
-        let current = room.power_levels.clone().unwrap_or_default();
-        let (mut next, changes) = self.compare(&comparison, &current);
-        if changes.is_empty() && room.power_levels.is_some() {
-            return;
-        }
-        let (content, dropped) = self.fit(&comparison, &mut next);
+        let current = room.power_levels.clone().unwrap_or_else(|| self.level_frame(wanted, &room.version));
+        let now = current.users_default();
+        // An additive room's people keep what they have, and so do those who come.
+        let default = (now, if enforce == Enforce::Strict { 0 } else { now.max(0) });
+        let at = Comparison { wanted, id, room, rule, moves, enforce, default };
+        let (mut next, mut changes) = self.compare(&at, &current);
+        let dropped = at.fit(&mut next, &self.observed.bot);
         if dropped > 0 {
             self.note(Note::LevelsDoNotFit { place: wanted.key.clone(), dropped });
         }
         if room.power_levels.as_ref() == Some(&next) {
             return;
         }
+        if next.users_default() != now {
+            let reason = Reason::Structure("the level of everybody who is not named");
+            changes.push(key_change("users_default", (now, next.users_default()), reason));
+        }
         let reason = match changes.as_slice() {
+            [] if room.power_levels.is_some() => Reason::Structure("the same levels, listed another way"),
             [] => Reason::Structure("completes a room whose making was cut off"),
             [only] => only.reason.clone(),
             _ => Reason::LevelRule,
         };
-        let action = Action::SetPowerLevels { room: here.clone(), content, changes };
+        let action = Action::SetPowerLevels { room: here.clone(), content: next.content(), changes };
         let withheld = (enforce == Enforce::Observe).then_some(Withheld::Policy("enforce: observe"));
         self.push(Step { action, reason, place: Some(wanted.key.clone()), withheld, removal: None });
     }
@@ -79,138 +89,114 @@ impl<'a> Planner<'a> {
     fn compare(&self, at: &Comparison<'_>, current: &PowerLevels) -> (PowerLevels, Vec<LevelChange>) {
         let mut next = current.clone();
         let mut changes = Vec::new();
-        if current.level_for_state(GUARD) < GUARD_LEVEL {
+        let guard = current.level_for_state(GUARD);
+        if guard < GUARD_LEVEL {
             next.set_event(GUARD, GUARD_LEVEL);
-            changes.push(LevelChange {
-                user: None,
-                key: Some(GUARD.to_owned()),
-                from: current.level_for_state(GUARD),
-                to: GUARD_LEVEL,
-                reason: Reason::Structure("only those at 100 may change levels"),
-                removal: None,
-            });
+            let reason = Reason::Structure("only those at 100 may change levels");
+            changes.push(key_change(GUARD, (guard, GUARD_LEVEL), reason));
         }
-        let bot = &self.observed.bot;
-        if !creators_are_immutable(&at.room.version)
-            && current.user_level(bot) < GUARD_LEVEL
-            && at.room.power_levels.is_none()
-        {
-            next.users.insert(bot.clone(), BOT);
+        let (default, base) = at.default;
+        if base != default {
+            next.set_key("users_default", base);
         }
-        for (user, from) in &current.users {
-            if at.room.creators.contains(user) || self.is_left_alone(at, user) {
-                continue;
-            }
-            let (to, reason) = self.target(at, user, *from, current.users_default());
-            if to == *from {
-                continue;
-            }
-            if to == current.users_default() {
+        let unnamed = |user: &UserId| !current.users.contains_key(user) && !at.room.creators.contains(user);
+        // Whoever has the old default without being named: keeps it where it is not ours to take, else is judged.
+        let (mut keep, mut judge) = (Vec::new(), Vec::new());
+        if base != default {
+            let inside = at.room.members.iter().filter(|(_, member)| member.is_in()).map(|(user, _)| user);
+            let all = inside.chain(&at.moves.invited).filter(|user| unnamed(user));
+            (keep, judge) = all.partition(|user| self.is_left_alone(user));
+        }
+        // The default that an overflowing list made is no right of strangers (S-21).
+        let overflowed = common_level(at.rule) == Some(default);
+        keep.retain(|user| !(overflowed && user.server() != self.observed.server));
+        next.users.extend(keep.into_iter().map(|user| (user.clone(), default)));
+        let mut settle = |user: &UserId, from: i64| {
+            let (to, reason) = self.target(at, user, from);
+            if to == base {
                 next.users.remove(user);
-            } else {
+            } else if next.users.get(user) != Some(&to) {
                 next.users.insert(user.clone(), to);
             }
-            changes.push(self.change(at, user, (*from, to), reason));
+            if to != from {
+                changes.push(self.change(at, user, (from, to), reason));
+            }
+        };
+        for (user, from) in &current.users {
+            if !at.room.creators.contains(user) && !self.is_left_alone(user) {
+                settle(user, *from);
+            }
         }
         for (user, right) in &at.rule.members {
-            let listed = current.users.contains_key(user) || at.room.creators.contains(user);
-            if listed || right.level == current.users_default() || !is_here(at, user) || self.is_suspended(user) {
-                continue;
+            let decided = right.level == default && base == default;
+            if !decided && unnamed(user) && at.has(user) && !self.is_left_alone(user) {
+                settle(user, default);
             }
-            let raised = right.level > current.users_default();
-            if !raised && (is_protected(self.desired, self.observed, user) || at.enforce != Enforce::Strict) {
-                continue;
-            }
-            next.users.insert(user.clone(), right.level);
-            changes.push(self.change(at, user, (current.users_default(), right.level), self.desired.reason(right)));
+        }
+        for user in judge.into_iter().filter(|user| !at.rule.members.contains_key(*user)) {
+            settle(user, default);
         }
         (next, changes)
     }
 
     /// Levels that are nobody's business here: the bot's, other homeservers' people's, undecided people's.
-    fn is_left_alone(&self, at: &Comparison<'_>, user: &UserId) -> bool {
+    fn is_left_alone(&self, user: &UserId) -> bool {
         let ours = *user == self.observed.bot || *user == self.observed.sender;
-        let undecided = self.is_suspended(user) && at.room.members.get(user).is_none_or(|member| member.is_in());
-        ours || user.server() != self.observed.server || undecided
+        ours || user.server() != self.observed.server || self.is_suspended(user)
     }
 
-    /// The level somebody listed should have.
-    fn target(&self, at: &Comparison<'_>, user: &UserId, from: i64, default: i64) -> (i64, Reason) {
+    /// The level somebody should have who has `from`.
+    fn target(&self, at: &Comparison<'_>, user: &UserId, from: i64) -> (i64, Reason) {
         let mild = at.enforce != Enforce::Strict || is_protected(self.desired, self.observed, user);
         let (to, reason) = match at.rule.members.get(user) {
-            Some(right) if is_here(at, user) => {
+            Some(right) if at.has(user) => {
                 let explained = if right.level > from { self.desired.reason(right) } else { Reason::LevelRule };
                 (right.level, explained)
             }
             // Somebody who stays without being entitled is withheld from kicking: their level goes with the same decision.
-            _ if is_here(at, user) && at.rule.blind.is_some() => (from, Reason::LevelRule),
-            _ if is_here(at, user) => (default, Reason::LevelRule),
-            _ => (default, Reason::NotInRoom),
+            _ if at.has(user) && at.rule.blind.is_some() => (from, Reason::LevelRule),
+            _ if at.has(user) => (at.default.1, Reason::LevelRule),
+            _ => (at.default.1, Reason::NotInRoom),
         };
         if mild { (to.max(from), reason) } else { (to, reason) }
     }
 
     fn change(&self, at: &Comparison<'_>, user: &UserId, (from, to): (i64, i64), reason: Reason) -> LevelChange {
-        let removal = (to < from && is_here(at, user)).then(|| {
-            let remembered = self.ledger.entitled.get(&at.wanted.rule_key).map(|levels| levels.get(user).copied());
-            let mut removal = self.removal(at.wanted, user, Class::Demotions);
+        let inside = at.room.members.get(user).is_some_and(Member::is_in);
+        let removal = (to < from && inside).then(|| {
+            if let Some(counts) = at.moves.kicked.get(user) {
+                // Goes with the kick: held where that is held.
+                return Removal { counts: *counts, ..self.removal(at.wanted, user, Class::KicksPerSpace) };
+            }
             // Somebody raised by a human beyond what the directory ever gave is put right, not demoted by the directory.
-            removal.counts = remembered.is_none_or(|level| level.is_some_and(|level| level > to));
-            removal
+            let counts = match self.remembered(at.wanted, at.id, user) {
+                Remembered::NewRule => true,
+                Remembered::Nothing => false,
+                Remembered::Level(level) => level > to,
+            };
+            Removal { counts, ..self.removal(at.wanted, user, Class::Demotions) }
         });
         LevelChange { user: Some(user.clone()), key: None, from, to, reason, removal }
     }
 
-    /// Makes the list fit one event: the lowest level all entitled people have becomes the default, with strangers listed below it;
-    /// what still does not fit is left out, lowest first (S-21).
-    fn fit(&self, at: &Comparison<'_>, next: &mut PowerLevels) -> (Value, u64) {
-        let content = next.content();
-        if size(&content) <= LARGEST_CONTENT {
-            return (content, 0);
-        }
-        let closed = at.room.join_rule.as_ref().is_some_and(|rule| rule.rule != "public");
-        let lowest = at.rule.members.values().map(|right| right.level).min().unwrap_or(0);
-        if closed && lowest > 0 {
-            let before = next.clone();
-            let strangers = at
-                .room
-                .members
-                .iter()
-                .filter(|(user, member)| member.is_in() && !at.rule.members.contains_key(*user))
-                .map(|(user, _)| (user.clone(), before.user_level(user)))
-                .filter(|(user, _)| !at.room.creators.contains(user));
-            let listed: BTreeMap<UserId, i64> = strangers.chain(std::mem::take(&mut next.users)).collect();
-            next.users = listed.into_iter().filter(|(_, level)| *level != lowest).collect();
-            next.set_key("users_default", lowest);
-        }
-        let mut dropped = 0;
-        let mut by_level: Vec<(i64, UserId)> = next.users.iter().map(|(user, level)| (*level, user.clone())).collect();
-        by_level.sort();
-        for (_, user) in by_level.into_iter().filter(|(_, user)| *user != self.observed.bot) {
-            if size(&next.content()) <= LARGEST_CONTENT {
-                break;
-            }
-            // Drop in proportion to the excess rather than one by one, each of which costs a serialisation.
-            next.users.remove(&user);
-            dropped += 1;
-        }
-        (next.content(), dropped)
-    }
-
     /// What to remember of this pass: rights per rule, group memberships, the mode.
     pub(super) fn lessons(&mut self) {
-        let mut rules: BTreeMap<&Key, &DesiredRoom> = BTreeMap::new();
+        let mut rules: BTreeMap<&Key, Vec<&DesiredRoom>> = BTreeMap::new();
         for room in &self.desired.rooms {
-            rules.entry(&room.rule_key).or_insert(room);
+            rules.entry(&room.rule_key).or_default().push(room);
         }
-        for (key, wanted) in rules {
+        for (key, rooms) in rules {
+            let members = &rooms[0].rule.members;
             let before = self.ledger.entitled.get(key);
-            let mut levels: BTreeMap<UserId, i64> =
-                wanted.rule.members.iter().map(|(user, right)| (user.clone(), right.level)).collect();
+            let now = members.iter().map(|(user, right)| (user, right.level));
+            if before.is_some_and(|before| before.iter().map(|(user, level)| (user, *level)).eq(now.clone())) {
+                continue;
+            }
+            let mut levels: BTreeMap<UserId, i64> = now.map(|(user, level)| (user.clone(), level)).collect();
             for (user, level) in before.iter().flat_map(|levels| levels.iter()) {
-                if self.still_has(key, user, *level) || !self.desired.complete {
-                    let known = levels.entry(user.clone()).or_insert(*level);
-                    *known = (*known).max(*level);
+                let less = members.get(user).is_none_or(|right| right.level < *level);
+                if less && (!self.desired.complete || self.still_has(&rooms, user, *level)) {
+                    levels.insert(user.clone(), *level);
                 }
             }
             if before.is_none_or(|before| **before != levels) {
@@ -227,12 +213,12 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Whether somebody still has, in a room of this rule, what the rule may no longer give them.
-    fn still_has(&self, rule_key: &Key, user: &UserId, level: i64) -> bool {
-        self.desired.rooms.iter().filter(|room| room.rule_key == *rule_key).any(|room| {
+    /// Whether somebody still has, in one of these rooms of one rule, what the rule may no longer give them.
+    fn still_has(&self, rooms: &[&DesiredRoom], user: &UserId, level: i64) -> bool {
+        rooms.iter().any(|room| {
             let there = self.located.get(&room.key).and_then(|id| self.observed.rooms.get(*id));
             there.is_some_and(|there| {
-                let inside = there.members.get(user).is_some_and(crate::observed::Member::is_in);
+                let inside = there.members.get(user).is_some_and(Member::is_in);
                 let listed = there.power_levels.as_ref().map_or(0, |levels| levels.user_level(user));
                 let entitled = room.rule.members.contains_key(user);
                 inside && (!entitled || listed >= level && level > 0)
@@ -241,10 +227,70 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// In the room once the plan is done.
-fn is_here(at: &Comparison<'_>, user: &UserId) -> bool {
-    let inside = at.room.members.get(user).is_some_and(crate::observed::Member::is_in);
-    (inside && !at.moves.kicked.contains(user)) || at.moves.invited.contains(user)
+impl Comparison<'_> {
+    /// Whether somebody is in the room once the plan is done.
+    fn has(&self, user: &UserId) -> bool {
+        let inside = self.room.members.get(user).is_some_and(Member::is_in);
+        (inside && !self.moves.kicked.contains_key(user)) || self.moves.invited.contains(user)
+    }
+
+    /// Makes the list fit one event; how many levels were left out.
+    fn fit(&self, next: &mut PowerLevels, bot: &UserId) -> u64 {
+        let closed = self.room.join_rule.as_ref().is_some_and(|rule| rule.rule != "public");
+        // Those who are about to be removed too: the removal may be held.
+        let strangers = || {
+            let inside = self.room.members.iter().filter(|(_, member)| member.is_in()).map(|(user, _)| user);
+            let unentitled = inside.filter(|user| !self.rule.members.contains_key(*user));
+            unentitled.filter(|user| !self.room.creators.contains(*user)).cloned().collect()
+        };
+        fit(next, common_level(self.rule).filter(|_| closed), strangers, bot)
+    }
+}
+
+/// The level that all entitled people have at least, where that is more than nothing.
+pub(super) fn common_level(rule: &Rule) -> Option<i64> {
+    rule.members.values().map(|right| right.level).min().filter(|level| *level > 0)
+}
+
+/// Makes the list fit one event: the lowest level all entitled people have becomes the default, with `strangers` listed below it; what
+/// still does not fit is left out, lowest first (S-21). Says how many levels were left out.
+pub(super) fn fit(
+    next: &mut PowerLevels,
+    common: Option<i64>,
+    strangers: impl FnOnce() -> BTreeSet<UserId>,
+    bot: &UserId,
+) -> u64 {
+    // Rough, and never less than what is written: most lists are short, and writing them out only to measure them costs.
+    let rough = 120 * next.users.len();
+    if rough <= LARGEST_CONTENT / 2 || size(&next.content()) <= LARGEST_CONTENT {
+        return 0;
+    }
+    if let Some(common) = common {
+        let mut listed: BTreeMap<UserId, i64> =
+            strangers().into_iter().map(|user| (user.clone(), next.user_level(&user))).collect();
+        listed.append(&mut next.users);
+        next.users = listed.into_iter().filter(|(_, level)| *level != common).collect();
+        next.set_key("users_default", common);
+    }
+    let default = next.users_default();
+    let mut excess = size(&next.content()).saturating_sub(LARGEST_CONTENT);
+    let mut by_level: Vec<(i64, UserId)> = next.users.iter().map(|(user, level)| (*level, user.clone())).collect();
+    by_level.sort();
+    let mut dropped = 0;
+    // Whoever is listed below the default stays listed: leaving them out would raise them.
+    for (level, user) in by_level.into_iter().filter(|(level, user)| *level > default && user != bot) {
+        if excess == 0 {
+            break;
+        }
+        excess = excess.saturating_sub(user.as_str().len() + level.to_string().len() + ENTRY_PUNCTUATION);
+        next.users.remove(&user);
+        dropped += 1;
+    }
+    dropped
+}
+
+fn key_change(key: &str, (from, to): (i64, i64), reason: Reason) -> LevelChange {
+    LevelChange { user: None, key: Some(key.to_owned()), from, to, reason, removal: None }
 }
 
 fn size(content: &Value) -> usize {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use super::{Action, Class, Note, Planner, Reason, RoomRef, Step, Withheld};
 use crate::config::{Enforce, MembershipMode, Reinvite};
-use crate::desired::{Desired, DesiredRoom, Entitlement, Rule, Standing};
+use crate::desired::{Desired, DesiredRoom, Entitlement, RoomKind, Rule, Standing};
 use crate::ids::{EventId, Key, RoomId, UserId};
+use crate::ledger::Refusal;
 use crate::observed::{Member, Observed, Presence, Room};
 
 /// Proof that a person may be removed: made only by [`Planner::removable`].
@@ -19,17 +20,29 @@ struct Removable<'a> {
     counts: bool,
 }
 
+/// What the last pass left in the ledger of somebody's right in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remembered {
+    /// The room's rule is new: nobody knows.
+    NewRule,
+    /// Never entitled.
+    Nothing,
+    /// Entitled, with this level at most.
+    Level(i64),
+}
+
 /// What a differ decided about the people of one room, for the levels.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
     pub invited: BTreeSet<UserId>,
-    pub kicked: BTreeSet<UserId>,
+    /// And whether the removal counts against the limits.
+    pub kicked: BTreeMap<UserId, bool>,
 }
 
 impl<'a> Planner<'a> {
     /// Members and levels of one room, new or there.
-    pub(super) fn people(&mut self, wanted: &'a DesiredRoom, here: RoomRef, room: Option<&'a Room>) {
-        let id = match &here {
+    pub(super) fn people(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: Option<&'a Room>) {
+        let id = match here {
             RoomRef::Id(id) => Some(id.clone()),
             RoomRef::New(_) => None,
         };
@@ -40,17 +53,17 @@ impl<'a> Planner<'a> {
         zip(&rule.members, room.map_or(&nobody, |room| &room.members), |user, entitlement, member| {
             match (entitlement, member) {
                 (Some(entitlement), member) => {
-                    self.entitled(wanted, (&here, id.as_ref()), (user, entitlement), member, &mut moves);
+                    self.entitled(wanted, (here, id.as_ref()), (user, entitlement), member, &mut moves);
                 }
                 (None, Some(member)) => strangers.push((user, member)),
                 (None, None) => {}
             }
         });
         for (user, member) in strangers {
-            self.stranger(wanted, (&here, id.as_ref()), (user, member), &rule, &mut moves);
+            self.stranger(wanted, (here, id.as_ref()), (user, member), &rule, &mut moves);
         }
         if let Some(room) = room {
-            self.levels(wanted, &here, room, (&rule, &moves));
+            self.levels(wanted, here, room, (&rule, &moves));
         }
     }
 
@@ -63,15 +76,21 @@ impl<'a> Planner<'a> {
             .into_iter()
             .flatten()
             .filter(|holder| ***holder != own)
-            .filter_map(|holder| self.desired.room(holder))
+            .filter_map(|holder| self.wanted(holder))
             .collect();
-        let extra = self.extra.get(&wanted.key);
-        if holders.is_empty() && extra.is_none() {
+        // A room without groups of its own is its space's people's, those with a risen exception too (S-107).
+        let of_the_space = match &wanted.kind {
+            RoomKind::Room(template) if template.groups.is_none() => Some(&own),
+            RoomKind::Room(_) | RoomKind::Space { .. } => None,
+        };
+        let places = std::iter::once(&wanted.key).chain(of_the_space).chain(holders.iter().map(|holder| &holder.key));
+        let extra: Vec<_> = places.filter_map(|key| self.extra.get(key)).flatten().collect();
+        if holders.is_empty() && extra.is_empty() {
             return Arc::clone(&wanted.rule);
         }
         let mut merged = (*wanted.rule).clone();
         let grants = holders.iter().flat_map(|holder| holder.rule.members.iter().map(|(user, right)| (user, *right)));
-        for (user, right) in grants.chain(extra.into_iter().flatten().map(|(user, right)| (user, *right))) {
+        for (user, right) in grants.chain(extra.into_iter().map(|(user, right)| (user, *right))) {
             let known = merged.members.entry(user.clone()).or_insert(right);
             if right.level > known.level {
                 *known = right;
@@ -85,13 +104,22 @@ impl<'a> Planner<'a> {
         Arc::new(merged)
     }
 
+    /// What the ledger remembers of somebody's right in a room, by its own rule and those of the spaces that hold it.
+    pub(super) fn remembered(&self, wanted: &DesiredRoom, id: Option<&RoomId>, user: &UserId) -> Remembered {
+        let Some(own) = self.ledger.entitled.get(&wanted.rule_key) else { return Remembered::NewRule };
+        let holders = id.filter(|_| !wanted.key.is_space()).and_then(|id| self.holders.get(id)).into_iter().flatten();
+        let others = holders.filter_map(|holder| self.ledger.entitled.get(*holder));
+        let level = std::iter::once(own).chain(others).filter_map(|levels| levels.get(user).copied()).max();
+        level.map_or(Remembered::Nothing, Remembered::Level)
+    }
+
     /// How strictly a room is held: the mildest of the spaces that hold it (S-20, S-108).
     pub(super) fn enforce(&self, wanted: &DesiredRoom, id: Option<&RoomId>) -> Enforce {
         id.and_then(|id| self.holders.get(id))
             .into_iter()
             .flatten()
             .filter(|_| !wanted.key.is_space())
-            .filter_map(|holder| self.desired.room(holder))
+            .filter_map(|holder| self.wanted(holder))
             .map(|holder| holder.enforce)
             .fold(wanted.enforce, Enforce::max)
     }
@@ -133,7 +161,7 @@ impl<'a> Planner<'a> {
             Some(Member::Invite | Member::Knock) | None => None,
         };
         let knocks = member == Some(&Member::Knock);
-        if !(wanted.invites || knocks || self.desired.provisioner.membership == MembershipMode::Join) {
+        if !(wanted.invites || knocks) {
             return;
         }
         if let Some(what) = decided
@@ -159,14 +187,22 @@ impl<'a> Planner<'a> {
             MembershipMode::Join => Action::Join { room: here.clone(), user: user.clone() },
         };
         self.step(wanted, action, reason);
-        let refusal = self.ledger.refusals.get(&(wanted.key.clone(), user.clone()));
-        if let Some(refusal) = refusal.filter(|refusal| refusal.retry_at > self.now)
+        if let Some(refusal) = self.refusal(wanted, user)
             && let Some(step) = self.plan.steps.last_mut()
         {
             step.withheld = Some(Withheld::Refused { code: refusal.code.clone(), until: refusal.retry_at });
             return;
         }
         moves.invited.insert(user.clone());
+    }
+
+    /// What the homeserver said when this was tried before, while that stands (S-19).
+    pub(super) fn refusal(&self, wanted: &DesiredRoom, user: &UserId) -> Option<&'a Refusal> {
+        if self.ledger.refusals.is_empty() {
+            return None;
+        }
+        let refusal = self.ledger.refusals.get(&(wanted.key.clone(), user.clone()));
+        refusal.filter(|refusal| refusal.retry_at > self.now)
     }
 
     /// What a human decided about an entitled person's absence, if it still stands (S-19).
@@ -209,19 +245,19 @@ impl<'a> Planner<'a> {
             }
             Member::Ban { .. } => return,
         }
-        let Some(removable) = self.removable(wanted, user) else { return };
+        let Some(removable) = self.removable(wanted, id, user) else { return };
         let knocks = *member == Member::Knock;
         let withheld = match self.enforce(wanted, id) {
             Enforce::Strict => rule.blind.clone().map(Withheld::GroupUnknown),
             Enforce::Additive => Some(Withheld::Policy("enforce: additive")),
             Enforce::Observe => Some(Withheld::Policy("enforce: observe")),
         };
-        if withheld.is_none() && self.desired.complete {
-            moves.kicked.insert(user.clone());
-        }
         let Removable { user, reason, counts } = removable;
         let mut removal = self.removal(wanted, user, Class::KicksPerSpace);
         removal.counts = counts && !knocks;
+        if withheld.is_none() && self.desired.complete {
+            moves.kicked.insert(user.clone(), removal.counts);
+        }
         self.push(Step {
             action: Action::Kick {
                 room: here.clone(),
@@ -247,7 +283,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether `user`, who is in a room without a right to be, may be taken out of it, and why.
-    fn removable<'u>(&mut self, wanted: &DesiredRoom, user: &'u UserId) -> Option<Removable<'u>> {
+    fn removable<'u>(&mut self, wanted: &DesiredRoom, id: Option<&RoomId>, user: &'u UserId) -> Option<Removable<'u>> {
         if *user == self.observed.bot || *user == self.observed.sender {
             return None;
         }
@@ -258,8 +294,7 @@ impl<'a> Planner<'a> {
         if is_protected(self.desired, self.observed, user) || self.is_suspended(user) {
             return None;
         }
-        let before = self.ledger.entitled.get(&wanted.rule_key);
-        let was_entitled = before.is_none_or(|before| before.contains_key(user));
+        let was_entitled = self.remembered(wanted, id, user) != Remembered::Nothing;
         let reason = match self.desired.people.standing(user) {
             Some(Standing::Gone { since }) => Reason::LeftDirectory { since },
             Some(Standing::Disabled) => Reason::Disabled,

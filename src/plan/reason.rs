@@ -18,7 +18,7 @@ impl fmt::Display for Reason {
             Self::SetUp => f.write_str("usher's own account"),
             Self::Configured(what) => write!(f, "configured: {what}"),
             Self::Mirrored => f.write_str("the source's tree has it"),
-            Self::Debris { room: Some(room) } => write!(f, "its alias points at {room}, which usher did not make"),
+            Self::Debris { room: Some(room) } => write!(f, "its alias points at {room}, which is no room of usher's"),
             Self::Debris { room: None } => f.write_str("its alias points at nothing"),
             Self::InGroup(group) => write!(f, "in group {group}"),
             Self::Everyone => f.write_str("in the directory"),

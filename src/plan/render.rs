@@ -39,20 +39,21 @@ pub fn render(plan: &Plan, header: &Header) -> String {
     }
     if let Some(lines) = by_place.remove(&None) {
         out.push_str("\nusher and accounts\n");
-        page.block(&mut out, &lines, 2);
+        Page::block(&mut out, &lines, 2);
     }
     for (key, title) in &plan.titles {
         let Some(lines) = by_place.remove(&Some(key)) else {
             continue;
         };
+        let heading = plain(&format!("{title}  [{key}]"));
         let indent = if key.is_space() {
-            let _ = writeln!(out, "\n{title}  [{key}]");
+            let _ = writeln!(out, "\n{heading}");
             2
         } else {
-            let _ = writeln!(out, "\n  # {title}  [{key}]");
+            let _ = writeln!(out, "\n  # {heading}");
             4
         };
-        page.block(&mut out, &lines, indent);
+        Page::block(&mut out, &lines, indent);
     }
     notes(&mut out, &plan.notes, &header.server);
     held(&mut out, &plan.held(), plan);
@@ -80,14 +81,14 @@ struct Page<'a> {
 
 impl Page<'_> {
     fn lines(&self, step: &Step) -> Vec<Line> {
-        let withheld = step.withheld.as_ref().map(ToString::to_string);
+        let withheld = step.withheld.as_ref().map(|why| plain(&why.to_string()));
         let sign = |sign: char| if withheld.is_some() { '!' } else { sign };
         let line = |mark: char, subject: String, unit: &'static str| Line {
             sign: sign(mark),
             verb: step.action.verb().to_owned(),
-            subject,
+            subject: plain(&subject),
             unit,
-            reason: step.reason.to_string(),
+            reason: plain(&step.reason.to_string()),
             withheld: withheld.clone(),
         };
         match &step.action {
@@ -103,7 +104,7 @@ impl Page<'_> {
             Action::SetPowerLevels { changes, .. } => changes
                 .iter()
                 .map(|change| Line {
-                    reason: change.reason.to_string(),
+                    reason: plain(&change.reason.to_string()),
                     ..line(if change.to < change.from { '-' } else { '~' }, self.level(change), "levels")
                 })
                 .collect(),
@@ -151,7 +152,7 @@ impl Page<'_> {
     }
 
     /// Lines alike are gathered; where there are many, counted.
-    fn block(&self, out: &mut String, lines: &[Line], indent: usize) {
+    fn block(out: &mut String, lines: &[Line], indent: usize) {
         let mut runs: Vec<(&Line, Vec<&Line>)> = Vec::new();
         let mut index: BTreeMap<(char, &str, &str, Option<&str>), usize> = BTreeMap::new();
         for line in lines {
@@ -229,7 +230,7 @@ fn notes(out: &mut String, notes: &[Note], server: &str) {
     for (_, run) in kinds {
         let shown = if run.len() >= COLLAPSE { EXAMPLES } else { run.len() };
         for note in &run[..shown] {
-            wrapped(out, &format!("* {}", note.to_string().replace(&format!(":{server}"), "")), 2);
+            wrapped(out, &plain(&format!("* {}", note.to_string().replace(&format!(":{server}"), ""))), 2);
         }
         if run.len() > shown {
             let _ = writeln!(out, "    and {} more like the last", run.len() - shown);
@@ -264,7 +265,7 @@ impl HeldItem {
             let _ = write!(text, ": {} people in 24 h, limit {limit} of {}", self.hold.count, self.hold.base);
         }
         let _ = write!(text, " ({} {})", self.steps.len(), if self.steps.len() == 1 { "step" } else { "steps" });
-        text
+        plain(&text)
     }
 }
 
@@ -273,9 +274,14 @@ fn short(user: &UserId, server: &str) -> String {
     if user.server() == server { format!("@{}", plain(user.localpart())) } else { plain(user.as_str()) }
 }
 
-/// Names come from strangers: nothing in them may move the cursor or hide text.
+/// Names come from strangers: nothing in them may move the cursor, turn the line around or hide text.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() || is_layout(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Invisible characters that change how others are shown: separators, directions, joiners, marks.
+fn is_layout(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 impl Action {
@@ -313,7 +319,7 @@ impl Plan {
     /// One step in one line, for lists of held steps.
     #[must_use]
     pub fn line(&self, step: &Step) -> String {
-        let place = step.place.as_ref().map(|key| format!("{key}: ")).unwrap_or_default();
+        let place = step.place.as_ref().map(|key| plain(&format!("{key}: "))).unwrap_or_default();
         let page = Page { plan: self, server: "" };
         let what: Vec<String> =
             page.lines(step).iter().map(|line| format!("{} {} ({})", line.verb, line.subject, line.reason)).collect();

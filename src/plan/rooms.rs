@@ -16,6 +16,7 @@ impl<'a> Planner<'a> {
             observed,
             ledger,
             now,
+            wanted: desired.rooms.iter().map(|room| (&room.key, room)).collect(),
             located: BTreeMap::new(),
             holders: BTreeMap::new(),
             extra: BTreeMap::new(),
@@ -30,35 +31,47 @@ impl<'a> Planner<'a> {
 
     /// Finds the room of every managed thing. Where several claim to be the same one, the settled one wins and the others are reported.
     fn locate(&mut self) {
-        let wanted: BTreeMap<&Key, &'a Key> = self.desired.rooms.iter().map(|room| (&room.key, &room.key)).collect();
-        let mut claims: BTreeMap<&'a Key, Vec<(&'a RoomId, &'a Room)>> = BTreeMap::new();
+        let mut claims: BTreeMap<&'a Key, Vec<(bool, &'a RoomId, &'a Room)>> = BTreeMap::new();
         let mut orphans = BTreeSet::new();
         for (id, room) in &self.observed.rooms {
             let Some(key) = identity(room, &self.observed.bot) else { continue };
-            match wanted.get(key) {
+            let direct = self.wanted.get_key_value(key);
+            let found = direct.or_else(|| self.wanted.get_key_value(&self.renamed(key)?)).map(|(key, _)| *key);
+            match found {
                 Some(_) if room.successor.is_some() => self.plan.notes.push(Note::Unenforceable {
                     place: key.clone(),
                     what: "was replaced by somebody else's upgrade and is not managed any more".to_owned(),
                 }),
-                Some(key) => claims.entry(key).or_default().push((id, room)),
+                Some(key) => claims.entry(key).or_default().push((direct.is_none(), id, room)),
                 None => {
                     orphans.insert(key);
                 }
             }
         }
         for (key, mut rooms) in claims {
-            rooms.sort_by_key(|(id, room)| (room.marker.is_none(), std::cmp::Reverse(room.members.len()), *id));
+            rooms.sort_by_key(|(renamed, id, room)| {
+                (*renamed, room.marker.is_none(), std::cmp::Reverse(room.members.len()), *id)
+            });
             if rooms.len() > 1 {
                 self.plan.notes.push(Note::Unenforceable {
                     place: key.clone(),
-                    what: format!("{} rooms claim to be it; {} is managed", rooms.len(), rooms[0].0),
+                    what: format!("{} rooms claim to be it; {} is managed", rooms.len(), rooms[0].1),
                 });
             }
-            self.located.insert(key, rooms[0].0);
+            self.located.insert(key, rooms[0].1);
         }
         for key in orphans.into_iter().filter(|key| key.is_space()) {
             self.plan.notes.push(Note::NoLongerConfigured { place: key.clone() });
         }
+    }
+
+    /// The key that goes by another space id now (`renamed_from`, S-43).
+    fn renamed(&self, key: &Key) -> Option<Key> {
+        let space = self.desired.renamed.get(key.space())?.clone();
+        Some(match key {
+            Key::Space(_) => Key::Space(space),
+            Key::Room { slot, .. } => Key::Room { space, slot: slot.clone() },
+        })
     }
 
     /// Which managed spaces hold or admit each room (S-14).
@@ -99,8 +112,8 @@ impl<'a> Planner<'a> {
                 continue;
             };
             self.extra.entry(key).or_default().push((exception.user.clone(), exception.entitlement));
-            let mut above = self.desired.room(key).and_then(|room| room.parent.clone());
-            while let Some(space) = above.take().and_then(|parent| self.desired.room(&Key::Space(parent))) {
+            let mut above = self.wanted(key).and_then(|room| room.parent.clone());
+            while let Some(space) = above.take().and_then(|parent| self.wanted(&Key::Space(parent))) {
                 let entitlement = crate::desired::Entitlement { level: 0, ..exception.entitlement };
                 self.extra.entry(&space.key).or_default().push((exception.user.clone(), entitlement));
                 above.clone_from(&space.parent);
@@ -111,13 +124,9 @@ impl<'a> Planner<'a> {
     /// Everything about one desired room.
     pub(super) fn room(&mut self, wanted: &'a DesiredRoom, scope: &Scope) {
         match self.located.get(&wanted.key).copied() {
-            Some(id) => {
-                if scope.covers(id) {
-                    self.existing(wanted, id);
-                }
-            }
+            Some(id) if scope.covers(id) => self.existing(wanted, id),
             None if *scope == Scope::Everything => self.missing(wanted),
-            None => {}
+            Some(_) | None => {}
         }
     }
 
@@ -138,7 +147,7 @@ impl<'a> Planner<'a> {
         if wanted.key.is_space() {
             self.unlink(wanted, id, room);
         }
-        self.people(wanted, RoomRef::Id(id.clone()), Some(room));
+        self.people(wanted, &RoomRef::Id(id.clone()), Some(room));
     }
 
     /// Whether a moderator took this room out of its space: it was linked once (the marker says so) and is not now (S-30, S-106).
@@ -168,38 +177,57 @@ impl<'a> Planner<'a> {
         let creation = self.creation(wanted);
         let reason = if self.desired.mirrored { Reason::Mirrored } else { Reason::Configured("new") };
         self.step(wanted, Action::CreateRoom(Box::new(creation)), reason);
+        let approvals = &self.ledger.approvals;
         if let Some(hold) = self.probable_rename(wanted)
             && let Some(step) = self.plan.steps.last_mut()
+            && approvals.get(&step.id()).is_none_or(|until| *until <= self.now)
         {
             step.withheld.get_or_insert(Withheld::Held(hold));
         }
         let here = RoomRef::New(wanted.key.clone());
+        if let Some(alias) = self.full_alias(wanted) {
+            self.state(wanted, &here, StateChange::CanonicalAlias(alias), Reason::Configured("alias"));
+        }
         self.links(wanted, &here, None);
         self.remember_made(wanted, &here, None);
-        self.people(wanted, here, None);
-        self.after_withheld_creation(wanted);
+        self.people(wanted, &here, None);
     }
 
-    /// What hangs on a creation that is not done is not done either.
-    fn after_withheld_creation(&mut self, wanted: &DesiredRoom) {
-        let made = |step: &Step| matches!(&step.action, Action::CreateRoom(creation) if creation.key == wanted.key);
-        if self.plan.steps.iter().any(|step| made(step) && step.withheld.is_some()) {
-            let new = RoomRef::New(wanted.key.clone());
+    /// What hangs on a creation that is not done is not done either, and so on.
+    pub(super) fn after_withheld_creations(&mut self) {
+        let mut done = BTreeSet::new();
+        loop {
+            let withheld = self.plan.steps.iter().filter(|step| step.withheld.is_some());
+            let creations = withheld.filter_map(|step| match &step.action {
+                Action::CreateRoom(creation) => Some(&creation.key),
+                _ => None,
+            });
+            let unmade: BTreeSet<Key> = creations.filter(|key| !done.contains(*key)).cloned().collect();
+            if unmade.is_empty() {
+                return;
+            }
             for step in &mut self.plan.steps {
-                if step.action.room() == Some(&new) || step.action.links(&new) {
-                    step.withheld.get_or_insert(Withheld::DependsOnWithheld);
+                let needs = |key: &Key| {
+                    let new = RoomRef::New(key.clone());
+                    step.action.room() == Some(&new) || step.action.links(&new)
+                };
+                if step.withheld.is_none() && unmade.iter().any(needs) {
+                    step.withheld = Some(Withheld::DependsOnWithheld);
                 }
             }
+            done.extend(unmade);
         }
     }
 
-    /// A space of the same name whose id is no longer configured: probably renamed (S-43).
+    /// A space of the same name and people whose id is no longer configured: probably renamed (S-43).
     fn probable_rename(&self, wanted: &DesiredRoom) -> Option<Hold> {
         let Key::Space(_) = wanted.key else { return None };
         let old = self.observed.rooms.values().find_map(|room| {
             let key = identity(room, &self.observed.bot)?;
-            let vanished = key.is_space() && room.successor.is_none() && self.desired.room(key).is_none();
-            (vanished && room.name.as_deref() == Some(wanted.name.as_str())).then_some(key)
+            let vanished = key.is_space() && room.successor.is_none() && self.wanted(key).is_none();
+            let alike =
+                vanished && room.name.as_deref() == Some(wanted.name.as_str()) && self.has_people_of(key, wanted);
+            alike.then_some(key)
         })?;
         Some(Hold {
             class: Class::Rename,
@@ -213,6 +241,15 @@ impl<'a> Planner<'a> {
         })
     }
 
+    /// Whether the groups of a vanished space are those of a new one. Which they were is known only by who was in them: half is alike,
+    /// because people come and go while a configuration is edited.
+    fn has_people_of(&self, vanished: &Key, wanted: &DesiredRoom) -> bool {
+        let Some(before) = self.ledger.entitled.get(vanished) else { return true };
+        let now = &wanted.rule.members;
+        let common = now.keys().filter(|user| before.contains_key(*user)).count();
+        2 * common >= before.len().max(now.len())
+    }
+
     /// Names, guards and links of a room that is there.
     fn shape(&mut self, wanted: &'a DesiredRoom, id: &RoomId, room: &'a Room) {
         let here = RoomRef::Id(id.clone());
@@ -220,14 +257,14 @@ impl<'a> Planner<'a> {
         let structure = Reason::Structure("completes a room whose making was cut off");
         if wanted.key.is_space() || half_made {
             let reason = if room.name.is_some() { Reason::Configured("name") } else { structure.clone() };
-            if room.name.as_deref() != Some(wanted.name.as_str()) {
+            if differs(&wanted.name, room.name.as_deref()) {
                 self.state(wanted, &here, StateChange::Name(wanted.name.clone()), reason);
             }
-            if let Some(topic) = wanted.topic.as_ref().filter(|topic| room.topic.as_ref() != Some(*topic)) {
+            if let Some(topic) = wanted.topic.as_ref().filter(|topic| differs(topic, room.topic.as_deref())) {
                 self.state(wanted, &here, StateChange::Topic(topic.clone()), Reason::Configured("topic"));
             }
         }
-        if let Some(avatar) = wanted.avatar.as_ref().filter(|avatar| room.avatar.as_ref() != Some(*avatar)) {
+        if let Some(avatar) = wanted.avatar.as_ref().filter(|avatar| differs(avatar, room.avatar.as_deref())) {
             self.state(wanted, &here, StateChange::Avatar(avatar.clone()), Reason::Configured("avatar"));
         }
         if let Some(alias) = self.full_alias(wanted).filter(|alias| room.canonical_alias.as_ref() != Some(alias)) {
@@ -252,7 +289,12 @@ impl<'a> Planner<'a> {
         } else if room.join_rule.is_none()
             && let Some(space) = self.located.get(&Key::Space(wanted.key.space().clone()))
         {
-            let rule = JoinRule { rule: "restricted".to_owned(), allow: BTreeSet::from([(*space).clone()]) };
+            let own_people = matches!(&wanted.kind, RoomKind::Room(template) if template.groups.is_some());
+            let rule = if own_people {
+                invite_only()
+            } else {
+                JoinRule { rule: "restricted".to_owned(), allow: BTreeSet::from([(*space).clone()]) }
+            };
             let reason = Reason::Structure("completes a room whose making was cut off");
             self.state(wanted, here, StateChange::JoinRule(rule), reason);
         }
@@ -279,6 +321,11 @@ impl<'a> Planner<'a> {
             };
             let link = Child { via: via.clone(), order, suggested };
             self.state(wanted, &parent_ref, StateChange::Child { child: here.clone(), link }, reason.clone());
+            // The link is written into the space above, whose own policy counts too.
+            let observed = self.wanted(&Key::Space(parent.clone())).is_some_and(|up| up.enforce == Enforce::Observe);
+            if let Some(step) = self.plan.steps.last_mut().filter(|_| observed) {
+                step.withheld.get_or_insert(Withheld::Policy("enforce: observe"));
+            }
         }
         let back = match (&parent_ref, room) {
             (RoomRef::Id(id), Some(room)) => room.parents.contains_key(id),
@@ -340,7 +387,7 @@ impl<'a> Planner<'a> {
             let Some((key, _)) = self.located.iter().find(|(key, at)| key.is_space() && **at == child) else {
                 continue;
             };
-            let moved = self.desired.room(key).is_some_and(|below| below.parent.as_ref() != Some(space));
+            let moved = self.wanted(key).is_some_and(|below| below.parent.as_ref() != Some(space));
             if moved {
                 let key = (*key).clone();
                 let reason = Reason::Configured("moved in the tree");
@@ -351,7 +398,7 @@ impl<'a> Planner<'a> {
                     reason.clone(),
                 );
                 if self.observed.rooms.get(child).is_some_and(|below| below.parents.contains_key(id))
-                    && let Some(below) = self.desired.room(&key)
+                    && let Some(below) = self.wanted(&key)
                 {
                     let state = StateChange::Unparent { parent: id.clone() };
                     self.state(below, &RoomRef::Id(child.clone()), state, reason);
@@ -369,9 +416,10 @@ impl<'a> Planner<'a> {
         self.step(wanted, Action::SetState { room: room.clone(), state }, reason);
     }
 
-    /// A step about a managed thing, withheld where the space is only observed (S-108).
+    /// A step about a managed thing, withheld where one of its spaces is only observed (S-108).
     pub(super) fn step(&mut self, wanted: &DesiredRoom, action: Action, reason: Reason) {
-        let withheld = (wanted.enforce == Enforce::Observe).then_some(Withheld::Policy("enforce: observe"));
+        let id = self.located.get(&wanted.key).copied();
+        let withheld = (self.enforce(wanted, id) == Enforce::Observe).then_some(Withheld::Policy("enforce: observe"));
         self.push(Step { action, reason, place: Some(wanted.key.clone()), withheld, removal: None });
     }
 
@@ -396,6 +444,11 @@ pub(super) fn identity<'a>(room: &'a Room, bot: &crate::ids::UserId) -> Option<&
         Some(marker) => Some(&marker.key),
         None => room.created_for.as_ref(),
     }
+}
+
+/// An empty text is none: Matrix clears a name or a topic by sending an empty one.
+fn differs(wanted: &str, current: Option<&str>) -> bool {
+    wanted != current.unwrap_or_default()
 }
 
 fn made(space: &Room) -> BTreeSet<RoomSlot> {

@@ -5,6 +5,8 @@
 //! steps are done to the observed world, people accept their invitations, the ledger learns, and a further plan must have nothing to
 //! do. `UPDATE_SCENARIOS=1` writes what came out into the files: read every line of the difference.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "what cannot be set up fails the test")]
+
 mod expect;
 pub mod world;
 

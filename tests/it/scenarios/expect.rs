@@ -1,5 +1,7 @@
 //! Expected plan texts in scenario files: read, compared, rewritten in place.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 /// The expected plans, in order.
@@ -26,7 +28,7 @@ pub fn written(text: &str, plans: &[String]) -> String {
         out.push_str("plan: |\n");
         for line in plans.next().expect("more plans are expected than steps given").trim_end().lines() {
             let indent = if line.is_empty() { 0 } else { column + 2 };
-            out.push_str(&format!("{:indent$}{line}\n", ""));
+            let _ = writeln!(out, "{:indent$}{line}", "");
         }
     }
     assert!(plans.next().is_none(), "a step has no plan: line");
@@ -37,7 +39,10 @@ pub fn written(text: &str, plans: &[String]) -> String {
 pub fn difference(wanted: &str, got: &str) -> String {
     let marked = |sign: char, text: &str, other: &str| -> String {
         let known: Vec<&str> = other.lines().collect();
-        text.lines().map(|line| format!("{} {line}\n", if known.contains(&line) { ' ' } else { sign })).collect()
+        text.lines().fold(String::new(), |mut out, line| {
+            let _ = writeln!(out, "{} {line}", if known.contains(&line) { ' ' } else { sign });
+            out
+        })
     };
     format!("expected\n{}came out\n{}", marked('-', wanted, got), marked('+', got, wanted))
 }

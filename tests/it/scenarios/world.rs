@@ -25,7 +25,7 @@ pub fn config(yaml: &str) -> Config {
     let files = [("base.yaml".into(), BASE.to_owned()), ("scenario.yaml".into(), yaml.to_owned())];
     match load_with(&files, &|_| None).strict() {
         Ok((config, _)) => config,
-        Err(problems) => panic!("{}", problems.iter().map(|problem| format!("{problem}\n")).collect::<String>()),
+        Err(problems) => panic!("{problems:#?}"),
     }
 }
 

@@ -1,0 +1,125 @@
+//! What the differs share while one plan is made, and what belongs to no single room: usher's own identity, locks, notes, head counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Action, Heads, Note, Plan, Scope, Step, Withheld, guard, members};
+use crate::desired::{Desired, DesiredRoom, Standing};
+use crate::ids::{Key, RoomId, Timestamp, UserId};
+use crate::ledger::Ledger;
+use crate::observed::Observed;
+
+/// What the differs share while one plan is made.
+pub(super) struct Planner<'a> {
+    pub(super) desired: &'a Desired,
+    pub(super) observed: &'a Observed,
+    pub(super) ledger: &'a Ledger,
+    pub(super) now: Timestamp,
+    pub(super) wanted: BTreeMap<&'a Key, &'a DesiredRoom>,
+    /// Which room carries which managed thing.
+    pub(super) located: BTreeMap<&'a Key, &'a RoomId>,
+    /// Managed spaces that hold a room, by the room.
+    pub(super) holders: BTreeMap<&'a RoomId, BTreeSet<&'a Key>>,
+    /// Rights that exceptions give by room id or alias, risen to the parents.
+    pub(super) extra: BTreeMap<&'a Key, Vec<(UserId, crate::desired::Entitlement)>>,
+    pub(super) without_account: BTreeSet<&'a UserId>,
+    pub(super) plan: Plan,
+}
+
+impl<'a> Planner<'a> {
+    /// What is wanted of a managed thing.
+    pub(super) fn wanted(&self, key: &Key) -> Option<&'a DesiredRoom> {
+        self.wanted.get(key).copied()
+    }
+}
+
+impl Planner<'_> {
+    pub(super) fn push(&mut self, step: Step) {
+        self.plan.steps.push(step);
+    }
+
+    pub(super) fn note(&mut self, note: Note) {
+        self.plan.notes.push(note);
+    }
+
+    pub(super) fn identity(&mut self) {
+        if self.observed.bot_registered.get() == Some(&false) {
+            self.push(Step::set_up(Action::RegisterBot));
+        }
+        let name = &self.desired.provisioner.bot_display_name;
+        let differs = match self.observed.bot_display_name.get() {
+            Some(current) => current.as_deref() != Some(name.trim()),
+            None => self.observed.bot_registered.get() == Some(&false),
+        };
+        if differs {
+            self.push(Step::set_up(Action::SetBotName { name: name.trim().to_owned() }));
+        }
+    }
+
+    pub(super) fn locks(&mut self) {
+        for (user, reason) in &self.desired.locks {
+            let needs = match self.observed.accounts.presence(user) {
+                crate::observed::Presence::Exists(account) => !account.locked && !account.deactivated,
+                crate::observed::Presence::Missing | crate::observed::Presence::Unknown => false,
+            };
+            if needs && !members::is_protected(self.desired, self.observed, user) {
+                self.push(Step {
+                    action: Action::Lock { user: user.clone() },
+                    reason: reason.clone(),
+                    place: None,
+                    withheld: Some(Withheld::NotBuilt),
+                    removal: None,
+                });
+            }
+        }
+    }
+
+    pub(super) fn finish(mut self, scope: &Scope) -> Plan {
+        self.after_withheld_creations();
+        let missing: Vec<Note> =
+            self.without_account.iter().map(|user| Note::NoAccount { user: (*user).clone() }).collect();
+        self.plan.notes.extend(missing);
+        if *scope == Scope::Everything {
+            self.locked_by_hand();
+            self.plan.notes.extend(self.desired.notes.iter().cloned());
+            self.lessons();
+        }
+        self.plan.titles = self.desired.rooms.iter().map(|room| (room.key.clone(), room.name.clone())).collect();
+        self.plan.notes.sort();
+        self.plan.notes.dedup();
+        // Stable: within a phase the configuration's order stays.
+        self.plan.steps.sort_by_cached_key(|step| step.action.phase(step.place.as_ref()));
+        if self.plan.steps.iter().any(guard::counts) {
+            self.plan.heads = self.heads();
+        }
+        self.plan
+    }
+
+    /// Locks that are not ours are reported and left alone (S-51, S-108).
+    pub(super) fn locked_by_hand(&mut self) {
+        for (user, account) in &self.observed.accounts.people {
+            let undecided = matches!(self.desired.people.standing(user), None | Some(Standing::Suspended(_)));
+            if account.locked && !undecided {
+                self.note(Note::Suspended { user: user.clone(), why: "locked on the homeserver, not by usher" });
+            }
+        }
+    }
+
+    /// Everybody joined or invited, per space and in all.
+    pub(super) fn heads(&self) -> Heads {
+        let mut spaces = BTreeMap::new();
+        let mut everybody = BTreeSet::new();
+        for (key, room) in &self.located {
+            let Some(room) = self.observed.rooms.get(*room) else { continue };
+            let inside = room.members.iter().filter(|(user, member)| member.is_in() && **user != self.observed.bot);
+            let mut count = 0;
+            for (user, _) in inside {
+                count += 1;
+                everybody.insert(user);
+            }
+            if key.is_space() {
+                spaces.insert((*key).clone(), count);
+            }
+        }
+        Heads { spaces, total: everybody.len() as u64 }
+    }
+}
