@@ -3,6 +3,7 @@
 //!
 //! Makes no choices: what is sent was decided by the plan. What depends on a failed step is skipped, everything else goes on (S-82).
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -91,7 +92,10 @@ impl Slice {
         for step in steps {
             waiting.entry(lane(&step)).or_default().push_back(step);
         }
-        let mut ready: VecDeque<Lane> = waiting.keys().cloned().collect();
+        // The longest first: begun last, a room of thousands would be written to alone in the end.
+        let mut lanes: Vec<Lane> = waiting.keys().cloned().collect();
+        lanes.sort_by_key(|lane| Reverse(waiting.get(lane).map_or(0, VecDeque::len)));
+        let mut ready = VecDeque::from(lanes);
         let mut running = FuturesUnordered::new();
         let mut stopped = false;
         loop {
@@ -230,7 +234,12 @@ async fn within(limit: Duration, work: impl Future<Output = Result<Outcome, ActE
 fn waves(steps: Vec<Step>) -> Vec<Vec<Step>> {
     let mut waves: BTreeMap<(Phase, bool), Vec<Step>> = BTreeMap::new();
     for step in steps {
-        let phase = step.action.phase(step.place.as_ref());
+        let phase = match step.action.phase(step.place.as_ref()) {
+            // Nobody needs to be in the space to be asked into its room: waiting for the last of the largest space would leave most of
+            // the homeserver idle.
+            Phase::RoomInvites => Phase::SpaceInvites,
+            other => other,
+        };
         let late = match &step.action {
             Action::CreateRoom(creation) => !creation.key.is_space(),
             Action::DropAlias { key, .. } => !key.is_space(),

@@ -29,11 +29,13 @@ use crate::ledger::Ledger;
 use crate::matrix::{Homeserver, MatrixError};
 use crate::observability::{Metrics, StepState};
 use crate::observed::Observed;
-use crate::plan::{self, Header, Plan, Scope, Step, StepId};
+use crate::plan::{self, Action, Header, Plan, Scope, Step, StepId};
 use crate::store::{Store, StoreError, WriterLease};
 
 /// Rounds of planning and doing in one pass. Two are usual; more means that something undoes what usher does (S-34).
 const MOST_ROUNDS: u32 = 8;
+/// A slice where no news can come in between. At the end of each, writes in flight are waited for and the homeserver has less to do.
+const LONG_SLICE: Duration = Duration::from_secs(60);
 /// First pause before a failed step is tried again; it doubles up to [`LONGEST_PAUSE_MS`].
 const FIRST_PAUSE_MS: i64 = 5_000;
 const LONGEST_PAUSE_MS: i64 = 15 * 60 * 1000;
@@ -269,7 +271,9 @@ impl Reconciler {
             let foreseen = self.foresee(&plan, &due).await?;
             let total = result.done + result.failed + due.len() as u64;
             self.progress.send_modify(|progress| progress.total = total);
-            let report = self.slice(due).await;
+            // Removals count for a day (S-81): they are written down soon after they are done.
+            let length = if due.iter().any(takes_away) { execute::SLICE } else { feed.slice() };
+            let report = self.slice(due, length).await;
             result.done += report.done.len() as u64;
             result.failed += report.failed.len() as u64;
             rounds += u32::from(report.finished);
@@ -296,7 +300,7 @@ impl Reconciler {
         Ok(result)
     }
 
-    async fn slice(&mut self, due: Vec<Step>) -> execute::Report {
+    async fn slice(&mut self, due: Vec<Step>, length: Duration) -> execute::Report {
         let (Some(actuator), Some(observed)) = (&self.parts.actuator, &mut self.observed) else {
             return execute::Report::default();
         };
@@ -307,7 +311,7 @@ impl Reconciler {
             heartbeat: &self.parts.heartbeat,
             progress: &self.progress,
         };
-        execute::run(due, observed, actuator.as_ref(), &mut watch, execute::SLICE).await
+        execute::run(due, observed, actuator.as_ref(), &mut watch, length).await
     }
 
     fn count(&self, plan: &Plan) {
@@ -325,11 +329,25 @@ impl Reconciler {
     }
 }
 
+/// Whether the step is counted against the limits.
+fn takes_away(step: &Step) -> bool {
+    let demotes = match &step.action {
+        Action::SetPowerLevels { changes, .. } => changes.iter().any(|change| change.removal.is_some()),
+        _ => false,
+    };
+    demotes || step.removal.is_some()
+}
+
 /// Folds in what the feed brought between two slices.
 #[async_trait::async_trait]
 pub trait Folding: Send {
     /// Takes in what has arrived, without waiting.
     async fn fold(&mut self, reconciler: &mut Reconciler) -> Result<(), PassError>;
+
+    /// How long additions may go on before it is asked again.
+    fn slice(&self) -> Duration {
+        execute::SLICE
+    }
 }
 
 /// Nothing arrives: one-shot verbs.
@@ -339,6 +357,10 @@ pub struct NoFeed;
 impl Folding for NoFeed {
     async fn fold(&mut self, _reconciler: &mut Reconciler) -> Result<(), PassError> {
         Ok(())
+    }
+
+    fn slice(&self) -> Duration {
+        LONG_SLICE
     }
 }
 

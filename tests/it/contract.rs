@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
 mod cases;
+mod figures;
 mod ground;
 
 use std::time::Duration;

@@ -15,7 +15,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use usher::ids::UserId;
+use usher::ids::{RoomId, UserId};
 use usher::matrix::registration::Registration;
 
 use crate::lab::proxy::{Tap, open, serve};
@@ -69,6 +69,14 @@ impl Fake {
         for number in 0..count {
             let user = UserId::new(&format!("{prefix}{number}"), &world.server);
             world.add_account(&user).expect("a new name");
+        }
+    }
+
+    /// Lets many into a room at once, without asking anybody.
+    pub fn let_in(&self, room: &RoomId, people: impl Iterator<Item = UserId>) {
+        let mut world = self.shared.world.lock().expect("the world");
+        for user in people {
+            world.set_member(room, &user, &user, "join", &serde_json::Value::Null);
         }
     }
 

@@ -31,14 +31,31 @@ pub struct Synapse {
 impl Synapse {
     /// Starts one that knows these registrations (YAML texts).
     pub async fn start(registrations: &[&str]) -> Self {
-        let mut synapse = Self {
+        let mut synapse = Self::prepared(registrations);
+        synapse.restart().await;
+        synapse
+    }
+
+    /// Starts another one with the accounts and rooms of this one, which must have been stopped.
+    #[allow(dead_code, reason = "for the benchmarks, which need many alike")]
+    pub async fn twin(&self, registrations: &[&str]) -> Self {
+        assert!(self.process.is_none(), "a running database is not copied");
+        let mut twin = Self::prepared(registrations);
+        fs::copy(self.folder.path().join("homeserver.db"), twin.folder.path().join("homeserver.db"))
+            .expect("the database");
+        twin.restart().await;
+        twin
+    }
+
+    /// A folder with everything but a running process.
+    fn prepared(registrations: &[&str]) -> Self {
+        let synapse = Self {
             folder: tempfile::tempdir().expect("a folder for Synapse"),
             port: free_port(),
             process: None,
             http: reqwest::Client::new(),
         };
         synapse.write_files(registrations);
-        synapse.restart().await;
         synapse
     }
 

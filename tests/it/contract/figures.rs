@@ -1,0 +1,172 @@
+//! What looking costs the homeserver, counted on the wire at three sizes: a poll that finds nothing to do, and a full re-read.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use usher::app::{self, Built, Purpose};
+use usher::config::{Config, load_with};
+use usher::ids::{Key, UserId};
+use usher::matrix::Promotion;
+use usher::matrix::registration::{self, Outline, Tokens};
+use usher::observability::Status;
+use usher::plan::Scope;
+use usher::reconcile::{NoFeed, daemon};
+
+use crate::fake::Fake;
+use crate::lab::proxy::Proxy;
+
+const SERVER: &str = crate::lab::synapse::SERVER_NAME;
+/// Spaces beside the one of everybody; each space has one room.
+const SMALL_SPACES: usize = 4;
+/// Members of a small space.
+const FEW: usize = 10;
+const POLLS: usize = 4;
+/// A poll a second; longer than any pass takes here, even on a busy machine.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// A company that is all in place: everybody in one space and its room, a few people in some more.
+struct Settled {
+    fake: Fake,
+    proxy: Proxy,
+    config: Config,
+    rooms: usize,
+    _folder: TempDir,
+}
+
+impl Settled {
+    async fn with(people: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registration.yaml");
+        let outline = Outline {
+            instance: "main".to_owned(),
+            server_name: SERVER.to_owned(),
+            bot: "usher".into(),
+            listen: None,
+            aliases: [].into(),
+            protected: Vec::new(),
+        };
+        let tokens = || Tokens::draw().unwrap();
+        let yaml = registration::generate(&outline, &tokens(), &tokens(), &[].into()).main;
+        registration::write(&path, &yaml).unwrap();
+        let fake = Fake::start(SERVER, &[&registration::read(&path).unwrap()]).await;
+        let proxy = Proxy::start(&fake.url()).await;
+        let config = config(&folder, proxy.url(), people);
+        let mut settled = Self { fake, proxy, config, rooms: 0, _folder: folder };
+        settled.fill(people).await;
+        settled
+    }
+
+    /// The rooms are usher's own work; the people are put into them afterwards, at once.
+    async fn fill(&mut self, people: usize) {
+        let root = self.fake.register_admin("root").await;
+        let mut built = self.build(&CancellationToken::new()).await;
+        built.homeserver.ensure_users().await.unwrap();
+        built.homeserver.make_admin(&root.token.into(), Promotion::Sender).await.unwrap();
+        let reconciler = &mut built.reconciler;
+        reconciler.read_source(true).await.unwrap();
+        reconciler.read_homeserver().await.unwrap();
+        let result = reconciler.carry_out(&Scope::Everything, &mut NoFeed).await.unwrap();
+        assert_eq!((result.failed, result.interrupted), (0, false));
+        self.fake.add_accounts("p", people);
+        let rooms = &reconciler.observed().unwrap().aliases;
+        for (key, room) in rooms {
+            let members = if key.space().as_str() == "everybody" { people } else { FEW };
+            self.fake.let_in(room, (0..members).map(person));
+        }
+        self.rooms = rooms.keys().filter(|key| matches!(key, Key::Space(_) | Key::Room { .. })).count();
+        assert_eq!(self.rooms, 2 * (1 + SMALL_SPACES));
+    }
+
+    async fn build(&self, stop: &CancellationToken) -> Built {
+        app::build(&self.config, Purpose::Act, stop).await.unwrap_or_else(|failure| panic!("{}", failure.text))
+    }
+}
+
+fn person(number: usize) -> UserId {
+    UserId::new(&format!("p{number}"), SERVER)
+}
+
+fn config(folder: &TempDir, url: &str, people: usize) -> Config {
+    let names = |count: usize| (0..count).map(|number| format!("p{number}")).collect::<Vec<_>>();
+    let users: Vec<_> = names(people).iter().map(|name| json!({ "id": name, "display_name": name })).collect();
+    let table = json!({ "users": users, "groups": [{ "name": "few", "members": names(FEW) }] });
+    std::fs::write(folder.path().join("people.yaml"), table.to_string()).unwrap();
+    let mut spaces = vec![json!({ "id": "everybody", "name": "Everybody", "groups": [{ "externalId": "" }] })];
+    for number in 0..SMALL_SPACES {
+        let group = json!({ "externalId": "few" });
+        spaces.push(json!({ "id": format!("s{number}"), "name": format!("Space {number}"), "groups": [group] }));
+    }
+    let text = json!({
+        "homeserver": { "url": url, "server_name": SERVER },
+        "appservice": { "registration": "registration.yaml" },
+        "source": { "type": "file", "path": "people.yaml", "check_interval_seconds": 1 },
+        "database": { "url": format!("sqlite://{}", folder.path().join("usher.db").display()) },
+        "provisioner": { "max_rate": 1000, "default_rooms": [{ "id": "general", "properties": { "name": "General" } }] },
+        "spaces": spaces,
+    });
+    // JSON is YAML.
+    let path: PathBuf = folder.path().join("usher.yaml");
+    let loaded = load_with(&[(path, text.to_string())], &|_| None);
+    loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.problems))
+}
+
+/// Waits for `count` polls that found nothing to do.
+async fn quiet_polls(status: &mut watch::Receiver<Status>, count: usize) {
+    let mut polls = 0;
+    while polls < count {
+        let ended = tokio::time::timeout(LONGEST, status.changed()).await;
+        ended.expect("a poll within its time").expect("the loop runs");
+        let status = status.borrow_and_update();
+        let pass = status.last_pass.clone().unwrap_or_default();
+        assert_eq!(pass.result, "ok");
+        polls += usize::from(pass.cause == "poll" && status.plan.pending == 0);
+    }
+}
+
+async fn looking_stays_within_its_budget(people: usize) {
+    let settled = Settled::with(people).await;
+    let stop = CancellationToken::new();
+    let mut built = settled.build(&stop).await;
+    built.reconciler.read_source(true).await.unwrap();
+
+    settled.proxy.clear();
+    built.reconciler.read_homeserver().await.unwrap();
+    let budget = settled.rooms + people / 1000 + 10;
+    assert!(settled.proxy.count() <= budget, "{} requests for a full read, {budget} allowed", settled.proxy.count());
+    let decided = built.reconciler.decide(&Scope::Everything).await.unwrap();
+    assert_eq!(decided.plan.steps.len(), 0, "{}", usher::plan::render(&decided.plan, &decided.header));
+
+    let (sender, mut status) = watch::channel(Status::default());
+    let running = tokio::spawn(daemon::run(built.reconciler, built.homeserver, sender, false));
+    // The first reads everything; the stream's first answer may ask for that once more.
+    quiet_polls(&mut status, 3).await;
+    settled.proxy.clear();
+    quiet_polls(&mut status, POLLS).await;
+    let seen = settled.proxy.seen();
+    stop.cancel();
+    assert_eq!(running.await.unwrap(), daemon::Ended::Stopped);
+    let lists = seen.iter().filter(|seen| seen.path.ends_with("/users")).count();
+    assert!((POLLS - 1..=POLLS + 1).contains(&lists), "one look for new accounts a poll: {lists}");
+    // The stream is asked again when its wait is over, whatever the polls do.
+    assert!(seen.len() <= 3 * POLLS && seen.len() <= lists + 2, "{people} people: {seen:?}");
+    assert_eq!(settled.proxy.writes(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looking_at_10_people_stays_within_its_budget() {
+    looking_stays_within_its_budget(10).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looking_at_1_000_people_stays_within_its_budget() {
+    looking_stays_within_its_budget(1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looking_at_10_000_people_stays_within_its_budget() {
+    looking_stays_within_its_budget(10_000).await;
+}
