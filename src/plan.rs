@@ -13,6 +13,7 @@ mod planner;
 mod reason;
 mod render;
 mod rooms;
+mod step;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,7 @@ pub use json::to_json;
 use planner::Planner;
 pub use render::{Header, render};
 pub use rooms::missing;
+use step::digest;
 pub use world::{Decision, World};
 
 use crate::desired::Desired;
@@ -427,146 +429,6 @@ pub enum Phase {
     SpaceInvites,
     RoomInvites,
     Leave,
-}
-
-impl Action {
-    /// When it is done.
-    #[must_use]
-    pub fn phase(&self, place: Option<&Key>) -> Phase {
-        let in_space = place.is_some_and(Key::is_space);
-        match self {
-            Self::RegisterBot | Self::SetBotName { .. } => Phase::Identity,
-            Self::Lock { .. } => Phase::Locks,
-            Self::Kick { .. } if in_space => Phase::SpaceKicks,
-            Self::Kick { .. } => Phase::RoomKicks,
-            Self::DropAlias { .. } | Self::CreateRoom(_) => Phase::Make,
-            Self::SetState { .. } => Phase::Shape,
-            Self::SetPowerLevels { .. } => Phase::Levels,
-            Self::Invite { .. } | Self::Join { .. } if in_space => Phase::SpaceInvites,
-            Self::Invite { .. } | Self::Join { .. } => Phase::RoomInvites,
-            Self::Leave { .. } => Phase::Leave,
-        }
-    }
-
-    /// The room it writes to; `None` for accounts and for rooms that do not exist yet.
-    #[must_use]
-    pub fn room(&self) -> Option<&RoomRef> {
-        match self {
-            Self::RegisterBot
-            | Self::SetBotName { .. }
-            | Self::DropAlias { .. }
-            | Self::CreateRoom(_)
-            | Self::Lock { .. } => None,
-            Self::SetState { room, .. }
-            | Self::SetPowerLevels { room, .. }
-            | Self::Invite { room, .. }
-            | Self::Join { room, .. }
-            | Self::Kick { room, .. }
-            | Self::Leave { room } => Some(room),
-        }
-    }
-
-    /// Whether it is about, or links to, a room that an earlier step makes.
-    fn needs_new(&self) -> bool {
-        let new = |room: &RoomRef| matches!(room, RoomRef::New(_));
-        match self {
-            Self::SetState { state: StateChange::Child { child: other, .. }, .. }
-            | Self::SetState { state: StateChange::Parent { parent: other, .. }, .. }
-                if new(other) =>
-            {
-                true
-            }
-            action => action.room().is_some_and(new),
-        }
-    }
-
-    /// The person it is done to.
-    #[must_use]
-    pub fn user(&self) -> Option<&UserId> {
-        match self {
-            Self::Invite { user, .. } | Self::Join { user, .. } | Self::Kick { user, .. } | Self::Lock { user } => {
-                Some(user)
-            }
-            Self::RegisterBot
-            | Self::SetBotName { .. }
-            | Self::DropAlias { .. }
-            | Self::CreateRoom(_)
-            | Self::SetState { .. }
-            | Self::SetPowerLevels { .. }
-            | Self::Leave { .. } => None,
-        }
-    }
-}
-
-impl Step {
-    /// A digest of what is done to whom where: the same step has the same id in every pass.
-    #[must_use]
-    pub fn id(&self) -> StepId {
-        let place = self.place.as_ref().map(ToString::to_string).unwrap_or_default();
-        let detail = match &self.action {
-            Action::SetPowerLevels { changes, .. } => changes
-                .iter()
-                .map(|change| match (&change.user, &change.key) {
-                    (Some(user), _) => format!("{user}={}", change.to),
-                    (None, key) => format!("{}={}", key.as_deref().unwrap_or_default(), change.to),
-                })
-                .collect::<Vec<_>>()
-                .join(","),
-            Action::SetState { state, .. } => state.label(),
-            action => action.user().map(ToString::to_string).unwrap_or_default(),
-        };
-        StepId(digest(&[self.action.verb(), &place, &detail]))
-    }
-
-    /// The ids under which its parts may have been approved: a level step holds the changes of several people (S-21), which are held
-    /// and approved one by one.
-    #[must_use]
-    pub fn part_ids(&self) -> Vec<StepId> {
-        match &self.action {
-            Action::SetPowerLevels { room, changes, .. } if changes.len() > 1 => changes
-                .iter()
-                .map(|change| {
-                    // The content is no part of the identity.
-                    let (content, changes) = (Value::Null, vec![change.clone()]);
-                    let action = Action::SetPowerLevels { room: room.clone(), content, changes };
-                    Self { action, place: self.place.clone(), ..Self::set_up(Action::RegisterBot) }.id()
-                })
-                .collect(),
-            _ => vec![self.id()],
-        }
-    }
-
-    /// Whether it will be done.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
-        self.withheld.is_none()
-    }
-
-    /// The hold it waits behind.
-    #[must_use]
-    pub fn hold(&self) -> Option<&Hold> {
-        match &self.withheld {
-            Some(Withheld::Held(hold)) => Some(hold),
-            _ => None,
-        }
-    }
-}
-
-/// The first 48 bits of a SHA-256, as text: enough to tell the steps of one plan apart.
-fn digest(parts: &[&str]) -> String {
-    use fmt::Write as _;
-
-    use sha2::{Digest as _, Sha256};
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
-    let mut text = String::with_capacity(12);
-    for byte in &hash.finalize()[..6] {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// Compares what should be with what is. Pure: the same arguments give the same plan.

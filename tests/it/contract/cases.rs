@@ -1,4 +1,4 @@
-//! The cases.
+//! The cases both homeservers must pass, by subject.
 
 pub mod feed;
 pub mod identity;
