@@ -141,8 +141,7 @@ impl World {
         proxy.clear();
         let done = tokio::task::block_in_place(|| usher(&config, &["apply", "--yes"]));
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        let seen = proxy.seen();
-        let (writes, reads): (Vec<_>, Vec<_>) = seen.into_iter().partition(Seen::is_write);
+        let (writes, reads): (Vec<_>, Vec<_>) = proxy.seen().into_iter().partition(Seen::is_write);
         println!("requests sent: {} writes, {implied} implied by the plan; {} reads", writes.len(), reads.len());
         assert_eq!(writes.len(), implied, "usher writes what the plan implies and nothing else");
         proxy.clear();

@@ -196,8 +196,9 @@ impl Slice {
             self.report.reread.insert(room.clone());
         }
         let go_on = match (&step.action, error.kind) {
-            (_, ActErrorKind::Retry | ActErrorKind::Fatal) => false,
-            (Action::CreateRoom(_) | Action::DropAlias { .. }, _) => false,
+            (_, ActErrorKind::Retry | ActErrorKind::Fatal) | (Action::CreateRoom(_) | Action::DropAlias { .. }, _) => {
+                false
+            }
             (_, ActErrorKind::Stale | ActErrorKind::Refused | ActErrorKind::Forbidden) => true,
         };
         match &step.action {

@@ -5,10 +5,11 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 macro_rules! string_ids {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
@@ -173,7 +174,6 @@ impl fmt::Display for Key {
 const LONGEST_ALIAS_PART: usize = 64;
 
 fn escape(part: &str) -> String {
-    use fmt::Write as _;
     let mut out = String::with_capacity(part.len());
     for byte in part.bytes() {
         match byte {
@@ -186,7 +186,6 @@ fn escape(part: &str) -> String {
     if out.len() <= LONGEST_ALIAS_PART {
         return out;
     }
-    use sha2::{Digest as _, Sha256};
     let digest = Sha256::digest(part.as_bytes());
     let mut short = String::from("=h");
     for byte in &digest[..20] {

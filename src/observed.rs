@@ -81,6 +81,7 @@ pub struct Accounts {
 /// One account. Flags that were not read are `false`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent flags of the homeserver's user list")]
 pub struct Account {
     #[serde(skip_serializing_if = "is_false")]
     pub admin: bool,

@@ -35,7 +35,7 @@ use crate::store::{Store, StoreError, WriterLease};
 /// Rounds of planning and doing in one pass. Two are usual; more means that something undoes what usher does (S-34).
 const MOST_ROUNDS: u32 = 8;
 /// A slice where no news can come in between. At the end of each, writes in flight are waited for and the homeserver has less to do.
-const LONG_SLICE: Duration = Duration::from_secs(60);
+const LONG_SLICE: Duration = Duration::from_mins(1);
 /// First pause before a failed step is tried again; it doubles up to [`LONGEST_PAUSE_MS`].
 const FIRST_PAUSE_MS: i64 = 5_000;
 const LONGEST_PAUSE_MS: i64 = 15 * 60 * 1000;

@@ -190,12 +190,12 @@ impl Report {
         for note in &decided.plan.notes {
             match note {
                 Note::GroupAmbiguous { .. } => self.failed("mapping", &note.to_string(), Exit::Config),
-                Note::GroupMissing { .. } | Note::GroupRenamed { .. } | Note::Unenforceable { .. } => {
-                    self.advice("mapping", &note.to_string());
-                }
-                Note::LocalpartConflict { .. } | Note::ExceptionUnknown { .. } | Note::Source(_) => {
-                    self.advice("mapping", &note.to_string());
-                }
+                Note::GroupMissing { .. }
+                | Note::GroupRenamed { .. }
+                | Note::Unenforceable { .. }
+                | Note::LocalpartConflict { .. }
+                | Note::ExceptionUnknown { .. }
+                | Note::Source(_) => self.advice("mapping", &note.to_string()),
                 Note::LocalpartChanged { .. }
                 | Note::NoAccount { .. }
                 | Note::HumanDecision { .. }

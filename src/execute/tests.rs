@@ -57,7 +57,7 @@ impl Watch for Always {
     }
 
     fn time_left(&self) -> Duration {
-        Duration::from_secs(60)
+        Duration::from_mins(1)
     }
 
     fn ended(&mut self, _step: &Step, _result: Result<&Outcome, &ActError>) {}

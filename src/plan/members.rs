@@ -294,11 +294,14 @@ impl<'a> Planner<'a> {
         if is_protected(self.desired, self.observed, user) || self.is_suspended(user) {
             return None;
         }
-        let was_entitled = self.remembered(wanted, id, user) != Remembered::Nothing;
+        let remembered = self.remembered(wanted, id, user);
+        let was_entitled = remembered != Remembered::Nothing;
         let reason = match self.desired.people.standing(user) {
             Some(Standing::Gone { since }) => Reason::LeftDirectory { since },
             Some(Standing::Disabled) => Reason::Disabled,
             Some(Standing::Active | Standing::Suspended(_)) if was_entitled => Reason::NotInGroups,
+            // Somebody beyond the directory whose exception has ended (S-25): a change of configuration like any other.
+            None if matches!(remembered, Remembered::Level(_)) => Reason::NotInGroups,
             Some(Standing::Active | Standing::Suspended(_)) | None => Reason::NeverEntitled,
         };
         let counts = was_entitled && reason != Reason::NeverEntitled;

@@ -140,9 +140,10 @@ impl Reconciler {
         self.ledger.removals.retain(|record| now.since_ms(record.at) < WINDOW_MS);
         self.ledger.approvals.retain(|_, until| *until > now);
         self.ledger.refusals.retain(|_, refusal| refusal.retry_at > now);
-        let planned: std::collections::BTreeSet<_> = match self.troubles.is_empty() {
-            true => std::collections::BTreeSet::new(),
-            false => plan.steps.iter().map(Step::id).collect(),
+        let planned: std::collections::BTreeSet<_> = if self.troubles.is_empty() {
+            std::collections::BTreeSet::new()
+        } else {
+            plan.steps.iter().map(Step::id).collect()
         };
         self.troubles.retain(|id, _| planned.contains(id));
         self.save().await?;

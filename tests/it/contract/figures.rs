@@ -26,7 +26,7 @@ const SMALL_SPACES: usize = 4;
 const FEW: usize = 10;
 const POLLS: usize = 4;
 /// A poll a second; longer than any pass takes here, even on a busy machine.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_mins(2);
 
 /// A company that is all in place: everybody in one space and its room, a few people in some more.
 struct Settled {

@@ -134,7 +134,7 @@ impl World {
             assert_eq!(status, 200, "{answer}");
             events.extend(answer["chunk"].as_array().unwrap().iter().cloned());
             match answer["end"].as_str() {
-                Some(end) if !answer["chunk"].as_array().unwrap().is_empty() => from = end.to_owned(),
+                Some(end) if !answer["chunk"].as_array().unwrap().is_empty() => end.clone_into(&mut from),
                 _ => return events,
             }
         }
