@@ -14,6 +14,42 @@
 //!                                                                  |
 //!                                              outcome -> Observed, ledger, metrics, status
 //! ```
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | Snapshot | what a bridge read: people and groups as the source has them, complete or not |
+//! | Directory | a Snapshot flattened: group → all its users |
+//! | Desired | what Matrix should look like, with the policy that says how far to go for it |
+//! | Observed | what the homeserver says; unknown is not empty |
+//! | Plan, Step | the ordered difference; one change with its reason, perhaps withheld |
+//! | Ledger | what Matrix cannot tell: people seen, absences, removals of 24 hours, approvals |
+//! | key | the identity of a managed space or room, whatever room carries it |
+//! | suspended | a person nobody has decided about: no step touches them |
+//!
+//! # What always holds
+//!
+//! 1. Everything between reading and writing is pure; `now` is an argument.
+//! 2. From an incomplete read nothing is removed; an absence needs two complete reads.
+//! 3. A removal can be made in one place only, after protected, foreign and suspended people are excluded.
+//! 4. The guard withholds, it never adds; removals are written down before they are done.
+//! 5. A dry run builds no [`actuate::Actuator`].
+//! 6. A room is ours by its create event, its marker and its fencing alias, all of which live in Matrix.
+//!
+//! # Where do I change …
+//!
+//! | what | where |
+//! |---|---|
+//! | a setting | `config.rs` (its type), `config/` (its reading), `config.sample.yaml`, `docs/configuration.md` |
+//! | a source | one file under `bridge/`, one line in [`bridge::build`] |
+//! | who belongs where | `desired/rules.rs`, `desired/groups.rs`, `desired/people.rs` |
+//! | what is done about a difference | `plan/rooms.rs`, `plan/members.rs`, `plan/levels.rs` |
+//! | a limit or a hold | `plan/guard.rs` |
+//! | a new kind of change | `plan::Action`, and the four matches its compiler errors name |
+//! | a request to the homeserver | `matrix/` |
+//! | when things happen | `reconcile/daemon.rs` |
+//! | what a verb prints | `cli/`, `plan/render.rs` |
 
 // -- what is asked for
 pub mod config;

@@ -1,4 +1,4 @@
-//! The endpoints.
+//! The fake homeserver's endpoints: which path is answered by what.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
