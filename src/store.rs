@@ -24,7 +24,7 @@ use sqlx::{Any, AnyPool, AssertSqlSafe, Executor as _, SqlSafeStr as _, Transact
 
 pub use facts::Fact;
 pub use history::PassRecord;
-pub use holds::{HeldStep, HoldRow, class_name, hold_id};
+pub use holds::{HeldStep, HoldRow, class_name};
 pub use lease::{LeaseError, WriterLease};
 pub use ledger::{LedgerChanges, diff};
 

@@ -295,6 +295,16 @@ fn rejoin_levels(plan: &mut Plan) {
     plan.steps = out;
 }
 
+impl Hold {
+    /// Stays the same while the hold's figures move: a digest of class, space and detail.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let space = self.space.as_ref().map(ToString::to_string).unwrap_or_default();
+        let parts = [&format!("{:?}", self.class), space.as_str(), self.detail.as_deref().unwrap_or("")];
+        format!("h-{}", &super::digest(&parts)[..6])
+    }
+}
+
 impl Plan {
     /// Everything that waits for an operator, grouped by hold.
     #[must_use]
@@ -302,11 +312,7 @@ impl Plan {
         let mut items: BTreeMap<String, HeldItem> = BTreeMap::new();
         for step in &self.steps {
             let Some(hold) = step.hold() else { continue };
-            let space = hold.space.as_ref().map(ToString::to_string).unwrap_or_default();
-            let id = format!(
-                "h-{}",
-                &super::digest(&[&format!("{:?}", hold.class), &space, hold.detail.as_deref().unwrap_or("")])[..6]
-            );
+            let id = hold.id();
             let item = items.entry(id.clone()).or_insert_with(|| HeldItem {
                 id,
                 hold: hold.clone(),

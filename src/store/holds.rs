@@ -4,19 +4,18 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 use super::tables::{Cell, Row, Table, TableChange};
 use super::{Store, StoreError, damaged};
 use crate::ids::Timestamp;
-use crate::plan::{Class, Hold, StepId};
+use crate::plan::{Class, StepId};
 
 /// One current hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldRow {
-    /// Stable while the same thing stays held: see [`hold_id`].
+    /// Stable while the same thing stays held: see [`crate::plan::Hold::id`].
     pub id: String,
     pub class: Class,
     /// The figures in a sentence.
@@ -31,18 +30,6 @@ pub struct HoldRow {
 pub struct HeldStep {
     pub id: StepId,
     pub text: String,
-}
-
-/// An id for a hold that stays the same while its figures move: a digest of class and space.
-#[must_use]
-pub fn hold_id(hold: &Hold) -> String {
-    use std::fmt::Write as _;
-    let space = hold.space.as_ref().map(|key| (key.is_space(), key.to_string()));
-    let digest = Sha256::digest(format!("{} {space:?}", class_name(hold.class)));
-    digest[..4].iter().fold(String::from("h-"), |mut id, byte| {
-        let _ = write!(id, "{byte:02x}");
-        id
-    })
 }
 
 /// The class as configuration, database and metrics spell it.
@@ -172,6 +159,7 @@ const SELECT_APPROVALS: &str = "SELECT step_id, until FROM approvals ORDER BY st
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Hold;
 
     fn hold(space: &str, count: u64) -> Hold {
         let space = Some(crate::ids::Key::Space(space.into()));
@@ -180,8 +168,8 @@ mod tests {
 
     #[test]
     fn a_hold_keeps_its_id_while_its_figures_move() {
-        assert_eq!(hold_id(&hold("a", 7)), hold_id(&hold("a", 9)));
-        assert_ne!(hold_id(&hold("a", 7)), hold_id(&hold("b", 7)));
+        assert_eq!(hold("a", 7).id(), hold("a", 9).id());
+        assert_ne!(hold("a", 7).id(), hold("b", 7).id());
     }
 
     #[test]
