@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::ids::{EventId, Key, RoomAlias, RoomId, UserId};
 use crate::matrix::{Homeserver, MatrixError, Membership, Trouble};
+use crate::observed::PowerLevels;
 use crate::plan::{Action, Creation, RoomRef, StateChange};
 
 /// What came back from one action.
@@ -54,14 +55,17 @@ pub enum ActErrorKind {
 const DEBRIS_LOOKS: u32 = 8;
 const DEBRIS_PAUSE: Duration = Duration::from_millis(500);
 
+const LEVELS: &str = "m.room.power_levels";
+
 /// Does actions.
 #[async_trait]
 pub trait Actuator: Send + Sync {
     /// Does one action. Rooms of the same plan are already resolved: every `RoomRef` is an id, except the room to be created.
+    /// `standing` are the levels the room was last seen with: new ones are written on top of those and of no others (S-21).
     ///
     /// # Errors
     /// [`ActError`], classified.
-    async fn perform(&self, action: &Action) -> Result<Outcome, ActError>;
+    async fn perform(&self, action: &Action, standing: Option<&PowerLevels>) -> Result<Outcome, ActError>;
 }
 
 /// Does actions on the real homeserver: the exhaustive match from [`Action`] to requests. What to do was decided before; here is only
@@ -140,8 +144,26 @@ impl LiveActuator {
         self.put_state(room, kind, &state_key, content).await
     }
 
-    async fn set_levels(&self, room: &RoomRef, content: &Value) -> Result<Outcome, ActError> {
-        self.put_state(resolved(room)?, "m.room.power_levels", "", content.clone()).await
+    /// The event holds everybody's levels at once: what a moderator changed a moment ago must not be written over, so the levels are
+    /// read just before, and anything but `standing` is news to plan with (S-21).
+    async fn set_levels(
+        &self,
+        room: &RoomRef,
+        content: &Value,
+        standing: Option<&PowerLevels>,
+    ) -> Result<Outcome, ActError> {
+        let room = resolved(room)?;
+        let now = self.homeserver.state_content(room, LEVELS, "").await.map_err(classify)?;
+        if now.map(|content| PowerLevels::from_content(&content)).as_ref() != standing {
+            return Err(ActError {
+                attempted: format!("set {LEVELS} of {room}"),
+                cause: "somebody changed the levels after they were read, or the bot is no longer in the room"
+                    .to_owned(),
+                code: None,
+                kind: ActErrorKind::Stale,
+            });
+        }
+        self.put_state(room, LEVELS, "", content.clone()).await
     }
 
     async fn put_state(&self, room: &RoomId, kind: &str, state_key: &str, content: Value) -> Result<Outcome, ActError> {
@@ -184,7 +206,7 @@ impl LiveActuator {
 
 #[async_trait]
 impl Actuator for LiveActuator {
-    async fn perform(&self, action: &Action) -> Result<Outcome, ActError> {
+    async fn perform(&self, action: &Action, standing: Option<&PowerLevels>) -> Result<Outcome, ActError> {
         let homeserver = &self.homeserver;
         let plain = |written: Result<(), MatrixError>| written.map(|()| Outcome::default()).map_err(classify);
         match action {
@@ -193,7 +215,7 @@ impl Actuator for LiveActuator {
             Action::DropAlias { alias, key } => self.drop_alias(alias, key).await,
             Action::CreateRoom(creation) => self.create(creation).await,
             Action::SetState { room, state } => self.set_state(room, state).await,
-            Action::SetPowerLevels { room, content, .. } => self.set_levels(room, content).await,
+            Action::SetPowerLevels { room, content, .. } => self.set_levels(room, content, standing).await,
             Action::Invite { room, user, text } => {
                 let change = Membership::Invite { user, reason: text };
                 let written = homeserver.change_membership(resolved(room)?, change).await;

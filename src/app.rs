@@ -274,6 +274,9 @@ async fn follow(
         Some(Ok(daemon::Ended::LeaseLost)) => {
             Err(Failure::new(Exit::Locked, "another usher took the writer's lease; this one writes no more"))
         }
+        Some(Ok(daemon::Ended::FeedLost)) => {
+            Err(Failure::new(Exit::Error, "the task that follows the homeserver broke; this is a defect of usher"))
+        }
         Some(Err(error)) => Err(Failure::new(Exit::Error, format!("the loop broke: {error}"))),
         None => {
             daemon.abort();

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::actuate::{ActError, ActErrorKind, Actuator, Outcome};
 use crate::ids::{Key, RoomId};
-use crate::observed::{Observed, Room};
+use crate::observed::{Observed, PowerLevels, Room};
 use crate::plan::{Action, Creation, Phase, RoomRef, StateChange, Step};
 
 /// Rooms written to at once: Synapse serialises writes inside a room, and eight rooms saturate one of its cores.
@@ -108,8 +108,9 @@ impl Slice {
                 match self.next(&lane, &mut waiting, observed) {
                     Some((step, action)) => running.push({
                         let limit = watch.time_left();
+                        let standing = standing(&action, observed);
                         async move {
-                            let result = within(limit, actuator.perform(&action)).await;
+                            let result = within(limit, actuator.perform(&action, standing.as_ref())).await;
                             (lane, step, action, result)
                         }
                     }),
@@ -304,6 +305,12 @@ fn resolve(action: &Action, observed: &Observed) -> Option<Action> {
         Action::Kick { room, user, text } => Action::Kick { room: here(room)?, user: user.clone(), text: text.clone() },
         Action::Leave { room } => Action::Leave { room: here(room)? },
     })
+}
+
+/// The levels that new ones are written on top of.
+fn standing(action: &Action, observed: &Observed) -> Option<PowerLevels> {
+    let Action::SetPowerLevels { room: RoomRef::Id(room), .. } = action else { return None };
+    observed.rooms.get(room)?.power_levels.clone()
 }
 
 /// The room a key was given by an earlier step of the plan.

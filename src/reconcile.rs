@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use survey::alive;
+pub use survey::{Arrival, News};
 
 use crate::actuate::{ActError, ActErrorKind, Actuator, Outcome};
 use crate::bridge::{Bridge, SourceError};
@@ -65,11 +66,16 @@ pub struct Reconciler {
     /// When the source was last read at all.
     read_at: Option<Timestamp>,
     observed: Option<Observed>,
+    readings: survey::Readings,
     ledger: Ledger,
     /// The ledger as the database has it.
     saved: Ledger,
     /// Keys whose fencing alias was looked up since the last full read.
     looked_up: BTreeSet<Key>,
+    /// Without a list of accounts: the last of those who were looked up again ([`Accounts::absent`]).
+    ///
+    /// [`Accounts::absent`]: crate::observed::Accounts::absent
+    asked_after: Option<UserId>,
     /// Removal candidates asked after: whether another service owns the account (S-102).
     services: BTreeMap<UserId, bool>,
     /// Steps that failed, and when they are due again.
@@ -136,9 +142,11 @@ impl Reconciler {
             directory: None,
             read_at: None,
             observed: None,
+            readings: survey::Readings::default(),
             saved: ledger.clone(),
             ledger,
             looked_up: BTreeSet::new(),
+            asked_after: None,
             services: BTreeMap::new(),
             troubles: BTreeMap::new(),
             progress,

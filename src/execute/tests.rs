@@ -21,7 +21,7 @@ struct Scripted {
 
 #[async_trait]
 impl Actuator for Scripted {
-    async fn perform(&self, action: &Action) -> Result<Outcome, ActError> {
+    async fn perform(&self, action: &Action, _standing: Option<&PowerLevels>) -> Result<Outcome, ActError> {
         let place = action.room().map_or_else(|| "none".to_owned(), ToString::to_string);
         let name = match action {
             Action::CreateRoom(creation) => format!("make {}", creation.key),

@@ -292,14 +292,25 @@ impl Homeserver {
     /// # Errors
     /// When the homeserver is away.
     pub async fn membership(&self, room: &RoomId, user: &UserId) -> Result<Option<String>, MatrixError> {
-        let attempt = format!("read the membership of {user} in {room}");
-        let request =
-            Request::get("/_matrix/client/v3/rooms/{}/state/m.room.member/{}", &[room.as_str(), user.as_str()]);
-        match self.call_as_bot(request.to(&attempt)).await {
-            Ok(answer) => {
-                let content: Value = answer.json(&attempt)?;
-                Ok(content.get("membership").and_then(Value::as_str).map(str::to_owned))
-            }
+        let content = self.state_content(room, "m.room.member", user.as_str()).await?;
+        Ok(content.and_then(|content| content.get("membership").and_then(Value::as_str).map(str::to_owned)))
+    }
+
+    /// The content of one state event of a room the bot is in; `None`: none, or the bot may not look.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub async fn state_content(
+        &self,
+        room: &RoomId,
+        kind: &str,
+        state_key: &str,
+    ) -> Result<Option<Value>, MatrixError> {
+        let attempt = format!("read {kind} {state_key} of {room}");
+        let path = [room.as_str(), kind, state_key];
+        let request = Request::get("/_matrix/client/v3/rooms/{}/state/{}/{}", &path).to(&attempt);
+        match self.call_as_bot(request).await {
+            Ok(answer) => answer.json(&attempt).map(Some),
             Err(error) if matches!(error.trouble, Trouble::Forbidden | Trouble::NotFound) => Ok(None),
             Err(error) => Err(error),
         }

@@ -8,11 +8,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Dirty, Folding, PassError, PassResult, Reconciler};
+use super::{Arrival, Folding, News, PassError, PassResult, Reconciler};
 use crate::clock;
 use crate::directory::Completeness;
 use crate::ids::Timestamp;
-use crate::matrix::{Batch, Homeserver};
+use crate::matrix::Homeserver;
 use crate::observability::{FailureStatus, HoldStatus, Mode, PassStatus, PlanStatus, SourceStatus, Status};
 use crate::plan::{Plan, Scope, render};
 use crate::store::{HoldRow, PassRecord, WriterLease};
@@ -28,6 +28,8 @@ const GRACE: Duration = Duration::from_secs(4);
 /// Pauses after an outage: the first, doubling up to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// Longest pause of the feed: until the bot is registered it has none, and what happens meanwhile must not wait for long after.
+const LONGEST_FEED_PAUSE: Duration = Duration::from_secs(10);
 /// After a whole pass with failures the next one comes this soon.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -37,6 +39,8 @@ pub enum Ended {
     Stopped,
     /// Another instance took the writer's lease (S-85).
     LeaseLost,
+    /// The task that follows the homeserver broke.
+    FeedLost,
 }
 
 /// Runs until stopped. `show`: print each plan that differs from the one before (`--dry-run`).
@@ -50,7 +54,7 @@ pub async fn run(reconciler: Reconciler, homeserver: Homeserver, status: watch::
     let feed = tokio::spawn(follow(homeserver, position, sender, stop.clone()));
     let mut daemon = Daemon {
         reconciler,
-        inbox: Inbox { batches, reread: false, dirty: Dirty::new(), position: None },
+        inbox: Inbox { batches, news: News::default(), position: None },
         status,
         show,
         next_poll: Instant::now(),
@@ -76,7 +80,7 @@ pub async fn run(reconciler: Reconciler, homeserver: Homeserver, status: watch::
 async fn follow(
     homeserver: Homeserver,
     mut position: Option<String>,
-    batches: mpsc::Sender<Batch>,
+    batches: mpsc::Sender<Arrival>,
     stop: CancellationToken,
 ) {
     let mut pause = FIRST_PAUSE;
@@ -89,7 +93,7 @@ async fn follow(
             Ok(batch) => {
                 pause = FIRST_PAUSE;
                 position = Some(batch.position.clone());
-                if batches.send(batch).await.is_err() {
+                if batches.send(Arrival { batch, at: Instant::now() }).await.is_err() {
                     return;
                 }
             }
@@ -99,7 +103,7 @@ async fn follow(
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
                 }
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause = (pause * 2).min(LONGEST_FEED_PAUSE);
             }
         }
     }
@@ -115,33 +119,34 @@ async fn lost(lease: Option<&WriterLease>) {
 
 /// What the feed brought and nobody has dealt with yet.
 struct Inbox {
-    batches: mpsc::Receiver<Batch>,
-    /// The feed asks for a full read.
-    reread: bool,
-    dirty: Dirty,
+    batches: mpsc::Receiver<Arrival>,
+    news: News,
     /// How far the feed is dealt with.
     position: Option<String>,
 }
 
 impl Inbox {
-    async fn take(&mut self, batch: Batch, reconciler: &mut Reconciler) -> Result<(), PassError> {
-        self.reread |= batch.reread;
-        self.position = Some(batch.position.clone());
-        let touched = reconciler.fold(&batch).await;
-        match touched {
-            Ok(dirty) => self.dirty.extend(dirty),
-            // What could not be read now is read with everything else.
-            Err(_) => self.reread = true,
+    async fn take(&mut self, arrival: Arrival, reconciler: &mut Reconciler) {
+        match reconciler.fold(&arrival).await {
+            Ok(News { dirty, reread, thrown_out }) => {
+                self.news.dirty.extend(dirty);
+                self.news.reread |= reread;
+                self.news.thrown_out |= thrown_out;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "what the feed brought could not be read; it is read with everything else");
+                self.news.reread = true;
+            }
         }
-        Ok(())
+        self.position = Some(arrival.batch.position);
     }
 }
 
 #[async_trait::async_trait]
 impl Folding for Inbox {
     async fn fold(&mut self, reconciler: &mut Reconciler) -> Result<(), PassError> {
-        while let Ok(batch) = self.batches.try_recv() {
-            self.take(batch, reconciler).await?;
+        while let Ok(arrival) = self.batches.try_recv() {
+            self.take(arrival, reconciler).await;
         }
         Ok(())
     }
@@ -170,12 +175,9 @@ impl Daemon {
                 () = stop.cancelled() => break,
                 () = lost(self.reconciler.parts.lease.as_ref()) => return Ended::LeaseLost,
                 batch = self.inbox.batches.recv() => match batch {
-                    Some(batch) => {
-                        if let Err(error) = self.inbox.take(batch, &mut self.reconciler).await {
-                            tracing::warn!(%error, "what the feed brought could not be taken in");
-                        }
-                    }
-                    None => break,
+                    Some(arrival) => self.inbox.take(arrival, &mut self.reconciler).await,
+                    None if stop.is_cancelled() => break,
+                    None => return Ended::FeedLost,
                 },
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -198,18 +200,22 @@ impl Daemon {
         parts.metrics.count_requests(&parts.homeserver.requests().counts());
         let approved = self.reconciler.take_approvals().await.unwrap_or(false);
         let due = Instant::now() >= self.next_poll;
-        let scope = if due || approved {
-            Scope::Everything
-        } else if !self.inbox.dirty.is_empty() && self.reconciler.observed.is_some() && self.outages == 0 {
-            Scope::Rooms(std::mem::take(&mut self.inbox.dirty))
+        let ready = self.reconciler.observed.is_some() && self.outages == 0;
+        let (scope, cause) = if approved {
+            (Scope::Everything, "approval")
+        } else if due {
+            (Scope::Everything, "poll")
+        } else if ready && self.inbox.news.thrown_out {
+            (Scope::Everything, "feed")
+        } else if ready && !self.inbox.news.dirty.is_empty() {
+            (Scope::Rooms(std::mem::take(&mut self.inbox.news.dirty)), "feed")
         } else {
             return;
         };
-        let cause = match (&scope, approved) {
-            (Scope::Rooms(_), _) => "feed",
-            (Scope::Everything, true) => "approval",
-            (Scope::Everything, false) => "poll",
-        };
+        if scope == Scope::Everything {
+            self.inbox.news.thrown_out = false;
+            self.inbox.news.dirty.clear();
+        }
         let started = clock::now();
         let result = self.pass(&scope, due).await;
         self.after(cause, started, &scope, result).await;
@@ -222,10 +228,9 @@ impl Daemon {
             source = self.poll_source().await;
             self.source_problem = source.as_ref().err().map(ToString::to_string);
         }
-        if self.reconciler.observed.is_none() || self.inbox.reread || Instant::now() >= self.next_reread {
+        if self.reconciler.observed.is_none() || self.inbox.news.reread || Instant::now() >= self.next_reread {
             self.reconciler.read_homeserver().await?;
-            self.inbox.reread = false;
-            self.inbox.dirty.clear();
+            self.inbox.news = News::default();
             let interval = u64::try_from(self.reconciler.parts.config.provisioner.resync_interval_ms).unwrap_or(0);
             self.next_reread = Instant::now() + Duration::from_millis(interval);
         } else if poll {
@@ -283,7 +288,7 @@ impl Daemon {
             }
             Ok(pass) if pass.interrupted => {
                 self.outages += 1;
-                self.inbox.reread = true;
+                self.inbox.news.reread = true;
                 ("error", "the homeserver went away".to_owned(), self.pause())
             }
             Ok(pass) => {

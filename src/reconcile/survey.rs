@@ -1,8 +1,10 @@
 //! Reading: the source, the homeserver, and the little that a plan turns out to need beside.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{Dirty, PassError, Reconciler};
 use crate::clock;
@@ -14,6 +16,42 @@ use crate::matrix::{Batch, MatrixError};
 use crate::observed::{Account, Presence};
 use crate::plan::{self, Action, Plan};
 
+/// A batch of the feed, and when it arrived.
+#[derive(Debug)]
+pub struct Arrival {
+    pub batch: Batch,
+    pub at: Instant,
+}
+
+/// What a batch changed.
+#[derive(Debug, Default)]
+pub struct News {
+    pub dirty: Dirty,
+    /// The feed has lost its place: everything must be read again.
+    pub reread: bool,
+    /// The bot is no longer in a room it was in: what that means for the tree only a whole plan tells.
+    pub thrown_out: bool,
+}
+
+/// When reads of the homeserver began. A room that could not be read then is tried again by every poll ([`Observed::unread`]).
+///
+/// [`Observed::unread`]: crate::observed::Observed::unread
+#[derive(Debug, Default)]
+pub(super) struct Readings {
+    all: Option<Instant>,
+    /// Rooms read again since.
+    rooms: BTreeMap<RoomId, Instant>,
+}
+
+impl Readings {
+    /// Whether the latest read of `room` began before `arrival`.
+    fn precede(&self, room: &RoomId, arrival: &Arrival) -> bool {
+        self.rooms.get(room).or(self.all.as_ref()).is_none_or(|began| arrival.at > *began)
+    }
+}
+
+/// People without an account who are looked up at one poll where usher may not list accounts: one request each.
+const LOOKUPS_PER_POLL: usize = 100;
 /// How often the pulse is shown while something slow is read.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -72,6 +110,7 @@ impl Reconciler {
     /// When it is away.
     pub async fn read_homeserver(&mut self) -> Result<(), PassError> {
         let before = self.observed.take();
+        let began = Instant::now();
         let reread = alive(&self.parts.heartbeat, self.parts.homeserver.reread(before.as_ref())).await;
         let reread = match reread {
             Ok(reread) => reread,
@@ -90,12 +129,13 @@ impl Reconciler {
             observed.accounts.people = before.accounts.people;
         }
         self.observed = Some(observed);
+        self.readings = Readings { all: Some(began), rooms: BTreeMap::new() };
         self.looked_up.clear();
         self.mark_services();
         Ok(())
     }
 
-    /// The cheap look at what the feed does not show: new accounts (S-33). One request.
+    /// The cheap look at what the feed does not show: new accounts (S-33). One request; without admin rights up to a hundred.
     ///
     /// # Errors
     /// When the homeserver is away.
@@ -103,8 +143,14 @@ impl Reconciler {
         self.read_unread().await;
         let Some(observed) = &mut self.observed else { return Ok(()) };
         if !observed.accounts.listed {
-            // Without a list those who were missing are asked for again.
-            observed.accounts.absent.clear();
+            // Without a list those who were missing are asked for again, some at each poll.
+            let after = self.asked_after.take();
+            let next = observed.accounts.absent.iter().filter(|user| after.as_ref().is_none_or(|after| *user > after));
+            let next: Vec<UserId> = next.take(LOOKUPS_PER_POLL).cloned().collect();
+            for user in &next {
+                observed.accounts.absent.remove(user);
+            }
+            self.asked_after = next.into_iter().nth(LOOKUPS_PER_POLL - 1);
             return Ok(());
         }
         if let Some(new) = self.parts.homeserver.accounts_since(&observed.accounts).await? {
@@ -130,34 +176,41 @@ impl Reconciler {
         }
     }
 
-    /// Folds a batch of the feed; hands back the rooms it touched. `reread` of the whole is the caller's.
+    /// Folds a batch of the feed; says what it touched. What arrived before a room was read again is in that read already, and older
+    /// than some of it.
     ///
     /// # Errors
     /// When a room with a gap could not be read.
-    pub async fn fold(&mut self, batch: &Batch) -> Result<Dirty, PassError> {
-        let mut dirty = Dirty::new();
+    pub async fn fold(&mut self, arrival: &Arrival) -> Result<News, PassError> {
+        let batch = &arrival.batch;
+        let mut news = News {
+            reread: batch.reread && self.readings.all.is_none_or(|began| arrival.at > began),
+            ..News::default()
+        };
         if let Some(observed) = &mut self.observed {
-            for (room, event) in &batch.events {
+            for (room, event) in batch.events.iter().filter(|(room, _)| self.readings.precede(room, arrival)) {
                 if observed.fold(room, event) {
-                    dirty.insert(room.clone());
+                    news.dirty.insert(room.clone());
                 }
             }
-            for room in &batch.left {
-                observed.rooms.remove(room);
+            for room in batch.left.iter().filter(|room| self.readings.precede(room, arrival)) {
+                news.thrown_out |= observed.rooms.remove(room).is_some();
             }
         }
         for (room, inviter) in &batch.invited {
             tracing::info!(%room, %inviter, "the bot was invited; invitations are not taken up");
         }
-        self.reread_rooms(&batch.gaps).await?;
-        dirty.extend(batch.gaps.iter().cloned());
-        Ok(dirty)
+        let gaps = batch.gaps.iter().filter(|room| self.readings.precede(room, arrival)).cloned().collect();
+        self.reread_rooms(&gaps).await?;
+        news.dirty.extend(gaps);
+        Ok(news)
     }
 
     /// Reads single rooms again.
     pub(super) async fn reread_rooms(&mut self, rooms: &BTreeSet<RoomId>) -> Result<(), MatrixError> {
         for id in rooms {
             self.parts.heartbeat.tick();
+            self.readings.rooms.insert(id.clone(), Instant::now());
             let room = self.parts.homeserver.room(id).await?;
             if let Some(observed) = &mut self.observed {
                 observed.unread.remove(id);
@@ -241,5 +294,25 @@ pub(crate) async fn alive<T>(heartbeat: &Heartbeat, work: impl Future<Output = T
             done = &mut work => return done,
             _ = pulse.tick() => heartbeat.tick(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_arrived_before_a_room_was_read_again_is_no_news() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let arrival = |at| Arrival { batch: Batch::default(), at };
+        let (again, other) = (RoomId::from("!again"), RoomId::from("!other"));
+        let nothing = Readings::default();
+        assert!(nothing.precede(&other, &arrival(start)));
+        let readings = Readings { all: Some(after(10)), rooms: BTreeMap::from([(again.clone(), after(20))]) };
+        assert!(!readings.precede(&other, &arrival(after(10))));
+        assert!(readings.precede(&other, &arrival(after(11))));
+        assert!(!readings.precede(&again, &arrival(after(15))));
+        assert!(readings.precede(&again, &arrival(after(21))));
     }
 }

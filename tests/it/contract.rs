@@ -26,6 +26,7 @@ async fn all(ground: &Ground) {
     cases::rooms::state_changes_look_as_simulated(ground).await;
     cases::rooms::equal_state_is_the_same_event(ground).await;
     cases::rooms::power_levels_look_as_simulated(ground).await;
+    cases::rooms::levels_that_changed_meanwhile_are_not_written_over(ground).await;
     cases::rooms::a_room_that_was_left_is_gone(ground).await;
     cases::members::memberships_look_as_simulated(ground).await;
     cases::members::refusals_are_classified(ground).await;

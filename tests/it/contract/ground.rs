@@ -9,7 +9,7 @@ use usher::actuate::{ActError, ActErrorKind, Actuator as _, LiveActuator, Outcom
 use usher::ids::{Key, RoomId, UserId};
 use usher::matrix::registration::{self, Generated, Outline, Registration, Tokens};
 use usher::matrix::{Access, Homeserver};
-use usher::observed::{Marker, Member, Observed};
+use usher::observed::{Marker, Member, Observed, PowerLevels};
 use usher::plan::{Action, Creation, RoomRef};
 
 use crate::fake::Fake;
@@ -136,7 +136,9 @@ impl Ground {
     /// Does `action` and proves that the homeserver then looks as simulated.
     pub async fn do_and_compare(&self, action: &Action) -> Outcome {
         let mut predicted = self.homeserver.full().await.expect("a read before");
-        let outcome = self.hand.perform(action).await.unwrap_or_else(|error| panic!("{action:?}: {error}"));
+        let standing = self.standing(action).await;
+        let outcome = self.hand.perform(action, standing.as_ref()).await;
+        let outcome = outcome.unwrap_or_else(|error| panic!("{action:?}: {error}"));
         predicted.simulate(action, &outcome);
         let read = self.homeserver.full().await.expect("a read after");
         assert_same(&predicted, &read, action);
@@ -144,14 +146,28 @@ impl Ground {
     }
 
     pub async fn perform(&self, action: &Action) -> Outcome {
-        self.hand.perform(action).await.unwrap_or_else(|error| panic!("{action:?}: {error}"))
+        let standing = self.standing(action).await;
+        let outcome = self.hand.perform(action, standing.as_ref()).await;
+        outcome.unwrap_or_else(|error| panic!("{action:?}: {error}"))
     }
 
     /// `action` must be refused with this meaning.
     pub async fn refused(&self, action: &Action, kind: ActErrorKind) -> ActError {
-        let error = self.hand.perform(action).await.expect_err("a refusal");
+        let standing = self.standing(action).await;
+        self.refused_over(action, standing.as_ref(), kind).await
+    }
+
+    /// `action`, planned on the levels `standing`, must be refused with this meaning.
+    pub async fn refused_over(&self, action: &Action, standing: Option<&PowerLevels>, kind: ActErrorKind) -> ActError {
+        let error = self.hand.perform(action, standing).await.expect_err("a refusal");
         assert_eq!(error.kind, kind, "{action:?}: {error}");
         error
+    }
+
+    /// The levels that a level action is done on top of.
+    async fn standing(&self, action: &Action) -> Option<PowerLevels> {
+        let Action::SetPowerLevels { room: RoomRef::Id(room), .. } = action else { return None };
+        self.homeserver.room(room).await.expect("a read before")?.power_levels
     }
 
     /// A managed space that admits nobody by itself, made for this case.

@@ -120,7 +120,7 @@ pub async fn joins_need_the_bot_in_the_room_and_admin(ground: &Ground) {
 pub async fn an_unknown_token_is_fatal(ground: &Ground) {
     let registration = Registration { as_token: "not-the-token".to_owned().into(), ..ground.registration.clone() };
     let stranger = Homeserver::connect(access(ground.proxy.url()), &registration).await.unwrap();
-    let error = LiveActuator::new(stranger).perform(&Action::RegisterBot).await.unwrap_err();
+    let error = LiveActuator::new(stranger).perform(&Action::RegisterBot, None).await.unwrap_err();
     assert_eq!(error.kind, ActErrorKind::Fatal, "{error}");
     assert!(!format!("{error} {error:?}").contains("not-the-token"));
 }

@@ -151,6 +151,24 @@ pub async fn power_levels_look_as_simulated(ground: &Ground) {
     ground.refused(&gone, ActErrorKind::Stale).await;
 }
 
+pub async fn levels_that_changed_meanwhile_are_not_written_over(ground: &Ground) {
+    let room = ground.space("changed").await;
+    let planned_on = ground.homeserver.room(&room).await.unwrap().unwrap().power_levels.unwrap();
+    // What a moderator does between the read and the write.
+    let mut theirs = planned_on.clone();
+    theirs.set_event("org.example.poll", 7);
+    let path =
+        format!("/_matrix/client/v3/rooms/{}/state/m.room.power_levels/", crate::lab::synapse::escape(room.as_str()));
+    ground.raw_as_bot("PUT", &path, theirs.content()).await;
+
+    let mut ours = planned_on.clone();
+    ours.users.insert("@ann:lab.test".into(), 50);
+    let set = Action::SetPowerLevels { room: at(&room), content: ours.content(), changes: Vec::new() };
+    ground.refused_over(&set, Some(&planned_on), ActErrorKind::Stale).await;
+    ground.refused_over(&set, None, ActErrorKind::Stale).await;
+    assert_eq!(ground.homeserver.room(&room).await.unwrap().unwrap().power_levels, Some(theirs));
+}
+
 pub async fn a_room_that_was_left_is_gone(ground: &Ground) {
     let room = ground.space("left").await;
     ground.do_and_compare(&Action::Leave { room: at(&room) }).await;
