@@ -66,6 +66,21 @@ pub trait Actuator: Send + Sync {
     /// # Errors
     /// [`ActError`], classified.
     async fn perform(&self, action: &Action, standing: Option<&PowerLevels>) -> Result<Outcome, ActError>;
+
+    /// Gets the bot back what it lost in a room of usher's own.
+    ///
+    /// # Errors
+    /// [`ActError`], classified; `Forbidden` where nobody in the room can be asked.
+    async fn recover(&self, room: &RoomId, loss: Loss) -> Result<(), ActError>;
+}
+
+/// What the bot lost in a room that usher made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Loss {
+    /// It is not in the room any more.
+    Place,
+    /// It is, without the level it takes to keep the room in order.
+    Power,
 }
 
 /// Does actions on the real homeserver: the exhaustive match from [`Action`] to requests. What to do was decided before; here is only
@@ -237,6 +252,23 @@ impl Actuator for LiveActuator {
                 kind: ActErrorKind::Forbidden,
             }),
             Action::Leave { room } => plain(homeserver.leave(resolved(room)?).await),
+        }
+    }
+
+    /// The room's own rule lets the bot in, or an invitation does. Else the homeserver may invite and raise it on behalf of the strongest
+    /// local person; that takes one with at least the bot's old level.
+    async fn recover(&self, room: &RoomId, loss: Loss) -> Result<(), ActError> {
+        if loss == Loss::Power {
+            return self.homeserver.make_room_admin(room).await.map_err(classify);
+        }
+        match self.homeserver.enter(room).await {
+            Err(refusal) if refusal.trouble == Trouble::Forbidden => {
+                if self.homeserver.make_room_admin(room).await.is_err() {
+                    return Err(classify(refusal));
+                }
+                self.homeserver.enter(room).await.map_err(classify)
+            }
+            entered => entered.map_err(classify),
         }
     }
 }

@@ -47,6 +47,11 @@ impl Actuator for Scripted {
         };
         Ok(Outcome { room, ..Outcome::default() })
     }
+
+    async fn recover(&self, room: &RoomId, _loss: crate::actuate::Loss) -> Result<(), ActError> {
+        self.asked.lock().unwrap().push(format!("recover {room}"));
+        Ok(())
+    }
 }
 
 struct Always;

@@ -117,6 +117,32 @@ impl Homeserver {
         self.room_from(room, answer.as_ref(), &mut Interner::default())
     }
 
+    /// A room the bot is not in: as it is, where `admin` rights let usher look, else as it was when the bot left. `None`: there is no
+    /// such room, the bot never was in it, or it was banned from it and usher is no admin.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub async fn room_from_outside(&self, room: &RoomId, admin: bool) -> Result<Option<Room>, MatrixError> {
+        #[derive(Deserialize)]
+        struct State {
+            state: Vec<RawEvent>,
+        }
+        let attempt = attempt_of(room);
+        let events: Vec<RawEvent> = if admin {
+            let request = Request::get("/_synapse/admin/v1/rooms/{}/state", &[room.as_str()]).to(&attempt);
+            match self.call_admin(request).await {
+                Ok(answer) => answer.json::<State>(&attempt)?.state,
+                Err(error) if matches!(error.trouble, Trouble::Forbidden | Trouble::NotFound) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        } else {
+            let Some(answer) = self.state(room).await? else { return Ok(None) };
+            answer.json(&attempt)?
+        };
+        let events = events.into_iter().filter_map(RawEvent::state_event);
+        Ok(Some(Room::from_state(self.bot(), &self.identity.instance, events, &mut Interner::default())))
+    }
+
     /// Rooms the bot is joined to; `None`: it is not registered.
     async fn joined_rooms(&self) -> Result<Option<Vec<RoomId>>, MatrixError> {
         #[derive(Deserialize)]

@@ -104,6 +104,26 @@ impl Homeserver {
         self.transport.send(&identity.admin_url, &identity.token, request).await.map(drop)
     }
 
+    /// The bot joins, where the room's rule or an invitation lets it.
+    ///
+    /// # Errors
+    /// When the homeserver refuses or is away.
+    pub async fn enter(&self, room: &RoomId) -> Result<(), MatrixError> {
+        let request = Request::post("/_matrix/client/v3/join/{}", &[room.as_str()], json!({}));
+        self.call_as_bot(request.to(format!("join {room}"))).await.map(drop)
+    }
+
+    /// Has the homeserver raise the bot to the level of the strongest local person in the room, and invite it if it is not in
+    /// (admin API).
+    ///
+    /// # Errors
+    /// When nobody local in the room may do that, usher is no server admin, or the homeserver is away.
+    pub async fn make_room_admin(&self, room: &RoomId) -> Result<(), MatrixError> {
+        let body = json!({ "user_id": self.bot() });
+        let request = Request::post("/_synapse/admin/v1/rooms/{}/make_room_admin", &[room.as_str()], body);
+        self.call_admin(request.to(format!("raise the bot in {room}"))).await.map(drop)
+    }
+
     /// The bot leaves.
     ///
     /// # Errors
