@@ -4,7 +4,9 @@
 //! Decides nothing itself: what should be is `desired`, what to do is `plan`, how it is sent is `actuate`.
 
 pub mod daemon;
+mod fights;
 mod lessons;
+mod standing;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,6 +82,10 @@ pub struct Reconciler {
     services: BTreeMap<UserId, bool>,
     /// Steps that failed, and when they are due again.
     troubles: BTreeMap<StepId, StepTrouble>,
+    /// What is undone again and again (S-34).
+    fights: fights::Fights,
+    /// Rooms of usher's that the bot is not in any more, or has no power in.
+    standing: standing::Standing,
     progress: watch::Sender<Progress>,
     stop: CancellationToken,
 }
@@ -149,6 +155,8 @@ impl Reconciler {
             asked_after: None,
             services: BTreeMap::new(),
             troubles: BTreeMap::new(),
+            fights: fights::Fights::default(),
+            standing: standing::Standing::default(),
             progress,
             stop,
         })
@@ -263,15 +271,10 @@ impl Reconciler {
             feed.fold(self).await?;
             let decided = self.decide(scope).await?;
             (plan, complete) = (decided.plan, decided.desired.complete);
-            let now = clock::now();
-            let due: Vec<Step> = plan
-                .pending()
-                .filter(|step| {
-                    self.troubles.is_empty()
-                        || self.troubles.get(&step.id()).is_none_or(|trouble| trouble.retry_at <= now)
-                })
-                .cloned()
-                .collect();
+            if self.recover().await? {
+                continue;
+            }
+            let due = self.due(&plan, *scope == Scope::Everything);
             if due.is_empty() || self.stop.is_cancelled() || rounds >= MOST_ROUNDS || self.parts.actuator.is_none() {
                 break;
             }
@@ -306,6 +309,30 @@ impl Reconciler {
         }
         result.plan = Some(plan);
         Ok(result)
+    }
+
+    /// What of `plan` is to be done now: not what failed a moment ago, nor what is fought over.
+    fn due(&mut self, plan: &Plan, whole: bool) -> Vec<Step> {
+        let now = clock::now();
+        for fight in self.fights.look(plan, whole, now) {
+            tracing::warn!(
+                what = fight.what,
+                flips = fight.flips,
+                "undone again and again: usher does it less and less often from now on"
+            );
+        }
+        let (calm, troubled) = (self.fights.is_calm(), !self.troubles.is_empty());
+        let failed = |step: &Step| self.troubles.get(&step.id()).is_some_and(|trouble| trouble.retry_at > now);
+        plan.pending()
+            .filter(|step| !(troubled && failed(step)) && (calm || !self.fights.waits(step, now)))
+            .cloned()
+            .collect()
+    }
+
+    /// Whether the writer's lease lasts for another write, and nobody has said stop.
+    fn may_write(&self) -> bool {
+        let leased = self.parts.lease.as_ref().is_some_and(|lease| lease.remaining_ms() > SHORTEST_WRITE_MS);
+        leased && self.parts.actuator.is_some() && !self.stop.is_cancelled()
     }
 
     async fn slice(&mut self, due: Vec<Step>, length: Duration) -> execute::Report {

@@ -48,6 +48,7 @@ impl Reconciler {
             self.record_removals(plan, step, foreseen.at);
         }
         for step in &report.done {
+            self.fights.done(step, now);
             self.troubles.remove(&step.id());
             for id in step.part_ids() {
                 self.ledger.approvals.remove(&id);

@@ -29,7 +29,7 @@ pub struct News {
     pub dirty: Dirty,
     /// The feed has lost its place: everything must be read again.
     pub reread: bool,
-    /// The bot is no longer in a room it was in: what that means for the tree only a whole plan tells.
+    /// The bot is no longer in a room it was in, or is asked back into one: what that means for the tree only a whole plan tells.
     pub thrown_out: bool,
 }
 
@@ -52,6 +52,8 @@ impl Readings {
 
 /// People without an account who are looked up at one poll where usher may not list accounts: one request each.
 const LOOKUPS_PER_POLL: usize = 100;
+/// The link from a space to what hangs in it.
+const CHILD: &str = "m.space.child";
 /// How often the pulse is shown while something slow is read.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -131,6 +133,7 @@ impl Reconciler {
         self.observed = Some(observed);
         self.readings = Readings { all: Some(began), rooms: BTreeMap::new() };
         self.looked_up.clear();
+        self.standing.look_again();
         self.mark_services();
         Ok(())
     }
@@ -191,6 +194,10 @@ impl Reconciler {
             for (room, event) in batch.events.iter().filter(|(room, _)| self.readings.precede(room, arrival)) {
                 if observed.fold(room, event) {
                     news.dirty.insert(room.clone());
+                    // Where a thing hangs is planned with the thing, not with what it hangs in.
+                    if event.kind == CHILD {
+                        news.dirty.insert(event.state_key.as_str().into());
+                    }
                 }
             }
             for room in batch.left.iter().filter(|room| self.readings.precede(room, arrival)) {
@@ -198,12 +205,27 @@ impl Reconciler {
             }
         }
         for (room, inviter) in &batch.invited {
-            tracing::info!(%room, %inviter, "the bot was invited; invitations are not taken up");
+            if self.standing.is_awaited(room) {
+                tracing::info!(%room, %inviter, "the bot was invited back");
+                self.standing.try_now(room);
+                news.thrown_out = true;
+            } else {
+                tracing::info!(%room, %inviter, "the bot was invited; invitations are not taken up");
+            }
         }
         let gaps = batch.gaps.iter().filter(|room| self.readings.precede(room, arrival)).cloned().collect();
+        let before = self.children(&gaps);
         self.reread_rooms(&gaps).await?;
+        let after = self.children(&gaps);
+        news.dirty.extend(before.symmetric_difference(&after).cloned());
         news.dirty.extend(gaps);
         Ok(news)
+    }
+
+    /// What hangs in these rooms.
+    fn children(&self, rooms: &BTreeSet<RoomId>) -> BTreeSet<RoomId> {
+        let known = self.observed.iter().flat_map(|observed| rooms.iter().filter_map(|id| observed.rooms.get(id)));
+        known.flat_map(|room| room.children.keys()).cloned().collect()
     }
 
     /// Reads single rooms again.
@@ -233,6 +255,8 @@ impl Reconciler {
             observed.aliases.extend(found);
             self.looked_up.extend(unseen);
         }
+        self.look_for_own_rooms(&missing).await?;
+        let Some(observed) = &mut self.observed else { return Ok(()) };
         if observed.accounts.listed {
             return Ok(());
         }
