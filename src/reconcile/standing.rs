@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{FIRST_PAUSE_MS, LONGEST_PAUSE_MS, PassError, Reconciler};
 use crate::actuate::{ActErrorKind, Loss};
 use crate::clock;
+use crate::config::Enforce;
+use crate::desired::Desired;
 use crate::ids::{Key, RoomId, Timestamp, UserId};
 use crate::matrix::MatrixError;
 use crate::observability::FailureStatus;
@@ -32,6 +34,8 @@ pub(super) struct Standing {
 struct Setback {
     key: Key,
     loss: Loss,
+    /// The space is only observed: shown, and not done (S-108).
+    observed_only: bool,
     cause: Option<String>,
     failures: u32,
     since: Timestamp,
@@ -60,17 +64,20 @@ impl Standing {
         self.is_awaited(room) || self.strange.contains(room)
     }
 
-    fn suffer(&mut self, room: RoomId, key: Key, loss: Loss) {
+    fn suffer(&mut self, room: &RoomId, (key, enforce): (&Key, Enforce), loss: Loss) {
         let now = clock::now();
-        self.setbacks.entry(room).or_insert_with_key(|room| {
+        let observed_only = enforce == Enforce::Observe;
+        let setback = self.setbacks.entry(room.clone()).or_insert_with(|| {
             tracing::warn!(%key, %room, ?loss, "the bot lost its place or its power in a room of usher's");
-            Setback { key, loss, cause: None, failures: 0, since: now, retry_at: now }
+            let key = key.clone();
+            Setback { key, loss, observed_only, cause: None, failures: 0, since: now, retry_at: now }
         });
+        setback.observed_only = observed_only;
     }
 
     fn due(&self) -> Vec<(RoomId, Loss)> {
         let now = clock::now();
-        let due = self.setbacks.iter().filter(|(_, setback)| setback.retry_at <= now);
+        let due = self.setbacks.iter().filter(|(_, setback)| setback.retry_at <= now && !setback.observed_only);
         due.map(|(room, setback)| (room.clone(), setback.loss)).collect()
     }
 }
@@ -86,9 +93,14 @@ impl Reconciler {
     ///
     /// # Errors
     /// When the homeserver is away.
-    pub(super) async fn look_for_own_rooms(&mut self, missing: &BTreeSet<Key>) -> Result<(), PassError> {
+    pub(super) async fn look_for_own_rooms(
+        &mut self,
+        desired: &Desired,
+        missing: &BTreeSet<Key>,
+    ) -> Result<(), PassError> {
         let Some(observed) = &mut self.observed else { return Ok(()) };
-        for key in missing {
+        let policy: BTreeMap<&Key, Enforce> = desired.rooms.iter().map(|room| (&room.key, room.enforce)).collect();
+        for (key, enforce) in missing.iter().filter_map(|key| Some((key, *policy.get(key)?))) {
             let Some(id) = observed.aliases.get(key) else { continue };
             let in_sight = observed.rooms.contains_key(id) || observed.unread.contains(id);
             if in_sight || self.standing.is_known(id) {
@@ -96,14 +108,16 @@ impl Reconciler {
             }
             let room = self.parts.homeserver.room_from_outside(id, observed.accounts.listed).await?;
             if room.is_some_and(|room| is_lost(&room, key, &observed.bot)) {
-                self.standing.suffer(id.clone(), key.clone(), Loss::Place);
+                self.standing.suffer(id, (key, enforce), Loss::Place);
             } else {
                 self.standing.strange.insert(id.clone());
             }
         }
         for (id, room) in &observed.rooms {
-            if let Some(key) = powerless(room, &observed.bot) {
-                self.standing.suffer(id.clone(), key.clone(), Loss::Power);
+            if let Some(key) = powerless(room, &observed.bot)
+                && let Some(enforce) = policy.get(key)
+            {
+                self.standing.suffer(id, (key, *enforce), Loss::Power);
             }
         }
         self.standing.setbacks.retain(|id, setback| match (setback.loss, observed.rooms.get(id)) {
@@ -192,8 +206,10 @@ impl Reconciler {
                 format!("raise {bot} to at least {NEEDED} in {room} from an account that may"),
             ),
         };
-        let reason = setback.cause.clone().unwrap_or_else(|| "not tried yet".to_owned());
-        FailureStatus { what, reason, remedy: Some(remedy), since: setback.since, retry_at: Some(setback.retry_at) }
+        let untried = if setback.observed_only { "the space is only observed" } else { "not tried yet" };
+        let reason = setback.cause.clone().unwrap_or_else(|| untried.to_owned());
+        let retry_at = (!setback.observed_only).then_some(setback.retry_at);
+        FailureStatus { what, reason, remedy: Some(remedy), since: setback.since, retry_at }
     }
 }
 

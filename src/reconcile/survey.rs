@@ -255,7 +255,7 @@ impl Reconciler {
             observed.aliases.extend(found);
             self.looked_up.extend(unseen);
         }
-        self.look_for_own_rooms(&missing).await?;
+        self.look_for_own_rooms(desired, &missing).await?;
         let Some(observed) = &mut self.observed else { return Ok(()) };
         if observed.accounts.listed {
             return Ok(());

@@ -21,6 +21,8 @@ const CHANGES: usize = 40;
 const IN_TIME: Duration = Duration::from_mins(1);
 /// Rooms that may be read again as a whole: those in whose levels usher's own writes met changes it had not heard of yet.
 const ROOM_READS: usize = 6;
+/// More than the feed takes of one room at once.
+const BURST: usize = 120;
 const SPACES: [&str; 2] = ["org", "red"];
 const ROOMS: [&str; 2] = ["org/general", "red/general"];
 /// State of a space that the configuration decides, and what somebody makes of it.
@@ -205,6 +207,30 @@ async fn forty_changes_while_usher_was_dead_are_put_right_at_the_start() {
     let daemon = world.start(&["run"]);
     all_are_put_right(&world, &deeds, resumed).await;
     assert_eq!(reads(&world).0, 1, "read as a whole once, at the start");
+    daemon.stop().await.code(0);
+    world.must_be_settled().await;
+}
+
+/// More events in one room than the feed takes: that room is read again, and nothing else is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_with_more_changes_than_the_feed_takes_is_read_again() {
+    let Live { world, daemon, .. } = Live::new("12").await;
+    let (org, space) = (world.room("org").await, world.room("red").await);
+    signal(daemon.pid(), "STOP");
+    assert_eq!(put(&world, "ann", &org, ("m.space.child", space.as_str()), json!({})).await, 200);
+    for number in 0..BURST {
+        let name = json!({ "name": format!("Number {number}") });
+        assert_eq!(put(&world, "ann", &org, ("m.room.name", ""), name).await, 200);
+    }
+    world.proxy.clear();
+    signal(daemon.pid(), "CONT");
+    until("the name is back", async || world.state(&org, "m.room.name", "").await["name"] == "Company").await;
+    // Lost in the gap, and found by what hung there before.
+    let linked = async || !world.state(&org, "m.space.child", space.as_str()).await["via"].is_null();
+    until("the link is back", linked).await;
+    let whole = world.proxy.seen().into_iter().filter(|seen| seen.path.ends_with("/state"));
+    assert_eq!(whole.map(|seen| seen.path.contains(&escape(org.as_str()))).collect::<Vec<_>>(), [true]);
+    assert_eq!(reads(&world).0, 0);
     daemon.stop().await.code(0);
     world.must_be_settled().await;
 }
