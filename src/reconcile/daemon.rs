@@ -130,10 +130,10 @@ struct Inbox {
 impl Inbox {
     async fn take(&mut self, arrival: Arrival, reconciler: &mut Reconciler) {
         match reconciler.fold(&arrival).await {
-            Ok(News { dirty, reread, thrown_out }) => {
+            Ok(News { dirty, reread, whole }) => {
                 self.news.dirty.extend(dirty);
                 self.news.reread |= reread;
-                self.news.thrown_out |= thrown_out;
+                self.news.whole |= whole;
             }
             Err(error) => {
                 tracing::debug!(%error, "what the feed brought could not be read; it is read with everything else");
@@ -209,7 +209,7 @@ impl Daemon {
             (Scope::Everything, "approval")
         } else if ready && self.reconciler.has_waited_enough() {
             (Scope::Everything, "retry")
-        } else if ready && self.inbox.news.thrown_out {
+        } else if ready && self.inbox.news.whole {
             (Scope::Everything, "feed")
         } else if ready && !self.inbox.news.dirty.is_empty() {
             (Scope::Rooms(std::mem::take(&mut self.inbox.news.dirty)), "feed")
@@ -217,7 +217,7 @@ impl Daemon {
             return;
         };
         if scope == Scope::Everything {
-            self.inbox.news.thrown_out = false;
+            self.inbox.news.whole = false;
             self.inbox.news.dirty.clear();
         }
         let started = clock::now();

@@ -29,8 +29,9 @@ pub struct News {
     pub dirty: Dirty,
     /// The feed has lost its place: everything must be read again.
     pub reread: bool,
-    /// The bot is no longer in a room it was in, or is asked back into one: what that means for the tree only a whole plan tells.
-    pub thrown_out: bool,
+    /// The bot is no longer in a room it was in, or is asked back into one, or a room was replaced: what that means for the tree only
+    /// a whole plan tells.
+    pub whole: bool,
 }
 
 /// When reads of the homeserver began. A room that could not be read then is tried again by every poll ([`Observed::unread`]).
@@ -54,6 +55,8 @@ impl Readings {
 const LOOKUPS_PER_POLL: usize = 100;
 /// The link from a space to what hangs in it.
 const CHILD: &str = "m.space.child";
+/// What an upgrade leaves in the room it replaces.
+const TOMBSTONE: &str = "m.room.tombstone";
 /// How often the pulse is shown while something slow is read.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -198,17 +201,18 @@ impl Reconciler {
                     if event.kind == CHILD {
                         news.dirty.insert(event.state_key.as_str().into());
                     }
+                    news.whole |= event.kind == TOMBSTONE;
                 }
             }
             for room in batch.left.iter().filter(|room| self.readings.precede(room, arrival)) {
-                news.thrown_out |= observed.rooms.remove(room).is_some();
+                news.whole |= observed.rooms.remove(room).is_some();
             }
         }
         for (room, inviter) in &batch.invited {
             if self.standing.is_awaited(room) {
                 tracing::info!(%room, %inviter, "the bot was invited back");
                 self.standing.try_now(room);
-                news.thrown_out = true;
+                news.whole = true;
             } else {
                 tracing::info!(%room, %inviter, "the bot was invited; invitations are not taken up");
             }
