@@ -95,6 +95,8 @@ pub struct Reconciler {
 pub struct StepTrouble {
     pub what: String,
     pub cause: String,
+    /// The world was not as planned, the last time it was tried.
+    stale: bool,
     pub failures: u32,
     pub since: Timestamp,
     pub retry_at: Timestamp,
@@ -286,9 +288,11 @@ impl Reconciler {
             let length = if due.iter().any(takes_away) { execute::SLICE } else { feed.slice() };
             let report = self.slice(due, length).await;
             result.done += report.done.len() as u64;
-            result.failed += report.failed.len() as u64;
+            // What was not as planned is planned anew from a fresh read, and fails only if it is left over in the end.
+            let stale = report.failed.iter().filter(|(_, error)| error.kind == ActErrorKind::Stale).count();
+            result.failed += (report.failed.len() - stale) as u64;
             rounds += u32::from(report.finished);
-            let progressed = !report.done.is_empty();
+            let progressed = !report.done.is_empty() || stale > 0;
             let idle = !progressed && report.failed.is_empty() && !report.finished;
             self.settle_up(&plan, (foreseen, report), &mut result).await?;
             if idle && !self.stop.is_cancelled() {
@@ -302,6 +306,7 @@ impl Reconciler {
         if rounds >= MOST_ROUNDS {
             tracing::warn!(rounds, "the same steps come back in every round: something undoes what usher does");
         }
+        result.failed += self.stale(&plan);
         result.held = plan.held_count() as u64;
         if *scope == Scope::Everything && self.parts.actuator.is_some() {
             // A pass over half a directory settles nothing: what it withheld for that was never weighed (S-101).
@@ -327,6 +332,12 @@ impl Reconciler {
             .filter(|step| !(troubled && failed(step)) && (calm || !self.fights.waits(step, now)))
             .cloned()
             .collect()
+    }
+
+    /// Steps that are left though they were tried again and again, because the world is never as planned.
+    fn stale(&self, plan: &Plan) -> u64 {
+        let waiting = |step: &&Step| self.troubles.get(&step.id()).is_some_and(|trouble| trouble.stale);
+        if self.troubles.is_empty() { 0 } else { plan.pending().filter(waiting).count() as u64 }
     }
 
     /// Whether the writer's lease lasts for another write, and nobody has said stop.
