@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::ids::{EventId, Key, RoomAlias, RoomId, UserId};
 use crate::matrix::{Homeserver, MatrixError, Membership, Trouble};
 use crate::observed::PowerLevels;
-use crate::plan::{Action, Creation, RoomRef, StateChange};
+use crate::plan::{Action, Creation, Deed, RoomRef, StateChange};
 
 /// What came back from one action.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,17 +153,47 @@ impl LiveActuator {
         standing: Option<&PowerLevels>,
     ) -> Result<Outcome, ActError> {
         let room = resolved(room)?;
-        let now = self.homeserver.state_content(room, LEVELS, "").await.map_err(classify)?;
-        if now.map(|content| PowerLevels::from_content(&content)).as_ref() != standing {
-            return Err(ActError {
-                attempted: format!("set {LEVELS} of {room}"),
-                cause: "somebody changed the levels after they were read, or the bot is no longer in the room"
-                    .to_owned(),
-                code: None,
-                kind: ActErrorKind::Stale,
-            });
-        }
+        self.levels_stand(room, standing).await?;
         self.put_state(room, LEVELS, "", content.clone()).await
+    }
+
+    async fn levels_stand(&self, room: &RoomId, standing: Option<&PowerLevels>) -> Result<(), ActError> {
+        let now = self.homeserver.state_content(room, LEVELS, "").await.map_err(classify)?;
+        if now.map(|content| PowerLevels::from_content(&content)).as_ref() == standing {
+            return Ok(());
+        }
+        Err(ActError {
+            attempted: format!("set {LEVELS} of {room}"),
+            cause: "somebody changed the levels after they were read, or the bot is no longer in the room".to_owned(),
+            code: None,
+            kind: ActErrorKind::Stale,
+        })
+    }
+
+    /// What somebody does in the bot's stead (S-22).
+    async fn puppet(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        deed: &Deed,
+        standing: Option<&PowerLevels>,
+    ) -> Result<Outcome, ActError> {
+        let homeserver = &self.homeserver;
+        let event = match deed {
+            Deed::Leave { text } => homeserver.leave_as(user, room, text).await,
+            Deed::Forget => homeserver.forget_as(user, room).await.map(|()| None),
+            Deed::InviteBot => homeserver.invite_bot_as(user, room).await.map(|()| None),
+            Deed::SetLevels { content, .. } => {
+                self.levels_stand(room, standing).await?;
+                homeserver.set_levels_as(user, room, content.clone()).await
+            }
+            Deed::Join => homeserver.join_as(user, room).await.map(|()| None),
+            Deed::Upgrade { version } => {
+                let successor = homeserver.upgrade_as(user, room, version).await.map_err(classify)?;
+                return Ok(Outcome { room: Some(successor), ..Outcome::default() });
+            }
+        };
+        event.map(|event| Outcome { event, ..Outcome::default() }).map_err(classify)
     }
 
     async fn put_state(&self, room: &RoomId, kind: &str, state_key: &str, content: Value) -> Result<Outcome, ActError> {
@@ -237,6 +267,16 @@ impl Actuator for LiveActuator {
                 kind: ActErrorKind::Forbidden,
             }),
             Action::Leave { room } => plain(homeserver.leave(resolved(room)?).await),
+            Action::Enter { room } => plain(homeserver.enter(resolved(room)?).await),
+            Action::TakePower { room } => match homeserver.take_power(resolved(room)?).await {
+                // Nobody local has power there: trying again changes nothing.
+                Err(error) if error.status == Some(400) => {
+                    Err(ActError { kind: ActErrorKind::Forbidden, ..classify(error) })
+                }
+                other => plain(other),
+            },
+            Action::Puppet { room, user, deed } => self.puppet(resolved(room)?, user, deed, standing).await,
+            Action::RemoveAlias { alias, .. } => plain(homeserver.remove_alias(alias).await),
         }
     }
 }

@@ -117,6 +117,48 @@ pub enum Action {
     Leave {
         room: RoomRef,
     },
+    /// The bot joins a room whose rule admits it, or that it was invited to (S-31).
+    Enter {
+        room: RoomRef,
+    },
+    /// The homeserver gives the bot the highest level a local member has, and invites it to a room that is not public (S-22).
+    TakePower {
+        room: RoomRef,
+    },
+    /// A local member does what the bot cannot (S-22); only through the puppet registration.
+    Puppet {
+        room: RoomRef,
+        user: UserId,
+        deed: Deed,
+    },
+    /// An alias of ours is taken from a room that is no longer managed: the homeserver would send us its events for ever.
+    RemoveAlias {
+        room: RoomRef,
+        key: Key,
+        alias: RoomAlias,
+    },
+}
+
+/// What S-22 lets usher do as somebody else, and nothing more.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Deed {
+    /// Counts as our kick, and says why.
+    Leave {
+        text: Arc<str>,
+    },
+    /// Takes a room that was left from the person's list.
+    Forget,
+    InviteBot,
+    /// Raises the bot, or lowers the person themselves.
+    SetLevels {
+        content: Value,
+        changes: Vec<LevelChange>,
+    },
+    Join,
+    /// Replaces the room by one of this version.
+    Upgrade {
+        version: String,
+    },
 }
 
 /// A room by id, or one that an earlier step of the same plan makes.
@@ -171,6 +213,8 @@ pub enum StateChange {
         link: Parent,
     },
     Marker(Marker),
+    /// The room is nothing of ours any more (S-42).
+    Unmark,
 }
 
 /// A change of one effective level, for showing and counting. `user: None` is a key such as `invite` or `state_default`.

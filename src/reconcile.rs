@@ -5,6 +5,7 @@
 
 pub mod daemon;
 mod lessons;
+mod outside;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,6 +77,9 @@ pub struct Reconciler {
     ///
     /// [`Accounts::absent`]: crate::observed::Accounts::absent
     asked_after: Option<UserId>,
+    /// Rooms outside that were looked at, and the last one whose turn it was.
+    looked_outside: BTreeSet<RoomId>,
+    outside_after: Option<RoomId>,
     /// Removal candidates asked after: whether another service owns the account (S-102).
     services: BTreeMap<UserId, bool>,
     /// Steps that failed, and when they are due again.
@@ -147,6 +151,8 @@ impl Reconciler {
             ledger,
             looked_up: BTreeSet::new(),
             asked_after: None,
+            looked_outside: BTreeSet::new(),
+            outside_after: None,
             services: BTreeMap::new(),
             troubles: BTreeMap::new(),
             progress,

@@ -71,6 +71,7 @@ fn observed() -> Observed {
         bot_registered: crate::observed::Known::Known(true),
         bot_display_name: crate::observed::Known::Unknown,
         rooms: BTreeMap::new(),
+        outside: BTreeMap::new(),
         unread: BTreeSet::new(),
         aliases: BTreeMap::new(),
         accounts: crate::observed::Accounts::default(),

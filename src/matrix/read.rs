@@ -74,6 +74,7 @@ impl Homeserver {
             bot_registered: Known::Known(joined.is_some()),
             bot_display_name: Known::Unknown,
             rooms: BTreeMap::new(),
+            outside: BTreeMap::new(),
             unread: BTreeSet::new(),
             aliases: BTreeMap::new(),
             accounts: self.accounts().await?.unwrap_or_default(),

@@ -10,7 +10,7 @@ use crate::ids::{EventId, RoomAlias, RoomId, UserId};
 const ALIAS: &str = "/_matrix/client/v3/directory/room/{}";
 const STATE: &str = "/_matrix/client/v3/rooms/{}/state/{}/{}";
 /// createRoom writes a dozen events, and more with many initial states; a loaded homeserver takes its time.
-const CREATE_TIMEOUT: Duration = Duration::from_mins(3);
+pub(super) const CREATE_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// A change of somebody's membership, by the bot.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +102,26 @@ impl Homeserver {
             .to(format!("join {user} to {room}"));
         let identity = &self.identity;
         self.transport.send(&identity.admin_url, &identity.token, request).await.map(drop)
+    }
+
+    /// The bot joins a room that admits it or that it was invited to.
+    ///
+    /// # Errors
+    /// When the homeserver refuses or is away.
+    pub async fn enter(&self, room: &RoomId) -> Result<(), MatrixError> {
+        let request = Request::post("/_matrix/client/v3/rooms/{}/join", &[room.as_str()], json!({}));
+        self.call_as_bot(request.to(format!("enter {room}"))).await.map(drop)
+    }
+
+    /// Gives the bot the highest level a local member of the room has, and invites it where it is not in and the room is not public
+    /// (admin API).
+    ///
+    /// # Errors
+    /// When no local member has power there; when the homeserver refuses or is away.
+    pub async fn take_power(&self, room: &RoomId) -> Result<(), MatrixError> {
+        let body = json!({ "user_id": self.bot() });
+        let request = Request::post("/_synapse/admin/v1/rooms/{}/make_room_admin", &[room.as_str()], body);
+        self.call_admin(request.to(format!("take power in {room}"))).await.map(drop)
     }
 
     /// The bot leaves.

@@ -158,6 +158,7 @@ impl StateChange {
             Self::Parent { parent, .. } => format!("parent {parent}"),
             Self::Unparent { parent } => format!("no parent {parent}"),
             Self::Marker(_) => "marker".to_owned(),
+            Self::Unmark => "no marker".to_owned(),
         }
     }
 }

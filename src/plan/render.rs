@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Action, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step};
+use super::{Action, Deed, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step};
 use crate::ids::UserId;
 
 /// Width the text is laid out for.
@@ -92,9 +92,11 @@ impl Page<'_> {
             withheld: withheld.clone(),
         };
         match &step.action {
-            Action::RegisterBot => vec![line('+', String::new(), "")],
+            Action::RegisterBot | Action::Enter { .. } | Action::TakePower { .. } => vec![line('+', String::new(), "")],
             Action::SetBotName { name } => vec![line('~', format!("\"{name}\""), "")],
-            Action::DropAlias { alias, .. } => vec![line('-', alias.to_string(), "aliases")],
+            Action::DropAlias { alias, .. } | Action::RemoveAlias { alias, .. } => {
+                vec![line('-', alias.to_string(), "aliases")]
+            }
             Action::CreateRoom(creation) => {
                 let what = if creation.key.is_space() { "space" } else { "room" };
                 vec![line('+', what.to_owned(), "rooms")]
@@ -111,14 +113,31 @@ impl Page<'_> {
             Action::Invite { user, .. } | Action::Join { user, .. } => vec![line('+', self.short(user), "people")],
             Action::Kick { user, .. } | Action::Lock { user } => vec![line('-', self.short(user), "people")],
             Action::Leave { .. } => vec![line('-', String::new(), "")],
+            Action::Puppet { user, deed, .. } => {
+                self.deed(user, deed).map(|(mark, subject)| line(mark, subject, "people")).collect()
+            }
         }
+    }
+
+    /// What somebody does in our stead.
+    fn deed(&self, user: &UserId, deed: &Deed) -> impl Iterator<Item = (char, String)> {
+        let user = self.short(user);
+        let lines = match deed {
+            Deed::SetLevels { changes, .. } => {
+                changes.iter().map(|change| ('~', format!("{user}: {}", self.level(change)))).collect()
+            }
+            Deed::Leave { .. } | Deed::Forget => vec![('-', user)],
+            Deed::InviteBot | Deed::Join => vec![('+', user)],
+            Deed::Upgrade { version } => vec![('~', format!("{user}: to version {version}"))],
+        };
+        lines.into_iter()
     }
 
     fn state(&self, state: &StateChange) -> String {
         match state {
             StateChange::Name(text) => format!("name \"{}\"", plain(text)),
             StateChange::Topic(text) => format!("topic \"{}\"", plain(text)),
-            StateChange::Avatar(_) | StateChange::Marker(_) => state.label(),
+            StateChange::Avatar(_) | StateChange::Marker(_) | StateChange::Unmark => state.label(),
             StateChange::CanonicalAlias(alias) => format!("alias {alias}"),
             StateChange::JoinRule(rule) => format!("join rule {}", rule.rule),
             StateChange::GuestAccess(access) => format!("guest access {access}"),
@@ -300,6 +319,17 @@ impl Action {
             Self::Kick { .. } => "remove",
             Self::Lock { .. } => "lock",
             Self::Leave { .. } => "leave",
+            Self::Enter { .. } => "enter",
+            Self::TakePower { .. } => "take power",
+            Self::RemoveAlias { .. } => "remove alias",
+            Self::Puppet { deed, .. } => match deed {
+                Deed::Leave { .. } => "leave as",
+                Deed::Forget => "forget as",
+                Deed::InviteBot => "invite bot as",
+                Deed::SetLevels { .. } => "level as",
+                Deed::Join => "join as",
+                Deed::Upgrade { .. } => "upgrade as",
+            },
         }
     }
 
@@ -345,15 +375,20 @@ impl Plan {
         for step in self.pending() {
             match &step.action {
                 Action::CreateRoom(_) => made += 1,
-                Action::Invite { .. } | Action::Join { .. } => invited += 1,
-                Action::Kick { .. } => removed += 1,
-                Action::SetPowerLevels { changes, .. } => levels += changes.len().max(1),
+                Action::Invite { .. } | Action::Join { .. } | Action::Puppet { deed: Deed::Join, .. } => invited += 1,
+                Action::Kick { .. } | Action::Puppet { deed: Deed::Leave { .. }, .. } => removed += 1,
+                Action::SetPowerLevels { changes, .. }
+                | Action::Puppet { deed: Deed::SetLevels { changes, .. }, .. } => levels += changes.len().max(1),
                 Action::RegisterBot
                 | Action::SetBotName { .. }
                 | Action::DropAlias { .. }
                 | Action::SetState { .. }
                 | Action::Lock { .. }
-                | Action::Leave { .. } => other += 1,
+                | Action::Leave { .. }
+                | Action::Enter { .. }
+                | Action::TakePower { .. }
+                | Action::RemoveAlias { .. }
+                | Action::Puppet { .. } => other += 1,
             }
         }
         let mut parts = Vec::new();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::outside::Looks;
 use super::{Dirty, PassError, Reconciler};
 use crate::clock;
 use crate::desired::Desired;
@@ -132,6 +133,7 @@ impl Reconciler {
         self.readings = Readings { all: Some(began), rooms: BTreeMap::new() };
         self.looked_up.clear();
         self.mark_services();
+        self.look_outside(Looks::All).await?;
         Ok(())
     }
 
@@ -141,6 +143,7 @@ impl Reconciler {
     /// When the homeserver is away.
     pub async fn read_new_accounts(&mut self) -> Result<(), PassError> {
         self.read_unread().await;
+        self.look_outside(Looks::Some).await?;
         let Some(observed) = &mut self.observed else { return Ok(()) };
         if !observed.accounts.listed {
             // Without a list those who were missing are asked for again, some at each poll.
@@ -203,6 +206,7 @@ impl Reconciler {
         let gaps = batch.gaps.iter().filter(|room| self.readings.precede(room, arrival)).cloned().collect();
         self.reread_rooms(&gaps).await?;
         news.dirty.extend(gaps);
+        news.dirty.extend(self.look_outside(Looks::New).await?);
         Ok(news)
     }
 
