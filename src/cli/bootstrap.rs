@@ -6,17 +6,22 @@ use secrecy::SecretString;
 
 use super::{Exit, configured};
 use crate::app::{self, Failure};
+use crate::config::Config;
 use crate::matrix::{Promotion, Rung, Trouble};
 
 /// Reads the token from `file`, once; it is kept nowhere.
 pub(super) async fn run(files: &[PathBuf], file: &Path) -> Result<Exit, Failure> {
     let config = configured(files)?;
-    let homeserver = app::homeserver(&config).await?;
+    promote(&config, file).await.map_err(|failure| failure.located(&config))
+}
+
+async fn promote(config: &Config, file: &Path) -> Result<Exit, Failure> {
+    let homeserver = app::homeserver(config).await?;
     let token = std::fs::read_to_string(file)
         .map_err(|error| Failure::new(Exit::Error, format!("cannot read {}: {error}", file.display())))?;
     let token = SecretString::from(token.trim().to_owned());
     homeserver.ensure_users().await?;
-    let promotion = Promotion::of(&config);
+    let promotion = Promotion::of(config);
     homeserver.make_admin(&token, promotion).await.map_err(|error| match error.trouble {
         Trouble::UnknownToken | Trouble::Forbidden => Failure::new(
             Exit::Error,
