@@ -71,24 +71,23 @@ fn beside<T>(write: impl FnOnce() -> T) -> T {
     }
 }
 
-async fn bar(updates: watch::Receiver<Progress>) {
+async fn bar(mut updates: watch::Receiver<Progress>) {
     let bar = ProgressBar::new(0);
-    *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
-    draw(&bar, updates).await;
-    *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
-}
-
-async fn draw(bar: &ProgressBar, mut updates: watch::Receiver<Progress>) {
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}, {elapsed}, {eta} to go") {
         bar.set_style(style);
     }
     loop {
         let progress = *updates.borrow_and_update();
-        bar.set_length(progress.total);
-        bar.set_position(progress.done);
-        bar.set_message(progress.to_string());
+        // Before there is something to do a bar would look full.
+        if progress.total > 0 {
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+            bar.set_message(progress.to_string());
+            SHOWN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| bar.clone());
+        }
         if updates.changed().await.is_err() {
             bar.finish_and_clear();
+            *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return;
         }
     }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
+use std::io::Write as _;
+
 use serde_json::json;
 
 use super::stage::Stage;
@@ -142,4 +144,56 @@ async fn looking_makes_no_database_and_changes_none() {
         "nothing lies beside it"
     );
     assert_eq!(look().await, before);
+}
+
+/// What `usher apply` shows at a terminal, where somebody types `answer` once asked; and its exit code.
+async fn apply_at_a_terminal(world: &World, answer: &str) -> (Option<i32>, String) {
+    let shown = world.path("terminal.out");
+    let mut script = std::process::Command::new("script")
+        .args(["-qefc", &format!("{} apply", env!("CARGO_BIN_EXE_usher"))])
+        .arg("/dev/null")
+        .current_dir(world.folder.path())
+        .env_remove("USHER_CONFIG")
+        .env("TERM", "xterm")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::fs::File::create(&shown).unwrap())
+        .spawn()
+        .unwrap();
+    let mut keyboard = script.stdin.take().unwrap();
+    let text = || String::from_utf8_lossy(&std::fs::read(&shown).unwrap()).into_owned();
+    until("the question", async || text().contains("[y/N]")).await;
+    keyboard.write_all(answer.as_bytes()).unwrap();
+    let mut ended = None;
+    until("its end", async || {
+        ended = script.try_wait().unwrap();
+        ended.is_some()
+    })
+    .await;
+    for secret in &world.secrets {
+        assert!(!text().contains(secret), "a secret is shown");
+    }
+    (ended.unwrap().code(), text())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_a_terminal_it_asks_and_the_log_never_runs_into_the_bar() {
+    let world = World::new().await;
+    world.proxy.clear();
+    // Ctrl-C is a no.
+    for no in ["\n", "n\n", "\u{3}"] {
+        let (code, shown) = apply_at_a_terminal(&world, no).await;
+        assert_eq!(code, Some(0), "{shown}");
+        assert!(shown.contains("Nothing was changed."), "{shown}");
+    }
+    assert_eq!(world.proxy.writes(), Vec::<String>::new());
+    let (code, shown) = apply_at_a_terminal(&world, "y\n").await;
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains(" to go") && shown.contains(" INFO "), "{shown}");
+    // What stands in a line is what was written after the last return or erasure.
+    let last = |line: &str| line.rsplit(['\r', 'K']).next().unwrap_or_default().to_owned();
+    for line in shown.split("\r\n").filter(|line| line.contains(" INFO ")) {
+        let (before, _) = line.split_once(" INFO ").unwrap();
+        assert!(!last(before).contains("to go"), "{line:?}");
+    }
+    world.assert_members().await;
 }
