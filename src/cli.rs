@@ -145,6 +145,7 @@ pub enum HoldVerb {
         id: String,
     },
     /// Let held steps happen, once, within 24 hours
+    #[command(override_usage = "usher hold approve <ID>...\n       usher hold approve --all")]
     Approve {
         /// Ids of holds
         #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ID")]
@@ -295,7 +296,8 @@ pub async fn run(invocation: Invocation) -> Exit {
         Verb::Status { json } => status::verb(files, *json).await,
     };
     done.unwrap_or_else(|failure| {
-        eprintln!("usher: {}", failure.text);
+        // Nobody is there to be told when the terminal is gone; the code is told all the same.
+        let _ = writeln!(io::stderr(), "usher: {}", failure.text);
         failure.exit
     })
 }
@@ -350,7 +352,7 @@ pub fn printed(text: &str) -> Exit {
         Ok(()) => Exit::Done,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
         Err(error) => {
-            eprintln!("usher: cannot write to standard output: {error}");
+            let _ = writeln!(io::stderr(), "usher: cannot write to standard output: {error}");
             Exit::Error
         }
     }

@@ -17,8 +17,14 @@ pub(super) async fn run(files: &[PathBuf], file: &Path) -> Result<Exit, Failure>
 
 async fn promote(config: &Config, file: &Path) -> Result<Exit, Failure> {
     let homeserver = app::homeserver(config).await?;
-    let token = std::fs::read_to_string(file)
-        .map_err(|error| Failure::new(Exit::Error, format!("cannot read {}: {error}", file.display())))?;
+    let unusable = |cause: String| {
+        let text = format!("{}: {cause}; it must hold the access token of a server admin", file.display());
+        Failure::new(Exit::Error, text)
+    };
+    let token = std::fs::read_to_string(file).map_err(|error| unusable(error.to_string()))?;
+    if token.trim().is_empty() {
+        return Err(unusable("it is empty".to_owned()));
+    }
     let token = SecretString::from(token.trim().to_owned());
     homeserver.ensure_users().await?;
     let promotion = Promotion::of(config);

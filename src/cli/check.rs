@@ -80,6 +80,7 @@ impl Report {
     }
 
     fn failed(&mut self, what: &str, text: &str, exit: Exit) {
+        let text = text.strip_prefix(what).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text);
         self.line("FAILED", what, text);
         if self.exit == Exit::Done || exit == Exit::Config {
             self.exit = exit;

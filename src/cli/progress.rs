@@ -49,17 +49,19 @@ pub async fn show(updates: watch::Receiver<Progress>) {
 /// The bar on the terminal, while there is one. One for the process, as the terminal is.
 static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
-/// Standard error for lines that stand beside the bar: it is taken away while one is written.
+/// Standard error for lines that stand beside the bar: it is taken away while one is written. A reader that went away is no reason to
+/// stop working: what cannot be written is dropped.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BesideBar;
 
 impl Write for BesideBar {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        beside(|| io::stderr().write_all(bytes)).map(|()| bytes.len())
+        let _ = beside(|| io::stderr().write_all(bytes));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 

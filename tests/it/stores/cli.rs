@@ -226,3 +226,44 @@ fn a_registration_that_cannot_be_written_says_what_to_do() {
         "{said}"
     );
 }
+
+#[test]
+fn a_token_file_that_holds_no_token_is_named_before_anything_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("usher.yaml"), FILE_SOURCE).unwrap();
+    std::fs::write(folder.path().join("empty"), "\n").unwrap();
+    assert_eq!(usher_in(folder.path(), &["registration", "generate"]).0, Some(0));
+    for file in ["empty", "gone", "."] {
+        let (code, said) = usher_in(folder.path(), &["bootstrap", "--admin-token-file", file]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(
+            said.starts_with(&format!("usher: {file}: ")) && said.contains("access token of a server admin"),
+            "{said}"
+        );
+    }
+}
+
+/// A log that nobody reads any more ends no daemon.
+#[test]
+fn it_goes_on_when_the_reader_of_its_log_goes_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = FILE_SOURCE.replace("listen: '127.0.0.1:1'", "listen: '127.0.0.1:0'") + "logging: { level: silly }\n";
+    std::fs::write(folder.path().join("usher.yaml"), config).unwrap();
+    std::fs::write(folder.path().join("people.yaml"), "users: [{ id: '1', localpart: ann }]\n").unwrap();
+    assert_eq!(usher_in(folder.path(), &["registration", "generate"]).0, Some(0));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
+    command.arg("run").current_dir(folder.path()).env_remove("USHER_CONFIG").stderr(std::process::Stdio::piped());
+    let mut daemon = super::Child(command.spawn().unwrap());
+    let mut log = std::io::BufReader::new(daemon.0.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("the pass could not be made") {
+        line.clear();
+        assert_ne!(std::io::BufRead::read_line(&mut log, &mut line).unwrap(), 0, "it has ended");
+    }
+    drop(log);
+    // The next pass, which has something to say, comes within seconds.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    assert!(daemon.0.try_wait().unwrap().is_none(), "it has ended");
+    super::signal(daemon.0.id(), "TERM");
+    assert_eq!(daemon.0.wait().unwrap().code(), Some(0));
+}
