@@ -1,7 +1,7 @@
 //! `usher apply`: plans, asks, does it once. Does nothing but what was shown: an answer that took long makes it read and compare again.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(super) async fn run(files: &[PathBuf], yes: bool) -> Result<Exit, Failure> {
     let config = configured(files)?;
     if config.provisioner.dry_run {
         let exit = super::plan::run(files, false, None).await?;
-        println!("provisioner.dry_run is true: nothing was changed.");
+        let _ = printed("provisioner.dry_run is true: nothing was changed.\n");
         return Ok(exit);
     }
     let stop = app::until_signalled();
@@ -46,7 +46,7 @@ async fn pass(reconciler: &mut Reconciler, yes: bool, stop: &CancellationToken) 
     let mut shown_before = false;
     let ask = async |decided: &Decided| {
         if std::mem::replace(&mut shown_before, true) {
-            println!("\nWhile the question stood open, things changed. This is the plan now:\n");
+            let _ = printed("\nWhile the question stood open, things changed. This is the plan now:\n\n");
         }
         let shown = printed(&plan::render(&decided.plan, &decided.header));
         if shown != Exit::Done {
@@ -59,8 +59,7 @@ async fn pass(reconciler: &mut Reconciler, yes: bool, stop: &CancellationToken) 
     };
     let same = |shown: &Decided, now: &Decided| is_same(&shown.plan, &now.plan);
     if !agreed(decided, ask, async || look(reconciler).await, same).await? {
-        println!("Nothing was changed.");
-        return Ok(Exit::Done);
+        return Ok(printed("Nothing was changed.\n"));
     }
     let watching = tokio::spawn(progress::show(reconciler.progress()));
     let result = attempts(reconciler, stop).await;
@@ -69,7 +68,7 @@ async fn pass(reconciler: &mut Reconciler, yes: bool, stop: &CancellationToken) 
     let _ = watching.await;
     let result = result?;
     if let Some(text) = text {
-        print!("{text}");
+        let _ = printed(&text);
     }
     verdict(&result, stop)
 }
@@ -166,8 +165,7 @@ async fn question(stop: &CancellationToken) -> Result<Answer, Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::new(Exit::Usage, "nobody is there to be asked: say `usher apply --yes`"));
     }
-    print!("\nDo this? [y/N] ");
-    let _ = io::stdout().flush();
+    let _ = printed("\nDo this? [y/N] ");
     let asked = clock::now();
     let (sender, answer) = oneshot::channel();
     // A thread of its own: the end of the program waits for those of the runtime, and this one may wait for ever.
@@ -177,7 +175,7 @@ async fn question(stop: &CancellationToken) -> Result<Answer, Failure> {
     });
     let text = tokio::select! {
         () = stop.cancelled() => {
-            println!();
+            let _ = printed("\n");
             String::new()
         }
         read = answer => read

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use super::{Exit, configured};
+use super::{Exit, configured, printed};
 use crate::app::{self, Failure};
 use crate::config::Config;
 use crate::matrix::{Promotion, Rung, Trouble};
@@ -40,11 +40,10 @@ async fn promote(config: &Config, file: &Path) -> Result<Exit, Failure> {
     match homeserver.rung().await? {
         Rung::Admin => {
             let (sender, bot) = (homeserver.sender(), homeserver.bot());
-            match promotion {
-                Promotion::Sender => println!("{sender} exists and is a server admin; {bot} exists."),
-                Promotion::SenderAndBot => println!("{sender} and {bot} exist and are server admins."),
-            }
-            Ok(Exit::Done)
+            Ok(printed(&match promotion {
+                Promotion::Sender => format!("{sender} exists and is a server admin; {bot} exists.\n"),
+                Promotion::SenderAndBot => format!("{sender} and {bot} exist and are server admins.\n"),
+            }))
         }
         Rung::Rooms | Rung::ReadOnly => Err(Failure::new(
             Exit::Error,

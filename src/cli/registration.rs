@@ -1,9 +1,10 @@
 //! `usher registration generate`: writes the registrations; works with the homeserver down (S-103).
 
+use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Exit, configured};
+use super::{Exit, configured, printed};
 use crate::app::{self, Failure};
 use crate::config::Appservice;
 use crate::matrix::registration::{Files, Outline, TokenPolicy, generate_files};
@@ -20,18 +21,19 @@ pub(super) async fn generate(files: &[PathBuf], force: bool) -> Result<Exit, Fai
         .map_err(|error| Failure::new(Exit::Error, format!("{error}{}", remedy(&config.appservice))))?;
     let appservice = &config.appservice;
     let written: Vec<_> = std::iter::once(&appservice.registration).chain(&appservice.puppet_registration).collect();
-    println!("Written, readable by their owner only:");
+    let mut text = "Written, readable by their owner only:\n".to_owned();
     for path in &written {
-        println!("  {}", path.display());
+        let _ = writeln!(text, "  {}", path.display());
     }
-    println!(
-        "\nList them in Synapse's homeserver.yaml, readable by Synapse, and restart it:\n\napp_service_config_files:"
+    text.push_str(
+        "\nList them in Synapse's homeserver.yaml, readable by Synapse, and restart it:\n\napp_service_config_files:\n",
     );
     for path in &written {
-        println!("  - {}", std::path::absolute(path).unwrap_or_else(|_| (*path).clone()).display());
+        let path = std::path::absolute(path).unwrap_or_else(|_| (*path).clone());
+        let _ = writeln!(text, "  - {}", path.display());
     }
-    println!("\nThen: usher bootstrap --admin-token-file FILE");
-    Ok(Exit::Done)
+    text.push_str("\nThen: usher bootstrap --admin-token-file FILE\n");
+    Ok(printed(&text))
 }
 
 /// What to do about a registration that cannot be written: the folder is not there, or is somebody else's.
