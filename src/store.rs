@@ -261,10 +261,17 @@ async fn connect(url: &str, settings: &'static str) -> Result<AnyPool, StoreErro
         if is_outage(&error) {
             StoreError::Unreachable { what: "connect", cause: error.to_string() }
         } else {
-            StoreError::Open { url: without_secrets(url), cause: error.to_string() }
+            let unopened =
+                matches!(&error, sqlx::Error::Database(error) if error.code().as_deref() == Some(SQLITE_CANTOPEN));
+            let hint =
+                if unopened { "; is it a file, and may this user read and write it and its directory?" } else { "" };
+            StoreError::Open { url: without_secrets(url), cause: format!("{error}{hint}") }
         }
     })
 }
+
+/// `SQLite`'s code for a file that it cannot open, which does not say why.
+const SQLITE_CANTOPEN: &str = "14";
 
 fn too_slow(what: &'static str) -> StoreError {
     StoreError::Unreachable { what, cause: format!("no answer within {} s", CALL_LIMIT.as_secs()) }
