@@ -184,6 +184,17 @@ pub enum Enforce {
     Observe,
 }
 
+impl fmt::Display for Enforce {
+    /// As the configuration spells it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Strict => "strict",
+            Self::Additive => "additive",
+            Self::Observe => "observe",
+        })
+    }
+}
+
 /// How an entitled person gets into a room (S-18).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MembershipMode {

@@ -211,6 +211,24 @@ impl Timestamp {
     pub fn since_ms(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// The moment for people, in UTC, to the minute: for what lies hours away. [`fmt::Display`] goes to the second.
+    #[must_use]
+    pub fn to_minute(self) -> String {
+        self.written("%Y-%m-%d %H:%M")
+    }
+
+    fn written(self, format: &str) -> String {
+        chrono::DateTime::from_timestamp_millis(self.0)
+            .map_or_else(|| format!("{} ms", self.0), |at| at.format(format).to_string())
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// The moment for people, in UTC, to the second.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.written("%Y-%m-%d %H:%M:%S UTC"))
+    }
 }
 
 /// Keeps one copy of every id it has seen, so that a million memberships of a hundred thousand people share their strings.
@@ -249,6 +267,13 @@ mod tests {
         let aliases: BTreeSet<String> = tricky.iter().map(|key| key.alias_localpart("main")).collect();
         assert_eq!(aliases.len(), tricky.len());
         assert!(aliases.iter().all(|alias| alias.len() < 200));
+    }
+
+    #[test]
+    fn a_moment_is_written_in_utc_and_one_beyond_the_calendar_as_a_number() {
+        let at = Timestamp(1_795_255_000_999);
+        assert_eq!((at.to_string(), at.to_minute()), ("2026-11-21 09:56:40 UTC".into(), "2026-11-21 09:56".into()));
+        assert_eq!(Timestamp(i64::MAX).to_string(), format!("{} ms", i64::MAX));
     }
 
     #[test]

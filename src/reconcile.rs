@@ -171,6 +171,18 @@ impl Reconciler {
         self.progress = watch::channel(Progress::default()).0;
     }
 
+    /// Gives the writer's lease back and closes the database. What is not saved is learned again.
+    pub async fn close(&mut self) {
+        if let Some(lease) = self.parts.lease.take()
+            && let Err(error) = lease.release().await
+        {
+            tracing::warn!(%error, "the writer's lease could not be given back; it runs out by itself");
+        }
+        if let Some(store) = &self.parts.store {
+            store.close().await;
+        }
+    }
+
     /// Whether a pass has ended with this database (S-101).
     #[must_use]
     pub fn has_settled(&self) -> bool {
