@@ -174,7 +174,8 @@ impl Reconciler {
         let now = clock::now();
         let mut news = false;
         for (step, until) in store.approvals().await? {
-            if until > now && self.ledger.approvals.get(&step) != Some(&until) {
+            // One that was used up and whose row could not be deleted yet is no new one.
+            if until > now && self.saved.approvals.get(&step) != Some(&until) {
                 self.ledger.approvals.insert(step.clone(), until);
                 self.saved.approvals.insert(step, until);
                 news = true;
