@@ -28,7 +28,7 @@ impl fmt::Display for Reason {
             Self::Exception { reason, until: None } => write!(f, "exception: {reason}"),
             Self::InSubspace { space, group } => write!(f, "in subspace {space} (group {group})"),
             Self::NotInGroups => f.write_str("no longer in a group of this space"),
-            Self::LeftDirectory { since } => write!(f, "not in the directory since {}", moment(*since)),
+            Self::LeftDirectory { since } => write!(f, "left the directory {}", moment(*since)),
             Self::Disabled => f.write_str("disabled in the directory"),
             Self::NeverEntitled => f.write_str("was never entitled to be here"),
             Self::LevelRule => f.write_str("the directory gives other levels"),
@@ -158,6 +158,7 @@ impl StateChange {
             Self::Parent { parent, .. } => format!("parent {parent}"),
             Self::Unparent { parent } => format!("no parent {parent}"),
             Self::Marker(_) => "marker".to_owned(),
+            Self::Rename { from, marker } => format!("id {from} -> {}", marker.key),
         }
     }
 }
