@@ -141,7 +141,22 @@ impl LiveActuator {
             let alias = RoomAlias::from(alias.as_str());
             self.homeserver.point_alias(&alias, room).await.map_err(classify)?;
         }
+        if let StateChange::Rename { from, marker } = state {
+            self.move_fence(room, (from, &marker.key), &marker.instance).await?;
+        }
         self.put_state(room, kind, &state_key, content).await
+    }
+
+    /// Gives a renamed thing the fencing alias of its new id and takes the old one back. Before the marker: until that is written, all of
+    /// this is planned again.
+    async fn move_fence(&self, room: &RoomId, (from, to): (&Key, &Key), instance: &str) -> Result<(), ActError> {
+        let server = self.homeserver.bot().server();
+        self.homeserver.point_alias(&to.alias(instance, server), room).await.map_err(classify)?;
+        let old = from.alias(instance, server);
+        if self.homeserver.resolve(&old).await.map_err(classify)?.as_ref() == Some(room) {
+            self.homeserver.remove_alias(&old).await.map_err(classify)?;
+        }
+        Ok(())
     }
 
     /// The event holds everybody's levels at once: what a moderator changed a moment ago must not be written over, so the levels are

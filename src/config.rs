@@ -339,6 +339,28 @@ pub struct Space {
     pub subspaces: Vec<Space>,
 }
 
+impl Space {
+    /// A space with nothing but its identity and its name.
+    #[must_use]
+    pub fn named(id: SpaceId, name: String) -> Self {
+        Self {
+            id,
+            name,
+            topic: None,
+            avatar: None,
+            alias: None,
+            rooms: Vec::new(),
+            enforce: None,
+            federate: None,
+            adopt: None,
+            renamed_from: None,
+            groups: Vec::new(),
+            federated_groups: Vec::new(),
+            subspaces: Vec::new(),
+        }
+    }
+}
+
 /// S-50 to S-53.
 #[derive(Clone, Debug, Default)]
 pub struct UserProvisioner {

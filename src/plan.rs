@@ -27,7 +27,7 @@ pub use explain::explain;
 pub use guard::{HeldItem, WINDOW_MS, guard};
 pub use json::to_json;
 use planner::Planner;
-pub use render::{Header, render};
+pub use render::{Header, counted, render};
 pub use rooms::missing;
 use step::digest;
 pub use world::{Decision, World};
@@ -47,6 +47,8 @@ pub struct Plan {
     pub lessons: Vec<Lesson>,
     /// Managed things in the order they are shown, with their titles.
     pub titles: Vec<(Key, String)>,
+    /// What the rooms that are there carry, to call them by their titles.
+    pub rooms: BTreeMap<RoomId, Key>,
     /// People joined or invited per space, and anywhere: what S-81's percentages are of.
     pub heads: Heads,
 }
@@ -68,7 +70,7 @@ pub struct Step {
     /// Why it is shown but not done.
     pub withheld: Option<Withheld>,
     /// Present on steps that take something away from somebody and count against S-81's limits.
-    pub removal: Option<Removal>,
+    pub removal: Option<Box<Removal>>,
 }
 
 /// Everything usher can do to the homeserver.
@@ -213,6 +215,12 @@ pub enum StateChange {
         link: Parent,
     },
     Marker(Marker),
+    /// The marker under a new id (`renamed_from`). Also gives the room the fencing alias of that id and takes the old one back, so that
+    /// neither id is ever made twice (S-16).
+    Rename {
+        from: Key,
+        marker: Marker,
+    },
     /// The room is nothing of ours any more (S-42).
     Unmark,
 }
@@ -281,7 +289,7 @@ pub enum Withheld {
     /// `gc.enabled` is off (S-40).
     GcOff,
     /// Beyond a limit or in need of a yes (S-81, S-43, S-15, S-101).
-    Held(Hold),
+    Held(Box<Hold>),
     /// usher has not the right to do it (DESIGN decision 9).
     MissingRight(&'static str),
     /// Account steps are not built yet.

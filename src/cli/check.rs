@@ -9,7 +9,7 @@ use crate::config::{self, AccountsBackend, Config};
 use crate::ids::UserId;
 use crate::matrix::{Homeserver, MatrixError, Promotion, Rung, registration};
 use crate::observed::Presence;
-use crate::plan::{Note, Scope};
+use crate::plan::{self, Note, Scope};
 use crate::store::{Backend, Store};
 
 /// Checks configuration, source, registration, homeserver and mapping; the exit code is that of the worst finding.
@@ -243,7 +243,10 @@ impl Report {
         }
         let missing = decided.plan.notes.iter().filter(|note| matches!(note, Note::NoAccount { .. })).count();
         if missing > 0 {
-            let text = format!("{missing} entitled people have no account yet: invited within a cycle of getting one");
+            let text = format!(
+                "{} no account yet: invited within a cycle of getting one",
+                plan::counted(missing as u64, "entitled person has", "entitled people have")
+            );
             self.advice("accounts", &text);
         }
         let bot = observed.as_ref().map(|observed| observed.accounts.presence(homeserver.bot()));

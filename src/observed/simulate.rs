@@ -87,7 +87,9 @@ impl StateChange {
             Self::Unchild { child } => Some(("m.space.child", child.as_str().to_owned(), json!({}))),
             Self::Parent { parent, link } => Some(("m.space.parent", id(parent)?, json!(link))),
             Self::Unparent { parent } => Some(("m.space.parent", parent.as_str().to_owned(), json!({}))),
-            Self::Marker(marker) => Some((MARKER_TYPE, bot.as_str().to_owned(), json!(marker))),
+            Self::Marker(marker) | Self::Rename { marker, .. } => {
+                Some((MARKER_TYPE, bot.as_str().to_owned(), json!(marker)))
+            }
             Self::Unmark => Some((MARKER_TYPE, bot.as_str().to_owned(), json!({}))),
         }
     }
@@ -196,7 +198,7 @@ impl Observed {
     }
 
     fn create(&mut self, creation: &Creation, outcome: &Outcome) {
-        let id = outcome.room.clone().unwrap_or_else(|| placeholder(creation, &self.server));
+        let id = outcome.room.clone().unwrap_or_else(|| self.placeholder(creation));
         self.aliases.insert(creation.key.clone(), id.clone());
         if outcome.found {
             return;
@@ -211,8 +213,11 @@ impl Observed {
         let Some(resolved) = self.resolved(state) else { return };
         let Some((kind, state_key, content)) = resolved.event(&self.bot) else { return };
         let event = own_event(&self.bot, kind, state_key, content);
-        if let Some(room) = self.resolve(room) {
-            self.fold(&room, &event);
+        let Some(room) = self.resolve(room) else { return };
+        self.fold(&room, &event);
+        if let StateChange::Rename { from, marker } = state {
+            self.aliases.remove(from);
+            self.aliases.insert(marker.key.clone(), room);
         }
     }
 
@@ -248,16 +253,23 @@ impl Observed {
         self.aliases.get(key).cloned().or_else(|| self.carrier(key))
     }
 
+    /// A room id where no homeserver gave one.
+    fn placeholder(&self, creation: &Creation) -> RoomId {
+        let mut name = creation.key.alias_localpart(&creation.marker.instance);
+        loop {
+            let id = RoomId::from(format!("!{name}:{}", self.server));
+            if !self.rooms.contains_key(&id) {
+                return id;
+            }
+            name.push('+');
+        }
+    }
+
     /// The room that carries `key` by its marker.
     fn carrier(&self, key: &Key) -> Option<RoomId> {
         let carries = |room: &Room| room.marker.as_ref().is_some_and(|marker| marker.key == *key && !marker.abandoned);
         self.rooms.iter().find(|(_, room)| carries(room)).map(|(id, _)| id.clone())
     }
-}
-
-/// A room id where no homeserver gave one.
-fn placeholder(creation: &Creation, server: &str) -> RoomId {
-    format!("!{}:{server}", creation.key.alias_localpart(&creation.marker.instance)).into()
 }
 
 /// Version of rooms whose body names none; Synapse's own default.

@@ -98,7 +98,7 @@ impl Reconciler {
     fn record_removals(&mut self, plan: &Plan, step: &Step, now: Timestamp) {
         let removals: Vec<Option<&Removal>> = match &step.action {
             Action::SetPowerLevels { changes, .. } => changes.iter().map(|change| change.removal.as_ref()).collect(),
-            _ => vec![step.removal.as_ref()],
+            _ => vec![step.removal.as_deref()],
         };
         if !removals.iter().flatten().any(|removal| removal.counts) {
             return;
