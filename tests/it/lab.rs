@@ -1,5 +1,6 @@
 //! Real servers on loopback, started by the tests that use them and ended with them.
 
+pub mod company;
 pub mod postgres;
 pub mod proxy;
 pub mod slapd;

@@ -21,7 +21,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use certificates::Certificates;
+use secrecy::SecretString;
 use tempfile::TempDir;
+use usher::config::{LdapAttributes, LdapSource};
 
 pub const BASE: &str = "dc=example,dc=org";
 pub const ROOT_DN: &str = "cn=admin,dc=example,dc=org";
@@ -32,6 +34,37 @@ const BASE_ENTRY: &str =
 
 /// How long a server may take to listen.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A source reading everything at `uri` as the root DN, with small pages and short patience.
+pub fn source(uri: &str) -> LdapSource {
+    LdapSource {
+        check_interval_ms: 60_000,
+        uris: vec![uri.to_owned()],
+        base: BASE.to_owned(),
+        filter: None,
+        user_filter: None,
+        group_filter: None,
+        bind_dn: Some(ROOT_DN.to_owned()),
+        bind_password: Some(SecretString::from(PASSWORD)),
+        attributes: LdapAttributes { uid: "uid".to_owned(), name: "cn".to_owned(), mail: "mail".to_owned() },
+        localpart: None,
+        strict_localparts: false,
+        start_tls: false,
+        verify_tls: true,
+        ca_file: None,
+        client_cert: None,
+        page_size: 3,
+        connect_timeout_ms: 5_000,
+        operation_timeout_ms: 5_000,
+        read_timeout_ms: 30_000,
+        probe: false,
+    }
+}
+
+/// Whether this machine has an IPv6 loopback.
+pub fn has_ipv6() -> bool {
+    TcpListener::bind("[::1]:0").is_ok()
+}
 
 /// What is beyond the ordinary about a server.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +120,9 @@ impl Slapd {
         let mut listen = format!("ldap://127.0.0.1:{}/", self.port);
         if let Some(port) = self.tls_port {
             let _ = write!(listen, " ldaps://127.0.0.1:{port}/");
+            if has_ipv6() {
+                let _ = write!(listen, " ldap://[::1]:{}/ ldaps://[::1]:{port}/", self.port);
+            }
         }
         let log = fs::File::create(self.folder.path().join("log")).unwrap();
         let child = Command::new("slapd")
@@ -114,7 +150,7 @@ impl Slapd {
         format!("ldap://127.0.0.1:{}", self.port)
     }
 
-    /// `ldaps://127.0.0.1:port`; only with [`Setup::tls`].
+    /// `ldaps://127.0.0.1:port`; only with [`Setup::tls`], and then at `[::1]` too if the machine has it.
     pub fn tls_uri(&self) -> String {
         format!("ldaps://127.0.0.1:{}", self.tls_port.expect("started with TLS"))
     }
