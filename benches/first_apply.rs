@@ -48,10 +48,9 @@ const MAX_RATE: u32 = 10_000;
 const BREATH: Duration = Duration::from_secs(3);
 
 fn main() {
-    assert!(
-        !cfg!(debug_assertions),
-        "usher must be an optimised build: start this with `cargo bench --bench first_apply`"
-    );
+    if cfg!(debug_assertions) {
+        panic!("usher must be an optimised build: start this with `cargo bench --bench first_apply`");
+    }
     println!("usher: {USHER} (optimised build)");
     let arguments: Vec<String> = std::env::args().collect();
     let rounds = arguments.iter().position(|argument| argument == "--rounds");

@@ -70,9 +70,8 @@ pub fn person_filter(uid: &str) -> String {
 
 /// A filter for entries of any of these classes.
 #[must_use]
-pub fn of_classes(classes: &[&str]) -> String {
-    let classes: String = classes.iter().map(|class| format!("(objectClass={class})")).collect();
-    format!("(|{classes})")
+pub fn of_classes<const N: usize>(classes: &[&str; N]) -> String {
+    format!("(|{})", classes.map(|class| format!("(objectClass={class})")).concat())
 }
 
 /// A filter in brackets, which people leave out.
