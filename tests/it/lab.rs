@@ -2,6 +2,7 @@
 
 pub mod company;
 pub mod postgres;
+mod programs;
 pub mod proxy;
 pub mod slapd;
 pub mod synapse;
