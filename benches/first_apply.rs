@@ -49,7 +49,8 @@ const BREATH: Duration = Duration::from_secs(3);
 
 fn main() {
     if cfg!(debug_assertions) {
-        panic!("usher must be an optimised build: start this with `cargo bench --bench first_apply`");
+        eprintln!("usher must be an optimised build: start this with `cargo bench --bench first_apply`");
+        std::process::exit(1);
     }
     println!("usher: {USHER} (optimised build)");
     let arguments: Vec<String> = std::env::args().collect();
