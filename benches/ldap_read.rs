@@ -13,10 +13,9 @@ use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use secrecy::SecretString;
 use usher::bridge::Bridge as _;
 use usher::bridge::ldap::LdapBridge;
-use usher::config::{LdapAttributes, LdapSource};
+use usher::config::LdapSource;
 use usher::directory::Directory;
 
 #[path = "../tests/it/lab/slapd.rs"]
@@ -131,26 +130,11 @@ fn own_read(slapd: &Slapd) -> (Duration, u64) {
 /// Reads and flattens once and prints this process's peak memory in KiB.
 fn read(uri: &str) {
     let source = LdapSource {
-        check_interval_ms: 60_000,
-        uris: vec![uri.to_owned()],
-        base: BASE.to_owned(),
-        filter: None,
-        user_filter: None,
-        group_filter: None,
-        bind_dn: Some(ROOT_DN.to_owned()),
-        bind_password: Some(SecretString::from(PASSWORD)),
-        attributes: LdapAttributes { uid: "uid".to_owned(), name: "cn".to_owned(), mail: "mail".to_owned() },
-        localpart: None,
-        strict_localparts: false,
-        start_tls: false,
-        verify_tls: true,
-        ca_file: None,
-        client_cert: None,
         page_size: PAGE,
-        connect_timeout_ms: 5_000,
         operation_timeout_ms: 60_000,
         read_timeout_ms: 600_000,
         probe: true,
+        ..slapd::source(uri)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let snapshot = runtime.block_on(async { LdapBridge::new(&source).unwrap().fetch().await.unwrap() });

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::ids::{EventId, Key, RoomAlias, RoomId, UserId};
 use crate::matrix::{Homeserver, MatrixError, Membership, Trouble};
 use crate::observed::PowerLevels;
-use crate::plan::{Action, Creation, RoomRef, StateChange};
+use crate::plan::{Action, Creation, Deed, RoomRef, StateChange};
 
 /// What came back from one action.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,21 +66,6 @@ pub trait Actuator: Send + Sync {
     /// # Errors
     /// [`ActError`], classified.
     async fn perform(&self, action: &Action, standing: Option<&PowerLevels>) -> Result<Outcome, ActError>;
-
-    /// Gets the bot back what it lost in a room of usher's own.
-    ///
-    /// # Errors
-    /// [`ActError`], classified; `Forbidden` where nobody in the room can be asked.
-    async fn recover(&self, room: &RoomId, loss: Loss) -> Result<(), ActError>;
-}
-
-/// What the bot lost in a room that usher made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Loss {
-    /// It is not in the room any more.
-    Place,
-    /// It is, without the level it takes to keep the room in order.
-    Power,
 }
 
 /// Does actions on the real homeserver: the exhaustive match from [`Action`] to requests. What to do was decided before; here is only
@@ -156,7 +141,22 @@ impl LiveActuator {
             let alias = RoomAlias::from(alias.as_str());
             self.homeserver.point_alias(&alias, room).await.map_err(classify)?;
         }
+        if let StateChange::Rename { from, marker } = state {
+            self.move_fence(room, (from, &marker.key), &marker.instance).await?;
+        }
         self.put_state(room, kind, &state_key, content).await
+    }
+
+    /// Gives a renamed thing the fencing alias of its new id and takes the old one back. Before the marker: until that is written, all of
+    /// this is planned again.
+    async fn move_fence(&self, room: &RoomId, (from, to): (&Key, &Key), instance: &str) -> Result<(), ActError> {
+        let server = self.homeserver.bot().server();
+        self.homeserver.point_alias(&to.alias(instance, server), room).await.map_err(classify)?;
+        let old = from.alias(instance, server);
+        if self.homeserver.resolve(&old).await.map_err(classify)?.as_ref() == Some(room) {
+            self.homeserver.remove_alias(&old).await.map_err(classify)?;
+        }
+        Ok(())
     }
 
     /// The event holds everybody's levels at once: what a moderator changed a moment ago must not be written over, so the levels are
@@ -168,17 +168,47 @@ impl LiveActuator {
         standing: Option<&PowerLevels>,
     ) -> Result<Outcome, ActError> {
         let room = resolved(room)?;
-        let now = self.homeserver.state_content(room, LEVELS, "").await.map_err(classify)?;
-        if now.map(|content| PowerLevels::from_content(&content)).as_ref() != standing {
-            return Err(ActError {
-                attempted: format!("set {LEVELS} of {room}"),
-                cause: "somebody changed the levels after they were read, or the bot is no longer in the room"
-                    .to_owned(),
-                code: None,
-                kind: ActErrorKind::Stale,
-            });
-        }
+        self.levels_stand(room, standing).await?;
         self.put_state(room, LEVELS, "", content.clone()).await
+    }
+
+    async fn levels_stand(&self, room: &RoomId, standing: Option<&PowerLevels>) -> Result<(), ActError> {
+        let now = self.homeserver.state_content(room, LEVELS, "").await.map_err(classify)?;
+        if now.map(|content| PowerLevels::from_content(&content)).as_ref() == standing {
+            return Ok(());
+        }
+        Err(ActError {
+            attempted: format!("set {LEVELS} of {room}"),
+            cause: "somebody changed the levels after they were read, or the bot is no longer in the room".to_owned(),
+            code: None,
+            kind: ActErrorKind::Stale,
+        })
+    }
+
+    /// What somebody does in the bot's stead (S-22).
+    async fn puppet(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        deed: &Deed,
+        standing: Option<&PowerLevels>,
+    ) -> Result<Outcome, ActError> {
+        let homeserver = &self.homeserver;
+        let event = match deed {
+            Deed::Leave { text } => homeserver.leave_as(user, room, text).await,
+            Deed::Forget => homeserver.forget_as(user, room).await.map(|()| None),
+            Deed::InviteBot => homeserver.invite_bot_as(user, room).await.map(|()| None),
+            Deed::SetLevels { content, .. } => {
+                self.levels_stand(room, standing).await?;
+                homeserver.set_levels_as(user, room, content.clone()).await
+            }
+            Deed::Join => homeserver.join_as(user, room).await.map(|()| None),
+            Deed::Upgrade { version } => {
+                let successor = homeserver.upgrade_as(user, room, version).await.map_err(classify)?;
+                return Ok(Outcome { room: Some(successor), ..Outcome::default() });
+            }
+        };
+        event.map(|event| Outcome { event, ..Outcome::default() }).map_err(classify)
     }
 
     async fn put_state(&self, room: &RoomId, kind: &str, state_key: &str, content: Value) -> Result<Outcome, ActError> {
@@ -252,23 +282,16 @@ impl Actuator for LiveActuator {
                 kind: ActErrorKind::Forbidden,
             }),
             Action::Leave { room } => plain(homeserver.leave(resolved(room)?).await),
-        }
-    }
-
-    /// The room's own rule lets the bot in, or an invitation does. Else the homeserver may invite and raise it on behalf of the strongest
-    /// local person; that takes one with at least the bot's old level.
-    async fn recover(&self, room: &RoomId, loss: Loss) -> Result<(), ActError> {
-        if loss == Loss::Power {
-            return self.homeserver.make_room_admin(room).await.map_err(classify);
-        }
-        match self.homeserver.enter(room).await {
-            Err(refusal) if refusal.trouble == Trouble::Forbidden => {
-                if self.homeserver.make_room_admin(room).await.is_err() {
-                    return Err(classify(refusal));
+            Action::Enter { room } => plain(homeserver.enter(resolved(room)?).await),
+            Action::TakePower { room } => match homeserver.take_power(resolved(room)?).await {
+                // Nobody local has power there: trying again changes nothing.
+                Err(error) if error.status == Some(400) => {
+                    Err(ActError { kind: ActErrorKind::Forbidden, ..classify(error) })
                 }
-                self.homeserver.enter(room).await.map_err(classify)
-            }
-            entered => entered.map_err(classify),
+                other => plain(other),
+            },
+            Action::Puppet { room, user, deed } => self.puppet(resolved(room)?, user, deed, standing).await,
+            Action::RemoveAlias { alias, .. } => plain(homeserver.remove_alias(alias).await),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Holds no rules: what to do is `plan`, when is `reconcile::daemon`.
 
-use std::path::Path;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::observability::{Metrics, Mode, Status};
 use crate::reconcile::{Parts, PassError, Reconciler, alive, daemon};
 use crate::store::{Fact, LeaseError, Store, StoreError, WriterLease};
 
-/// How long everything may take to stop (S-90's ten seconds, with a margin).
+/// How long everything together may take to stop (S-90's ten seconds, with a margin).
 const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// How often a stand-by asks for the writer's lease.
 const STANDBY: Duration = Duration::from_secs(5);
@@ -32,13 +32,27 @@ const DATABASE_PAUSE: Duration = Duration::from_secs(5);
 pub struct Failure {
     pub exit: Exit,
     pub text: String,
+    /// It was the homeserver that could not be reached.
+    homeserver_away: bool,
 }
 
 impl Failure {
     /// A failure with its code.
     #[must_use]
     pub fn new(exit: Exit, text: impl Into<String>) -> Self {
-        Self { exit, text: text.into() }
+        Self { exit, text: text.into(), homeserver_away: false }
+    }
+
+    /// With the URL that was tried, where no homeserver answered. The configuration takes none with a password in it.
+    #[must_use]
+    pub fn located(mut self, config: &Config) -> Self {
+        if std::mem::take(&mut self.homeserver_away) {
+            let url = &config.homeserver.url;
+            let admin = config.homeserver.admin_url.as_ref().filter(|admin| *admin != url);
+            let admin = admin.map(|admin| format!(", homeserver.admin_url {admin}")).unwrap_or_default();
+            self.text = format!("{} (homeserver.url {url}{admin})", self.text);
+        }
+        self
     }
 }
 
@@ -56,7 +70,10 @@ impl From<MatrixError> for Failure {
             }
             _ => "",
         };
-        Self::new(exit, format!("homeserver: {error}{hint}"))
+        Self {
+            homeserver_away: error.trouble == Trouble::Away,
+            ..Self::new(exit, format!("homeserver: {error}{hint}"))
+        }
     }
 }
 
@@ -120,6 +137,17 @@ pub struct Built {
     pub homeserver: Homeserver,
 }
 
+/// Builds the parts for looking (S-80), has `work` done with them, and leaves everything as it was.
+///
+/// # Errors
+/// What is missing, or what `work` says; where no homeserver answered, with its URL.
+pub async fn look<T>(config: &Config, work: impl AsyncFnOnce(&mut Built) -> Result<T, Failure>) -> Result<T, Failure> {
+    let mut built = build(config, Purpose::Look, &CancellationToken::new()).await?;
+    let done = work(&mut built).await;
+    built.reconciler.close().await;
+    done.map_err(|failure| failure.located(config))
+}
+
 /// What of the parts is shown by the operations listener, which is there before them.
 #[derive(Debug, Default)]
 struct Shown {
@@ -146,7 +174,13 @@ async fn build_shown(
     let homeserver = homeserver(config).await?;
     let bridge = source(config)?;
     let (store, lease) = match purpose {
-        Purpose::Look => (existing_store(config).await?, None),
+        Purpose::Look => {
+            let store = Store::look(&config.database_url).await?;
+            if let Some(store) = &store {
+                owner(store, &config.instance).await?;
+            }
+            (store, None)
+        }
         Purpose::Act => {
             let store = Store::open(&config.database_url).await?;
             shown.store.send_replace(Some(store.clone()));
@@ -178,9 +212,17 @@ async fn build_shown(
 
 /// A database belongs to one instance: two of them in one would judge each other's people.
 async fn own(store: &Store, instance: &str) -> Result<(), Failure> {
+    if !owner(store, instance).await? {
+        store.set_fact(Fact::Instance, instance).await?;
+    }
+    Ok(())
+}
+
+/// Whether the database is known to be this instance's; another's is an error.
+async fn owner(store: &Store, instance: &str) -> Result<bool, Failure> {
     match store.fact(Fact::Instance).await? {
-        None => Ok(store.set_fact(Fact::Instance, instance).await?),
-        Some(known) if known == instance => Ok(()),
+        None => Ok(false),
+        Some(known) if known == instance => Ok(true),
         Some(known) => Err(Failure::new(
             Exit::Config,
             format!(
@@ -190,17 +232,29 @@ async fn own(store: &Store, instance: &str) -> Result<(), Failure> {
     }
 }
 
-/// The database if there is one: looking makes none.
-async fn existing_store(config: &Config) -> Result<Option<Store>, Failure> {
-    let url = &config.database_url;
-    if let Some(rest) = url.strip_prefix("sqlite:") {
-        let path = rest.strip_prefix("//").unwrap_or(rest);
-        let path = path.split_once('?').map_or(path, |(path, _)| path);
-        if !Path::new(path).exists() {
-            return Ok(None);
+/// The end of everything: [`STOP_LIMIT`] after the stop, however many things are waited for until then (S-90).
+struct Deadline(CancellationToken);
+
+impl Deadline {
+    fn after(stop: &CancellationToken) -> Self {
+        let (stop, passed) = (stop.clone(), CancellationToken::new());
+        let deadline = Self(passed.clone());
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            tokio::time::sleep(STOP_LIMIT).await;
+            passed.cancel();
+        });
+        deadline
+    }
+
+    /// `None`: the deadline came first.
+    async fn bound<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.0.cancelled() => None,
         }
     }
-    Ok(Some(Store::open(url).await?))
 }
 
 /// `usher run`: serves operations, follows everything, stops in order.
@@ -209,13 +263,15 @@ async fn existing_store(config: &Config) -> Result<Option<Store>, Failure> {
 /// What kept it from starting, or made it stop.
 pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> Result<(), Failure> {
     let parts = Shown::default();
+    let deadline = Deadline::after(&stop);
     let mut built = None;
     // Where nobody stands by, the operator is told of the other instance, not of the port it has.
     if !is_shared(config) {
-        match build_shown(config, purpose, &parts, &stop).await {
-            Ok(done) => built = Some(done),
-            Err(failure) if failure.exit == Exit::Unreachable => {}
-            Err(failure) => return Err(failure),
+        match deadline.bound(Box::pin(build_shown(config, purpose, &parts, &stop))).await {
+            Some(Ok(done)) => built = Some(done),
+            Some(Err(failure)) if failure.exit == Exit::Unreachable => {}
+            Some(Err(failure)) => return Err(failure),
+            None => return Ok(()),
         }
     }
     let listener = ops::bind(&config.ops.listen).await.map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
@@ -237,14 +293,18 @@ pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> 
     let serving = tokio::spawn(ops::serve(listener, operations, stop.clone()));
     let built = match built {
         Some(built) => Some(built),
-        None => build_or_stand_by(config, purpose, &parts, &stop).await?,
+        None => build_or_stand_by(config, purpose, &parts, (&stop, &deadline)).await?,
     };
     let ended = match built {
-        Some(built) => follow(config, built, status, &stop).await,
+        Some(built) => follow(config, built, status, &deadline).await,
         None => Ok(()),
     };
     stop.cancel();
-    let _ = tokio::time::timeout(STOP_LIMIT, serving).await;
+    deadline.bound(serving).await;
+    let store = parts.store.borrow().clone();
+    if let Some(store) = store {
+        deadline.bound(store.close()).await;
+    }
     ended
 }
 
@@ -253,20 +313,17 @@ async fn follow(
     config: &Config,
     built: Built,
     status: watch::Sender<Status>,
-    stop: &CancellationToken,
+    deadline: &Deadline,
 ) -> Result<(), Failure> {
     let show = status.borrow().mode == Mode::DryRun;
     if !show {
         status.send_modify(|status| status.mode = Mode::Live);
     }
     let mode = status.borrow().mode;
-    tracing::info!(instance = config.instance, server = config.homeserver.server_name, ?mode, "usher runs");
+    let (server, url) = (&config.homeserver.server_name, &config.homeserver.url);
+    tracing::info!(instance = config.instance, server, url, ?mode, "usher runs");
     let mut daemon = tokio::spawn(daemon::run(built.reconciler, built.homeserver, status, show));
-    let ended = tokio::select! {
-        ended = &mut daemon => Some(ended),
-        () = stop.cancelled() => tokio::time::timeout(STOP_LIMIT, &mut daemon).await.ok(),
-    };
-    match ended {
+    match deadline.bound(&mut daemon).await {
         Some(Ok(daemon::Ended::Stopped)) => {
             tracing::info!("usher stopped");
             Ok(())
@@ -293,11 +350,13 @@ async fn build_or_stand_by(
     config: &Config,
     purpose: Purpose,
     shown: &Shown,
-    stop: &CancellationToken,
+    (stop, deadline): (&CancellationToken, &Deadline),
 ) -> Result<Option<Built>, Failure> {
     let mut told = false;
     loop {
-        let pause = match alive(&shown.heartbeat, build_shown(config, purpose, shown, stop)).await {
+        let building = Box::pin(alive(&shown.heartbeat, build_shown(config, purpose, shown, stop)));
+        let Some(built) = deadline.bound(building).await else { return Ok(None) };
+        let pause = match built {
             Ok(built) => return Ok(Some(built)),
             Err(failure) if failure.exit == Exit::Locked && is_shared(config) => {
                 if !told {
@@ -342,4 +401,24 @@ pub fn until_signalled() -> CancellationToken {
         }
     }
     stop
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn everything_that_is_waited_for_in_a_stop_shares_one_deadline_below_ten_seconds() {
+        let stop = CancellationToken::new();
+        let deadline = Deadline::after(&stop);
+        let hour = Duration::from_hours(1);
+        assert_eq!(deadline.bound(tokio::time::sleep(hour)).await, Some(()), "nothing is cut off before a stop");
+        let stopped = tokio::time::Instant::now();
+        stop.cancel();
+        for _ in 0..3 {
+            assert_eq!(deadline.bound(std::future::pending::<()>()).await, None);
+        }
+        assert_eq!(stopped.elapsed().as_secs(), STOP_LIMIT.as_secs());
+        assert!(stopped.elapsed() < Duration::from_secs(10));
+    }
 }

@@ -8,6 +8,7 @@ use crate::directory::Snapshot;
 pub mod file;
 pub mod ldap;
 pub mod localpart;
+mod remarks;
 
 /// A source of people and groups.
 #[async_trait]
@@ -52,12 +53,13 @@ pub struct Probe {
 /// # Errors
 /// When the configuration names files that cannot be read, or a source that this build does not have.
 pub fn build(config: &Config) -> Result<Box<dyn Bridge>, SourceError> {
-    match &config.source {
-        Source::Ldap(ldap) => Ok(Box::new(ldap::LdapBridge::new(ldap)?)),
-        Source::File(file) => Ok(Box::new(file::FileBridge::new(file))),
-        Source::MsGraph(_) => Err(unbuilt("ms-graph-ad")),
-        Source::Scim(_) => Err(unbuilt("scim")),
-    }
+    let source: Box<dyn Bridge> = match &config.source {
+        Source::Ldap(ldap) => Box::new(ldap::LdapBridge::new(ldap)?),
+        Source::File(file) => Box::new(file::FileBridge::new(file)),
+        Source::MsGraph(_) => return Err(unbuilt("ms-graph-ad")),
+        Source::Scim(_) => return Err(unbuilt("scim")),
+    };
+    Ok(Box::new(remarks::Remarked::new(source)))
 }
 
 fn unbuilt(kind: &str) -> SourceError {

@@ -26,7 +26,6 @@ use clap_complete::Shell;
 
 use crate::app::Failure;
 use crate::config::{self, Config, Problem, Severity};
-use crate::ids::Timestamp;
 
 /// How usher ends (S-90, S-110).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +145,7 @@ pub enum HoldVerb {
         id: String,
     },
     /// Let held steps happen, once, within 24 hours
+    #[command(override_usage = "usher hold approve <ID>...\n       usher hold approve --all")]
     Approve {
         /// Ids of holds
         #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ID")]
@@ -283,7 +283,7 @@ pub async fn run(invocation: Invocation) -> Exit {
     let files = &invocation.config;
     let done = match &invocation.verb {
         Verb::Completions { shell } => return printed(&completions::script(*shell)),
-        Verb::Config(ConfigVerb::Dump) => return printed(&config::dump(files)),
+        Verb::Config(ConfigVerb::Dump) => dump(files),
         Verb::Check => check::run(files).await,
         Verb::Plan { json, record } => plan::run(files, *json, record.as_deref()).await,
         Verb::Apply { yes } => apply::run(files, *yes).await,
@@ -296,9 +296,22 @@ pub async fn run(invocation: Invocation) -> Exit {
         Verb::Status { json } => status::verb(files, *json).await,
     };
     done.unwrap_or_else(|failure| {
-        eprintln!("usher: {}", failure.text);
+        // Nobody is there to be told when the terminal is gone; the code is told all the same.
+        let _ = writeln!(io::stderr(), "usher: {}", failure.text);
         failure.exit
     })
+}
+
+/// The configuration as it is understood. One that nothing could work with is shown, too, and ends with its own code.
+fn dump(files: &[PathBuf]) -> Result<Exit, Failure> {
+    let loaded = config::load(files);
+    if let [Problem { position: None, message, .. }] = loaded.problems.as_slice() {
+        return Err(Failure::new(Exit::Config, message.clone()));
+    }
+    match printed(&config::dump(files)) {
+        Exit::Done if loaded.config.is_none() => Ok(Exit::Config),
+        shown => Ok(shown),
+    }
 }
 
 /// The configuration for a verb that works: unknown keys are warnings (S-12). Starts the log it asks for.
@@ -320,6 +333,9 @@ fn configured(files: &[PathBuf]) -> Result<Config, Failure> {
 
 /// Problems as `usher check` prints them, a line each, with their number.
 fn problem_list(problems: &[Problem]) -> String {
+    if let [Problem { position: None, message, .. }] = problems {
+        return message.clone();
+    }
     let lines: Vec<String> = problems.iter().map(|problem| format!("{}: {problem}", problem.severity)).collect();
     let count = match lines.len() {
         1 => "1 problem".to_owned(),
@@ -336,7 +352,7 @@ pub fn printed(text: &str) -> Exit {
         Ok(()) => Exit::Done,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
         Err(error) => {
-            eprintln!("usher: cannot write to standard output: {error}");
+            let _ = writeln!(io::stderr(), "usher: cannot write to standard output: {error}");
             Exit::Error
         }
     }
@@ -347,13 +363,6 @@ pub fn printed(text: &str) -> Exit {
 pub fn operator() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     named.unwrap_or_else(|| "command line".to_owned())
-}
-
-/// A moment for people, in UTC.
-#[must_use]
-pub fn moment(at: Timestamp) -> String {
-    chrono::DateTime::from_timestamp_millis(at.0)
-        .map_or_else(|| format!("{} ms", at.0), |at| at.format("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
 #[cfg(test)]

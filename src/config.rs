@@ -184,6 +184,17 @@ pub enum Enforce {
     Observe,
 }
 
+impl fmt::Display for Enforce {
+    /// As the configuration spells it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Strict => "strict",
+            Self::Additive => "additive",
+            Self::Observe => "observe",
+        })
+    }
+}
+
 /// How an entitled person gets into a room (S-18).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MembershipMode {
@@ -326,6 +337,28 @@ pub struct Space {
     pub groups: Vec<GroupGrant>,
     pub federated_groups: Vec<FederatedGroup>,
     pub subspaces: Vec<Space>,
+}
+
+impl Space {
+    /// A space with nothing but its identity and its name.
+    #[must_use]
+    pub fn named(id: SpaceId, name: String) -> Self {
+        Self {
+            id,
+            name,
+            topic: None,
+            avatar: None,
+            alias: None,
+            rooms: Vec::new(),
+            enforce: None,
+            federate: None,
+            adopt: None,
+            renamed_from: None,
+            groups: Vec::new(),
+            federated_groups: Vec::new(),
+            subspaces: Vec::new(),
+        }
+    }
 }
 
 /// S-50 to S-53.

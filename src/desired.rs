@@ -4,13 +4,16 @@
 //! Pure.
 
 mod groups;
+mod members;
 mod mirror;
 mod people;
 mod rules;
+mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use members::Members;
 pub use people::{People, Standing};
 
 use crate::config::{Config, Enforce, Provisioner, RoomTemplate, Space};
@@ -43,6 +46,8 @@ pub struct Desired {
     pub emptied: BTreeMap<UserId, Arc<str>>,
     /// Spaces that go by another id now: from the old one to the new (`renamed_from`, S-43).
     pub renamed: BTreeMap<SpaceId, SpaceId>,
+    /// Spaces whose mirrored units are missing from the source, which is not confirmed yet: nothing about them is decided (S-24).
+    pub undecided: BTreeSet<SpaceId>,
     /// Exceptions that name a room by id or alias, which only the homeserver can resolve (S-107).
     pub room_exceptions: Vec<RoomException>,
 }
@@ -77,7 +82,7 @@ pub enum RoomKind {
 /// Who belongs in a room, and with what level. Shared by the rooms of a space (S-13).
 #[derive(Clone, Debug, Default)]
 pub struct Rule {
-    pub members: BTreeMap<UserId, Entitlement>,
+    pub members: Members,
     /// A mapped group was not found and nobody remembers who was in it: nobody may be removed on the strength of this rule (S-23).
     pub blind: Option<Arc<str>>,
 }
@@ -85,6 +90,8 @@ pub struct Rule {
 /// A person's right to be in a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entitlement {
+    /// Whose: their number in [`Desired::people`].
+    pub person: u32,
     pub level: i64,
     /// Index into [`Desired::whys`].
     pub why: u32,
@@ -132,7 +139,8 @@ impl Desired {
 /// Computes what should be from the configuration, the Directory and what the ledger remembers.
 #[must_use]
 pub fn desire(config: &Config, directory: &Directory, ledger: &Ledger, now: Timestamp) -> Desired {
-    let people = People::stand(config, directory, ledger);
+    let units = units::Units::undecided(config, directory, ledger);
+    let people = People::stand(config, directory, ledger, &units);
     let mirrored = config.spaces.is_none();
     let spaces: Vec<Space> = match &config.spaces {
         Some(spaces) => spaces.clone(),
@@ -145,6 +153,7 @@ pub fn desire(config: &Config, directory: &Directory, ledger: &Ledger, now: Time
         weaver.weave(space, None, &mut rooms);
     }
     let (whys, room_exceptions) = weaver.finish(&spaces);
+    units.keep_below(&mut rooms, directory);
     let mut notes = Vec::new();
     let locks = people.locks(config.user_provisioner.deprovisioning.is_some());
     notes.extend(people.notes(directory, ledger, &config.homeserver.server_name));
@@ -164,6 +173,7 @@ pub fn desire(config: &Config, directory: &Directory, ledger: &Ledger, now: Time
         groups,
         emptied,
         renamed: renamed(&spaces),
+        undecided: units.spaces,
         room_exceptions,
     }
 }

@@ -151,6 +151,8 @@ pub struct Group {
     pub parent: Option<StableId>,
     /// Every user through any depth of nesting, sorted, once each.
     pub users: Vec<StableId>,
+    /// Where those stand in [`Directory::users`], in the same order: who they are is told by a number, not by looking texts up.
+    pub places: Vec<u32>,
 }
 
 /// What a configured external id means in a directory.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::actuate::{ActError, ActErrorKind, Actuator, Outcome};
 use crate::ids::{Key, RoomId};
 use crate::observed::{Observed, PowerLevels, Room};
-use crate::plan::{Action, Creation, Phase, RoomRef, StateChange, Step};
+use crate::plan::{Action, Creation, Deed, Phase, RoomRef, StateChange, Step};
 
 /// Rooms written to at once: Synapse serialises writes inside a room, and eight rooms saturate one of its cores.
 const ROOMS_AT_ONCE: usize = 8;
@@ -188,6 +188,14 @@ impl Slice {
             }
             self.report.reread.extend(outcome.room.clone());
         }
+        // What a room is like is known whole only from inside, and after an upgrade nothing is as it was.
+        let unseen = matches!(
+            action,
+            Action::Enter { .. } | Action::TakePower { .. } | Action::Puppet { deed: Deed::Upgrade { .. }, .. }
+        );
+        if let Some(RoomRef::Id(room)) = action.room().filter(|_| unseen) {
+            self.report.reread.insert(room.clone());
+        }
         self.report.done.push(step);
     }
 
@@ -265,7 +273,11 @@ fn lane(step: &Step) -> Lane {
         | Action::Invite { room, .. }
         | Action::Join { room, .. }
         | Action::Kick { room, .. }
-        | Action::Leave { room } => Lane::Room(room.clone()),
+        | Action::Leave { room }
+        | Action::Enter { room }
+        | Action::TakePower { room }
+        | Action::Puppet { room, .. }
+        | Action::RemoveAlias { room, .. } => Lane::Room(room.clone()),
     }
 }
 
@@ -304,13 +316,26 @@ fn resolve(action: &Action, observed: &Observed) -> Option<Action> {
         Action::Join { room, user } => Action::Join { room: here(room)?, user: user.clone() },
         Action::Kick { room, user, text } => Action::Kick { room: here(room)?, user: user.clone(), text: text.clone() },
         Action::Leave { room } => Action::Leave { room: here(room)? },
+        Action::Enter { room } => Action::Enter { room: here(room)? },
+        Action::TakePower { room } => Action::TakePower { room: here(room)? },
+        Action::Puppet { room, user, deed } => {
+            Action::Puppet { room: here(room)?, user: user.clone(), deed: deed.clone() }
+        }
+        Action::RemoveAlias { room, key, alias } => {
+            Action::RemoveAlias { room: here(room)?, key: key.clone(), alias: alias.clone() }
+        }
     })
 }
 
 /// The levels that new ones are written on top of.
 fn standing(action: &Action, observed: &Observed) -> Option<PowerLevels> {
-    let Action::SetPowerLevels { room: RoomRef::Id(room), .. } = action else { return None };
-    observed.rooms.get(room)?.power_levels.clone()
+    match action {
+        Action::SetPowerLevels { room: RoomRef::Id(room), .. }
+        | Action::Puppet { room: RoomRef::Id(room), deed: Deed::SetLevels { .. }, .. } => {
+            observed.rooms.get(room)?.power_levels.clone()
+        }
+        _ => None,
+    }
 }
 
 /// The room a key was given by an earlier step of the plan.

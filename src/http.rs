@@ -1,3 +1,5 @@
-//! usher's own listeners: operations here; each on its own address, each ended through a cancellation token.
+//! usher's own listeners: operations, and the homeserver's transactions where they are wanted; each on its own address, each ended
+//! through a cancellation token.
 
+pub mod appservice;
 pub mod ops;

@@ -4,6 +4,7 @@
 //! and a reader that interns its ids ([`Interner`]) keeps one copy of each.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -14,9 +15,22 @@ use sha2::{Digest as _, Sha256};
 macro_rules! string_ids {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(Arc<str>);
+
+        impl Ord for $name {
+            /// As texts; copies that are shared are equal without a look at them.
+            fn cmp(&self, other: &Self) -> Ordering {
+                if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl $name {
             /// The id as text.
@@ -211,6 +225,24 @@ impl Timestamp {
     pub fn since_ms(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// The moment for people, in UTC, to the minute: for what lies hours away. [`fmt::Display`] goes to the second.
+    #[must_use]
+    pub fn to_minute(self) -> String {
+        self.written("%Y-%m-%d %H:%M")
+    }
+
+    fn written(self, format: &str) -> String {
+        chrono::DateTime::from_timestamp_millis(self.0)
+            .map_or_else(|| format!("{} ms", self.0), |at| at.format(format).to_string())
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// The moment for people, in UTC, to the second.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.written("%Y-%m-%d %H:%M:%S UTC"))
+    }
 }
 
 /// Keeps one copy of every id it has seen, so that a million memberships of a hundred thousand people share their strings.
@@ -229,9 +261,43 @@ impl Interner {
     }
 }
 
+/// Walks two lists that are sorted by id side by side, once: each id with what the left and the right list have of it.
+pub fn side_by_side<'i, I: Ord + 'i, L, R>(
+    left: impl IntoIterator<Item = (&'i I, L)>,
+    right: impl IntoIterator<Item = (&'i I, R)>,
+    mut each: impl FnMut(&'i I, Option<L>, Option<R>),
+) {
+    let (mut lefts, mut rights) = (left.into_iter(), right.into_iter());
+    let (mut left, mut right) = (lefts.next(), rights.next());
+    loop {
+        let order = match (&left, &right) {
+            (None, None) => return,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((left, _)), Some((right, _))) => left.cmp(right),
+        };
+        let from_left = if order.is_le() { std::mem::replace(&mut left, lefts.next()) } else { None };
+        let from_right = if order.is_ge() { std::mem::replace(&mut right, rights.next()) } else { None };
+        match (from_left, from_right) {
+            (Some((id, left)), right) => each(id, Some(left), right.map(|(_, right)| right)),
+            (None, Some((id, right))) => each(id, None, Some(right)),
+            (None, None) => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_side_by_side_meet_where_their_ids_do() {
+        let (left, right) = ([(&1, 'a'), (&2, 'b'), (&4, 'd')], [(&2, 'B'), (&3, 'C')]);
+        let mut seen = Vec::new();
+        side_by_side(left, right, |id, left, right| seen.push((*id, left, right)));
+        let all = [(1, Some('a'), None), (2, Some('b'), Some('B')), (3, None, Some('C')), (4, Some('d'), None)];
+        assert_eq!(seen, all);
+    }
 
     #[test]
     fn aliases_of_different_keys_never_meet() {
@@ -249,6 +315,13 @@ mod tests {
         let aliases: BTreeSet<String> = tricky.iter().map(|key| key.alias_localpart("main")).collect();
         assert_eq!(aliases.len(), tricky.len());
         assert!(aliases.iter().all(|alias| alias.len() < 200));
+    }
+
+    #[test]
+    fn a_moment_is_written_in_utc_and_one_beyond_the_calendar_as_a_number() {
+        let at = Timestamp(1_795_255_000_999);
+        assert_eq!((at.to_string(), at.to_minute()), ("2026-11-21 09:56:40 UTC".into(), "2026-11-21 09:56".into()));
+        assert_eq!(Timestamp(i64::MAX).to_string(), format!("{} ms", i64::MAX));
     }
 
     #[test]

@@ -5,7 +5,9 @@
 
 mod admin;
 mod feed;
+mod outside;
 mod pace;
+mod puppet;
 mod read;
 pub mod registration;
 mod requests;
@@ -32,6 +34,8 @@ use transport::Transport;
 pub struct Homeserver {
     transport: Arc<Transport>,
     identity: Arc<Identity>,
+    /// `None`: usher acts as nobody but itself.
+    puppets: Option<Arc<puppet::Puppets>>,
 }
 
 /// What it takes to speak to a homeserver, beside the registration.
@@ -104,7 +108,7 @@ impl Homeserver {
             server,
         };
         let transport = Transport::new(&identity.url, access.max_rate).await?;
-        Ok(Self { transport: Arc::new(transport), identity: Arc::new(identity) })
+        Ok(Self { transport: Arc::new(transport), identity: Arc::new(identity), puppets: None })
     }
 
     /// The user that sits in the rooms.

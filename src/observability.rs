@@ -6,8 +6,6 @@
 mod metrics;
 mod status;
 
-use std::io;
-
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -15,11 +13,12 @@ use tracing_subscriber::fmt::MakeWriter;
 pub use metrics::{Metrics, StepState};
 pub use status::{FailureStatus, HoldStatus, Mode, PassStatus, PlanStatus, SourceStatus, Status};
 
+use crate::cli::progress::BesideBar;
 use crate::config::{LogFormat, Logging};
 
 /// Starts logging to standard error. Later calls change nothing.
 pub fn start_logging(logging: &Logging) {
-    start_logging_to(logging, io::stderr);
+    start_logging_to(logging, || BesideBar);
 }
 
 fn start_logging_to<W>(logging: &Logging, writer: W)
@@ -63,6 +62,7 @@ pub fn level_named(name: &str) -> Option<Level> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::{Arc, Mutex};
 
     use super::*;

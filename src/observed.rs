@@ -21,6 +21,9 @@ pub const MARKER_TYPE: &str = "dev.usher.managed";
 /// Key in the create content that names the managed thing a room was made for.
 pub const CREATED_FOR: &str = "dev.usher.created_for";
 
+/// Key in the content of a departure that a puppet made: it was our kick, not the person's wish (S-22).
+pub const REMOVED: &str = "dev.usher.removed";
+
 /// Something that may not have been read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,9 +57,13 @@ pub struct Observed {
     /// The bot's display name; inner `None`: it has none.
     #[serde(default)]
     pub bot_display_name: Known<Option<String>>,
-    /// Rooms the bot is joined to (and, later, rooms hanging in managed spaces that it is not in).
+    /// Rooms the bot is joined to.
     #[serde(default)]
     pub rooms: BTreeMap<RoomId, Room>,
+    /// Rooms the bot is not in and usher must know of: those that hang in managed spaces (S-31) and those to be adopted. As far as
+    /// they can be seen: without admin rights only name, join rule and kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outside: BTreeMap<RoomId, Room>,
     /// Rooms the bot is in whose state could not be read, and never was: what they are is unknown, so nothing takes their place.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unread: BTreeSet<RoomId>,

@@ -27,7 +27,7 @@ pub use explain::explain;
 pub use guard::{HeldItem, WINDOW_MS, guard};
 pub use json::to_json;
 use planner::Planner;
-pub use render::{Header, render};
+pub use render::{Header, counted, render};
 pub use rooms::missing;
 use step::digest;
 pub use world::{Decision, World};
@@ -47,6 +47,8 @@ pub struct Plan {
     pub lessons: Vec<Lesson>,
     /// Managed things in the order they are shown, with their titles.
     pub titles: Vec<(Key, String)>,
+    /// What the rooms that are there carry, to call them by their titles.
+    pub rooms: BTreeMap<RoomId, Key>,
     /// People joined or invited per space, and anywhere: what S-81's percentages are of.
     pub heads: Heads,
 }
@@ -68,7 +70,7 @@ pub struct Step {
     /// Why it is shown but not done.
     pub withheld: Option<Withheld>,
     /// Present on steps that take something away from somebody and count against S-81's limits.
-    pub removal: Option<Removal>,
+    pub removal: Option<Box<Removal>>,
 }
 
 /// Everything usher can do to the homeserver.
@@ -116,6 +118,48 @@ pub enum Action {
     /// The bot leaves.
     Leave {
         room: RoomRef,
+    },
+    /// The bot joins a room whose rule admits it, or that it was invited to (S-31).
+    Enter {
+        room: RoomRef,
+    },
+    /// The homeserver gives the bot the highest level a local member has, and invites it to a room that is not public (S-22).
+    TakePower {
+        room: RoomRef,
+    },
+    /// A local member does what the bot cannot (S-22); only through the puppet registration.
+    Puppet {
+        room: RoomRef,
+        user: UserId,
+        deed: Deed,
+    },
+    /// An alias of ours is taken from a room that is no longer managed: the homeserver would send us its events for ever.
+    RemoveAlias {
+        room: RoomRef,
+        key: Key,
+        alias: RoomAlias,
+    },
+}
+
+/// What S-22 lets usher do as somebody else, and nothing more.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Deed {
+    /// Counts as our kick, and says why.
+    Leave {
+        text: Arc<str>,
+    },
+    /// Takes a room that was left from the person's list.
+    Forget,
+    InviteBot,
+    /// Raises the bot, or lowers the person themselves.
+    SetLevels {
+        content: Value,
+        changes: Vec<LevelChange>,
+    },
+    Join,
+    /// Replaces the room by one of this version.
+    Upgrade {
+        version: String,
     },
 }
 
@@ -171,6 +215,14 @@ pub enum StateChange {
         link: Parent,
     },
     Marker(Marker),
+    /// The marker under a new id (`renamed_from`). Also gives the room the fencing alias of that id and takes the old one back, so that
+    /// neither id is ever made twice (S-16).
+    Rename {
+        from: Key,
+        marker: Marker,
+    },
+    /// The room is nothing of ours any more (S-42).
+    Unmark,
 }
 
 /// A change of one effective level, for showing and counting. `user: None` is a key such as `invite` or `state_default`.
@@ -237,7 +289,7 @@ pub enum Withheld {
     /// `gc.enabled` is off (S-40).
     GcOff,
     /// Beyond a limit or in need of a yes (S-81, S-43, S-15, S-101).
-    Held(Hold),
+    Held(Box<Hold>),
     /// usher has not the right to do it (DESIGN decision 9).
     MissingRight(&'static str),
     /// Account steps are not built yet.

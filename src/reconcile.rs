@@ -6,6 +6,7 @@
 pub mod daemon;
 mod fights;
 mod lessons;
+mod outside;
 mod standing;
 mod survey;
 
@@ -78,6 +79,9 @@ pub struct Reconciler {
     ///
     /// [`Accounts::absent`]: crate::observed::Accounts::absent
     asked_after: Option<UserId>,
+    /// Rooms outside that were looked at, and the last one whose turn it was.
+    looked_outside: BTreeSet<RoomId>,
+    outside_after: Option<RoomId>,
     /// Removal candidates asked after: whether another service owns the account (S-102).
     services: BTreeMap<UserId, bool>,
     /// Steps that failed, and when they are due again.
@@ -155,6 +159,8 @@ impl Reconciler {
             ledger,
             looked_up: BTreeSet::new(),
             asked_after: None,
+            looked_outside: BTreeSet::new(),
+            outside_after: None,
             services: BTreeMap::new(),
             troubles: BTreeMap::new(),
             fights: fights::Fights::default(),
@@ -173,6 +179,18 @@ impl Reconciler {
     /// Ends whoever shows the progress.
     pub fn hush(&mut self) {
         self.progress = watch::channel(Progress::default()).0;
+    }
+
+    /// Gives the writer's lease back and closes the database. What is not saved is learned again.
+    pub async fn close(&mut self) {
+        if let Some(lease) = self.parts.lease.take()
+            && let Err(error) = lease.release().await
+        {
+            tracing::warn!(%error, "the writer's lease could not be given back; it runs out by itself");
+        }
+        if let Some(store) = &self.parts.store {
+            store.close().await;
+        }
     }
 
     /// Whether a pass has ended with this database (S-101).

@@ -9,6 +9,7 @@ pub mod history;
 pub mod holds;
 pub mod lease;
 pub mod ledger;
+mod look;
 mod migrations;
 mod tables;
 
@@ -38,11 +39,20 @@ const CALL_LIMIT: Duration = Duration::from_mins(1);
 const MIGRATION_TRIES: u32 = 5;
 const MIGRATION_PAUSE: Duration = Duration::from_millis(200);
 
-/// An open database, its migrations done. Clones share the connections.
+/// An open database, its tables up to date. Clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: AnyPool,
     backend: Backend,
+    reach: Reach,
+}
+
+/// What may be done through a [`Store`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    Write,
+    /// The database refuses every write (S-80).
+    Look,
 }
 
 /// Which database it is.
@@ -71,6 +81,12 @@ pub enum StoreError {
     /// Migrations only go forward.
     #[error("the database was written by a newer usher (migration {version}); start that version, or restore a backup")]
     Newer { version: i64 },
+    /// Looking migrates nothing (S-80).
+    #[error(
+        "the database was written by an older usher (migration {version} of {latest}): `usher run` or `usher apply` brings it up to \
+         date; looking at it changes nothing"
+    )]
+    Older { version: i64, latest: i64 },
 }
 
 impl StoreError {
@@ -79,7 +95,11 @@ impl StoreError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            Self::Refused { .. } | Self::Damaged { .. } | Self::Open { .. } | Self::Newer { .. } => false,
+            Self::Refused { .. }
+            | Self::Damaged { .. }
+            | Self::Open { .. }
+            | Self::Newer { .. }
+            | Self::Older { .. } => false,
         }
     }
 
@@ -122,25 +142,12 @@ impl Store {
         if let Backend::Sqlite(path) = &backend {
             create_file(url, path)?;
         }
-        let is_sqlite = matches!(backend, Backend::Sqlite(_));
-        let options = AnyPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_LIMIT).after_connect(
-            move |connection, _| {
-                Box::pin(async move {
-                    if is_sqlite {
-                        connection.execute(SQLITE_SETTINGS).await?;
-                    }
-                    Ok(())
-                })
-            },
-        );
-        let pool = options.connect(url).await.map_err(|error| {
-            if is_outage(&error) {
-                StoreError::Unreachable { what: "connect", cause: error.to_string() }
-            } else {
-                StoreError::Open { url: without_secrets(url), cause: error.to_string() }
-            }
-        })?;
-        let store = Self { pool, backend };
+        let settings = match backend {
+            Backend::Sqlite(_) => SQLITE_SETTINGS,
+            Backend::Postgres => "",
+        };
+        let pool = connect(url, settings).await?;
+        let store = Self { pool, backend, reach: Reach::Write };
         store.migrate().await?;
         store.note_birth().await?;
         Ok(store)
@@ -183,6 +190,7 @@ impl Store {
     fn statements(&self) -> Vec<String> {
         let lists = [&[PING][..], facts::QUERIES, history::QUERIES, holds::QUERIES, ledger::QUERIES];
         let mut statements: Vec<String> = lists.concat().into_iter().map(str::to_owned).collect();
+        statements.extend(look::queries(&self.backend).map(str::to_owned));
         if self.backend == Backend::Postgres {
             statements.extend(lease::QUERIES.iter().map(|sql| (*sql).to_owned()));
         }
@@ -236,6 +244,34 @@ const PING: &str = "SELECT COUNT(*) FROM facts";
 
 /// Readers beside a writer (WAL), writers that wait for each other, and a commit that survives a power cut.
 const SQLITE_SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL;";
+
+/// Connections to `url`, each prepared by `settings` (several statements, or none).
+async fn connect(url: &str, settings: &'static str) -> Result<AnyPool, StoreError> {
+    let options = AnyPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_LIMIT).after_connect(
+        move |connection, _| {
+            Box::pin(async move {
+                if !settings.is_empty() {
+                    connection.execute(settings).await?;
+                }
+                Ok(())
+            })
+        },
+    );
+    options.connect(url).await.map_err(|error| {
+        if is_outage(&error) {
+            StoreError::Unreachable { what: "connect", cause: error.to_string() }
+        } else {
+            let unopened =
+                matches!(&error, sqlx::Error::Database(error) if error.code().as_deref() == Some(SQLITE_CANTOPEN));
+            let hint =
+                if unopened { "; is it a file, and may this user read and write it and its directory?" } else { "" };
+            StoreError::Open { url: without_secrets(url), cause: format!("{error}{hint}") }
+        }
+    })
+}
+
+/// `SQLite`'s code for a file that it cannot open, which does not say why.
+const SQLITE_CANTOPEN: &str = "14";
 
 fn too_slow(what: &'static str) -> StoreError {
     StoreError::Unreachable { what, cause: format!("no answer within {} s", CALL_LIMIT.as_secs()) }

@@ -1,6 +1,10 @@
 # The demo's processes, shared by `run` and `stop`: each is known by a file in the state folder holding its id, when it started and
 # the boot it started in, so that an id the system has given to somebody else's process is never mistaken for ours.
 
+# Bare environments (cron, a container's first process) have no HOME, and what we call, rustup's own set-up first, needs one.
+: "${HOME:=$(getent passwd "$(id -u)" | cut -d: -f6)}"
+export HOME
+
 state=${USHER_DEMO:-${HOME:-/root}/.cache/usher-demo}
 # Present only in folders this demo made: nothing else is ever emptied or removed.
 state_mark=.usher-demo

@@ -8,7 +8,8 @@
 //!   person     what an entry says of itself      tree       entries -> Snapshot; order, notices
 //!   diagnosis  `usher source test`
 //! ```
-//! Never writes to the directory, never follows referrals, never mixes two servers in one read.
+//! Never writes to the directory, never follows referrals, never mixes two servers in one read: where one gave only a part, the next
+//! one is read from the beginning.
 
 mod ber;
 mod change;
@@ -25,23 +26,21 @@ mod tls;
 pub mod tree;
 mod trouble;
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
-use rustls::ClientConfig;
 use secrecy::ExposeSecret as _;
 
 use super::localpart::Mapping;
 use super::{Bridge, Probe, SourceError};
 use crate::clock;
 use crate::config::LdapSource;
-use crate::directory::{Snapshot, dn};
+use crate::directory::{Completeness, Snapshot, dn};
 use crate::ids::Timestamp;
 
 use change::Mark;
 use person::Interpretation;
 use read::{Read, Reading, Searches, bracketed};
 use session::{Address, Session};
+use tls::Tls;
 use tree::Grown;
 use trouble::Trouble;
 
@@ -50,13 +49,19 @@ use trouble::Trouble;
 pub struct LdapBridge {
     source: LdapSource,
     addresses: Vec<Address>,
-    tls: Arc<ClientConfig>,
+    tls: Tls,
     how: Interpretation,
     searches: Searches,
     last: Option<Last>,
     /// Members that were nobody in the last read that saw everything, as digests, sorted; `None` before the first such read.
     dangling: Option<Vec<u64>>,
+    /// Reads in a row that were not believed for members that began to dangle, and for nothing else.
+    disbelieved: u32,
 }
+
+/// So many reads in a row may be called incomplete because members began to dangle; the next one counts. Where people come and go so
+/// fast that every read finds new gaps, nobody would ever be removed otherwise.
+const MOST_DISBELIEVED: u32 = 3;
 
 /// What the last complete read leaves behind.
 #[derive(Debug)]
@@ -87,8 +92,8 @@ impl LdapBridge {
             groups_by_class: source.group_filter.is_none(),
         };
         let searches = Searches::of(&source, &how);
-        let tls = tls::client_config(&source)?;
-        Ok(Self { source, addresses, tls, how, searches, last: None, dangling: None })
+        let tls = Tls::new(&source)?;
+        Ok(Self { source, addresses, tls, how, searches, last: None, dangling: None, disbelieved: 0 })
     }
 
     /// Reads from one server.
@@ -101,8 +106,41 @@ impl LdapBridge {
         read
     }
 
-    /// A member that has just begun to dangle may be somebody who was moved while we read, seen at neither place: once, such a read
-    /// is not complete, so that nobody leaves a group for it (S-3). `true`: this is such a read.
+    /// The first whole read, from the first server that gives one; else the one that saw the most people. With it, what is to be said
+    /// about the servers that were passed over.
+    async fn read_from_any(&self) -> Result<(Read, Vec<String>), SourceError> {
+        let mut failed: Vec<Trouble> = Vec::new();
+        let mut short: Vec<(Read, String)> = Vec::new();
+        for address in &self.addresses {
+            match self.read_from(address).await {
+                Ok(read) => {
+                    let Completeness::Incomplete(flaws) = &read.grown.snapshot.completeness else {
+                        return Ok((read, passed_over(&failed, short)));
+                    };
+                    let remark = format!("{}: the read was not complete: {}", address.uri, flaws.join("; "));
+                    short.push((read, remark));
+                }
+                Err(trouble) => {
+                    let last = !trouble.retry;
+                    failed.push(trouble);
+                    if last {
+                        break;
+                    }
+                }
+            }
+        }
+        let people = |(read, _): &(Read, String)| read.grown.snapshot.users.len();
+        // Of equals the first: servers are named in the order in which they are wanted.
+        let Some(best) = (0..short.len()).rev().max_by_key(|index| people(&short[*index])) else {
+            return Err(together(failed));
+        };
+        let (read, _) = short.swap_remove(best);
+        Ok((read, passed_over(&failed, short)))
+    }
+
+    /// A member that has just begun to dangle may be somebody who was moved while we read, seen at neither place: such a read is not
+    /// complete, so that nobody leaves a group for it (S-3), though not more than [`MOST_DISBELIEVED`] in a row. `true`: this is such
+    /// a read.
     fn distrust_new_gaps(&mut self, grown: &mut Grown) -> bool {
         if !grown.snapshot.completeness.is_complete() {
             return false;
@@ -111,14 +149,24 @@ impl LdapBridge {
         let before = self.dangling.replace(dangling);
         let (Some(before), Some(now)) = (before, &self.dangling) else { return false };
         let new = now.iter().filter(|gap| before.binary_search(gap).is_err()).count();
-        if new > 0 {
-            let what = if new == 1 { "group member is" } else { "group members are" };
-            grown.snapshot.completeness.flaw(format!(
-                "{new} {what} newly no user or group that was read: they may have been moved during this read; \
-                 the next one will tell"
-            ));
+        if new == 0 {
+            self.disbelieved = 0;
+            return false;
         }
-        new > 0
+        let what = if new == 1 { "group member is" } else { "group members are" };
+        if self.disbelieved >= MOST_DISBELIEVED {
+            self.disbelieved = 0;
+            grown.snapshot.notices.push(format!(
+                "{new} {what} newly no user or group that was read, as in the {MOST_DISBELIEVED} reads before, which did not count for \
+                 that; this one does"
+            ));
+            return false;
+        }
+        self.disbelieved += 1;
+        grown.snapshot.completeness.flaw(format!(
+            "{new} {what} newly no user or group that was read: they may have been moved during this read; the next one will tell"
+        ));
+        true
     }
 
     async fn ask_unchanged(&self, last: &Last) -> bool {
@@ -135,28 +183,12 @@ impl LdapBridge {
 impl Bridge for LdapBridge {
     async fn fetch(&mut self) -> Result<Snapshot, SourceError> {
         self.last = None;
-        let mut failed: Vec<Trouble> = Vec::new();
-        for address in &self.addresses {
-            match self.read_from(address).await {
-                Ok(Read { mut grown, mark }) => {
-                    grown.snapshot.source = format!("ldap {}", self.source.base);
-                    grown.snapshot.notices.extend(failed.iter().map(|trouble| {
-                        format!("another server was passed over: {}: {}", trouble.attempted, trouble.cause)
-                    }));
-                    let mark = if self.distrust_new_gaps(&mut grown) { None } else { mark };
-                    self.last = mark.map(|mark| Last { mark, next_expiry: grown.next_expiry });
-                    return Ok(grown.snapshot);
-                }
-                Err(trouble) => {
-                    let last = !trouble.retry;
-                    failed.push(trouble);
-                    if last {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(together(failed))
+        let (Read { mut grown, mark }, mut remarks) = self.read_from_any().await?;
+        grown.snapshot.source = format!("ldap {}", self.source.base);
+        grown.snapshot.notices.append(&mut remarks);
+        let mark = if self.distrust_new_gaps(&mut grown) { None } else { mark };
+        self.last = mark.map(|mark| Last { mark, next_expiry: grown.next_expiry });
+        Ok(grown.snapshot)
     }
 
     async fn changed(&mut self) -> bool {
@@ -169,6 +201,13 @@ impl Bridge for LdapBridge {
     async fn probe(&mut self) -> Vec<Probe> {
         diagnosis::diagnose(&self.source, &self.addresses, &self.tls, (&self.how, &self.searches)).await
     }
+}
+
+/// What to say about servers that were not read, or not whole.
+fn passed_over(failed: &[Trouble], short: Vec<(Read, String)>) -> Vec<String> {
+    let failed = failed.iter().map(|trouble| format!("{}: {}", trouble.attempted, trouble.cause));
+    let short = short.into_iter().map(|(_, remark)| remark);
+    failed.chain(short).map(|remark| format!("another server was passed over: {remark}")).collect()
 }
 
 /// One error for all servers that were tried.

@@ -4,19 +4,30 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use super::{Exit, configured};
+use super::{Exit, configured, printed};
 use crate::app::{self, Failure};
+use crate::config::Config;
 use crate::matrix::{Promotion, Rung, Trouble};
 
 /// Reads the token from `file`, once; it is kept nowhere.
 pub(super) async fn run(files: &[PathBuf], file: &Path) -> Result<Exit, Failure> {
     let config = configured(files)?;
-    let homeserver = app::homeserver(&config).await?;
-    let token = std::fs::read_to_string(file)
-        .map_err(|error| Failure::new(Exit::Error, format!("cannot read {}: {error}", file.display())))?;
+    promote(&config, file).await.map_err(|failure| failure.located(&config))
+}
+
+async fn promote(config: &Config, file: &Path) -> Result<Exit, Failure> {
+    let homeserver = app::homeserver(config).await?;
+    let unusable = |cause: String| {
+        let text = format!("{}: {cause}; it must hold the access token of a server admin", file.display());
+        Failure::new(Exit::Error, text)
+    };
+    let token = std::fs::read_to_string(file).map_err(|error| unusable(error.to_string()))?;
+    if token.trim().is_empty() {
+        return Err(unusable("it is empty".to_owned()));
+    }
     let token = SecretString::from(token.trim().to_owned());
     homeserver.ensure_users().await?;
-    let promotion = Promotion::of(&config);
+    let promotion = Promotion::of(config);
     homeserver.make_admin(&token, promotion).await.map_err(|error| match error.trouble {
         Trouble::UnknownToken | Trouble::Forbidden => Failure::new(
             Exit::Error,
@@ -29,11 +40,10 @@ pub(super) async fn run(files: &[PathBuf], file: &Path) -> Result<Exit, Failure>
     match homeserver.rung().await? {
         Rung::Admin => {
             let (sender, bot) = (homeserver.sender(), homeserver.bot());
-            match promotion {
-                Promotion::Sender => println!("{sender} exists and is a server admin; {bot} exists."),
-                Promotion::SenderAndBot => println!("{sender} and {bot} exist and are server admins."),
-            }
-            Ok(Exit::Done)
+            Ok(printed(&match promotion {
+                Promotion::Sender => format!("{sender} exists and is a server admin; {bot} exists.\n"),
+                Promotion::SenderAndBot => format!("{sender} and {bot} exist and are server admins.\n"),
+            }))
         }
         Rung::Rooms | Rung::ReadOnly => Err(Failure::new(
             Exit::Error,

@@ -3,15 +3,14 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use tokio_util::sync::CancellationToken;
-
 use super::{Exit, printed, problem_list};
-use crate::app::{self, Failure, Purpose};
+use crate::app::{self, Failure};
 use crate::config::{self, AccountsBackend, Config};
 use crate::ids::UserId;
-use crate::matrix::{Homeserver, Promotion, Rung, registration};
+use crate::matrix::{Homeserver, MatrixError, Promotion, Rung, registration};
 use crate::observed::Presence;
-use crate::plan::{Note, Scope};
+use crate::plan::{self, Note, Scope};
+use crate::store::{Backend, Store};
 
 /// Checks configuration, source, registration, homeserver and mapping; the exit code is that of the worst finding.
 pub(super) async fn run(files: &[PathBuf]) -> Result<Exit, Failure> {
@@ -26,7 +25,7 @@ pub(super) async fn run(files: &[PathBuf]) -> Result<Exit, Failure> {
         report.advice("configuration", &problem.to_string());
     }
     report.source(&config).await;
-    report.database(&config);
+    report.database(&config).await;
     if let Some(homeserver) = report.homeserver(&config).await {
         report.mapping(&config, &homeserver).await;
     }
@@ -38,6 +37,19 @@ pub(super) async fn run(files: &[PathBuf]) -> Result<Exit, Failure> {
     report.out.push('\n');
     let _ = printed(&report.out);
     Ok(report.exit)
+}
+
+/// What is not known without admin rights, and what follows from it.
+const UNSEEN: &str = "without admin rights usher cannot see who is a server admin and which accounts belong to other services: these are \
+     not protected as such. Name them in provisioner.protected_users";
+
+/// The homeserver goes by another name than the configuration says.
+fn misnamed(config: &Config, server: &str) -> String {
+    let config::Homeserver { url, server_name, .. } = &config.homeserver;
+    format!(
+        "homeserver.server_name is '{server_name}', but the homeserver at {url} calls itself '{server}': write server_name: {server}, \
+         or another homeserver.url. Registrations made for '{server_name}' have to be generated again"
+    )
 }
 
 struct Report {
@@ -68,6 +80,7 @@ impl Report {
     }
 
     fn failed(&mut self, what: &str, text: &str, exit: Exit) {
+        let text = text.strip_prefix(what).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text);
         self.line("FAILED", what, text);
         if self.exit == Exit::Done || exit == Exit::Config {
             self.exit = exit;
@@ -88,11 +101,24 @@ impl Report {
         }
     }
 
-    fn database(&mut self, config: &Config) {
-        if config.database_url.starts_with("sqlite:") {
-            self.ok("database", "SQLite, made at the first apply");
-        } else {
-            self.ok("database", "PostgreSQL");
+    async fn database(&mut self, config: &Config) {
+        match Store::look(&config.database_url).await {
+            Ok(Some(store)) => {
+                let text = match store.backend() {
+                    Backend::Sqlite(path) => format!("SQLite, {}", path.display()),
+                    Backend::Postgres => "PostgreSQL".to_owned(),
+                };
+                store.close().await;
+                self.ok("database", &text);
+            }
+            Ok(None) if config.database_url.starts_with("sqlite:") => {
+                self.ok("database", "SQLite, made at the first apply");
+            }
+            Ok(None) => self.ok("database", "PostgreSQL, its tables are made at the first apply"),
+            Err(error) => {
+                let failure = Failure::from(error);
+                self.failed("database", &failure.text, failure.exit);
+            }
         }
     }
 
@@ -121,10 +147,18 @@ impl Report {
                 return None;
             }
         };
-        match homeserver.rung().await {
-            Ok(rung) => self.rung(config, &homeserver, rung),
+        let looked = async { Ok::<_, MatrixError>((homeserver.taken_for().await?, homeserver.rung().await?)) };
+        match looked.await {
+            Ok((who, rung)) => {
+                if let Some(server) = who.as_ref().map(UserId::server).filter(|it| *it != config.homeserver.server_name)
+                {
+                    self.failed("homeserver", &misnamed(config, server), Exit::Config);
+                    return None;
+                }
+                self.rung(config, &homeserver, rung);
+            }
             Err(error) => {
-                let failure = Failure::from(error);
+                let failure = Failure::from(error).located(config);
                 self.failed("homeserver", &failure.text, failure.exit);
                 return None;
             }
@@ -145,6 +179,7 @@ impl Report {
                         &format!("usher is no server admin. `usher bootstrap --admin-token-file FILE` makes it one, or run:\n{line}"),
                     );
                 }
+                self.advice("homeserver", UNSEEN);
             }
             Rung::ReadOnly => self.failed(
                 "homeserver",
@@ -173,14 +208,13 @@ impl Report {
 
     /// What the plan would report: groups that are missing or ambiguous, spaces under forced encryption, people without accounts.
     async fn mapping(&mut self, config: &Config, homeserver: &Homeserver) {
-        let decided = async {
-            let mut built = app::build(config, Purpose::Look, &CancellationToken::new()).await?;
+        let decided = app::look(config, async |built| {
             built.reconciler.read_source(false).await?;
             built.reconciler.read_homeserver().await?;
             let decided = built.reconciler.decide(&Scope::Everything).await?;
             let observed = built.reconciler.observed().cloned();
-            Ok::<_, Failure>((decided, observed))
-        };
+            Ok((decided, observed))
+        });
         let (decided, observed) = match decided.await {
             Ok(decided) => decided,
             Err(failure) => return self.failed("mapping", &failure.text, failure.exit),
@@ -209,7 +243,10 @@ impl Report {
         }
         let missing = decided.plan.notes.iter().filter(|note| matches!(note, Note::NoAccount { .. })).count();
         if missing > 0 {
-            let text = format!("{missing} entitled people have no account yet: invited within a cycle of getting one");
+            let text = format!(
+                "{} no account yet: invited within a cycle of getting one",
+                plan::counted(missing as u64, "entitled person has", "entitled people have")
+            );
             self.advice("accounts", &text);
         }
         let bot = observed.as_ref().map(|observed| observed.accounts.presence(homeserver.bot()));

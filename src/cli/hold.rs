@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Exit, HoldVerb, moment};
+use super::{Exit, HoldVerb};
 use crate::app::Failure;
 use crate::clock;
 use crate::ids::Timestamp;
@@ -30,15 +30,47 @@ struct Shown<'a> {
     steps: &'a [HeldStep],
 }
 
-/// The verb as typed: opens the database of the configuration.
+/// The verb as typed, on the database of the configuration.
 pub(super) async fn verb(files: &[PathBuf], verb: &HoldVerb) -> Result<Exit, Failure> {
     let config = super::configured(files)?;
-    let store = Store::open(&config.database_url).await?;
-    let (text, exit) = run(&store, verb, clock::now(), &super::operator()).await?;
+    let (text, exit) = on(&config.database_url, verb, clock::now(), &super::operator()).await?;
     Ok(match super::printed(&text) {
         Exit::Done => exit,
         broken => broken,
     })
+}
+
+/// Carries out a `hold` verb on the database at `url`; makes none, and only an approval opens it for writing. Gives the text to print
+/// and the exit code.
+///
+/// # Errors
+/// When the database cannot be used.
+pub async fn on(url: &str, verb: &HoldVerb, now: Timestamp, by: &str) -> Result<(String, Exit), StoreError> {
+    let Some(looked) = Store::look(url).await? else { return Ok(nothing_yet(verb)) };
+    let done = match verb {
+        HoldVerb::List { .. } | HoldVerb::Show { .. } => run(&looked, verb, now, by).await,
+        HoldVerb::Approve { .. } => {
+            let store = Store::open(url).await?;
+            let done = run(&store, verb, now, by).await;
+            store.close().await;
+            done
+        }
+    };
+    looked.close().await;
+    done
+}
+
+/// What is said where no pass was made yet.
+fn nothing_yet(verb: &HoldVerb) -> (String, Exit) {
+    match verb {
+        HoldVerb::List { json: true } => ("[]\n".to_owned(), Exit::Done),
+        HoldVerb::List { json: false } | HoldVerb::Approve { all: true, .. } => (
+            "Nothing is held: there is no database yet, the first `usher apply` or `usher run` makes it.\n".to_owned(),
+            Exit::Done,
+        ),
+        HoldVerb::Show { id } => (unknown(std::slice::from_ref(id), &[]), Exit::Error),
+        HoldVerb::Approve { ids, all: false } => (unknown(ids, &[]), Exit::Error),
+    }
 }
 
 /// Carries out a `hold` verb. `by` is kept with an approval. Gives the text to print and the exit code.
@@ -86,8 +118,7 @@ async fn approve(store: &Store, chosen: &[&HoldRow], now: Timestamp, by: &str) -
     }
     let _ = writeln!(
         text,
-        "The next pass does them; what is not done by {} needs a new approval.\nSteps that were not listed stay held.",
-        moment(until)
+        "The next pass does them; what is not done by {until} needs a new approval.\nSteps that were not listed stay held."
     );
     Ok(text)
 }
@@ -126,9 +157,9 @@ fn list(shown: &[Shown<'_>]) -> String {
 
 fn heading(hold: &Shown<'_>) -> String {
     let mut text = format!("{}  {}  {}\n    {}\n", hold.id, hold.class, steps_of(hold.steps.len()), hold.detail);
-    let _ = writeln!(text, "    held since {}", moment(hold.first_held_at));
+    let _ = writeln!(text, "    held since {}", hold.first_held_at);
     if let Some(until) = hold.approved_until {
-        let _ = writeln!(text, "    approved until {}, waits for the next pass", moment(until));
+        let _ = writeln!(text, "    approved until {until}, waits for the next pass");
     }
     text
 }

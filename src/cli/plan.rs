@@ -2,18 +2,29 @@
 
 use std::path::{Path, PathBuf};
 
-use tokio_util::sync::CancellationToken;
-
 use super::{Exit, configured, printed};
-use crate::app::{self, Failure, Purpose};
+use crate::app::{self, Built, Failure};
 use crate::clock;
 use crate::config;
 use crate::plan::{self, Plan, Scope, World};
+use crate::reconcile::Decided;
 
 /// Reads everything, plans, prints.
 pub(super) async fn run(files: &[PathBuf], json: bool, record: Option<&Path>) -> Result<Exit, Failure> {
     let settings = configured(files)?;
-    let mut built = app::build(&settings, Purpose::Look, &CancellationToken::new()).await?;
+    let decided = app::look(&settings, async |built| decide(built, files, record).await).await?;
+    let text = if json {
+        format!("{:#}\n", plan::to_json(&decided.plan, &decided.header, clock::now()))
+    } else {
+        plan::render(&decided.plan, &decided.header)
+    };
+    match printed(&text) {
+        Exit::Done => Ok(verdict(&decided.plan)),
+        broken => Ok(broken),
+    }
+}
+
+async fn decide(built: &mut Built, files: &[PathBuf], record: Option<&Path>) -> Result<Decided, Failure> {
     let mut snapshot = built.reconciler.fetch().await?;
     let recorded = record.map(|_| {
         // A plan needs no addresses, and a record is made to be passed on.
@@ -36,15 +47,7 @@ pub(super) async fn run(files: &[PathBuf], json: bool, record: Option<&Path>) ->
         std::fs::write(path, text + "\n")
             .map_err(|cause| Failure::new(Exit::Error, format!("cannot write {}: {cause}", path.display())))?;
     }
-    let text = if json {
-        format!("{:#}\n", plan::to_json(&decided.plan, &decided.header, clock::now()))
-    } else {
-        plan::render(&decided.plan, &decided.header)
-    };
-    match printed(&text) {
-        Exit::Done => Ok(verdict(&decided.plan)),
-        broken => Ok(broken),
-    }
+    Ok(decided)
 }
 
 /// 2 if anything is pending, else 3 if anything is held (S-110).

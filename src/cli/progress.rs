@@ -1,8 +1,9 @@
 //! How far an apply is: a bar on a terminal, a plain line every ten seconds elsewhere. Always on standard error, so that what a
-//! verb prints stays clean.
+//! verb prints stays clean. The log goes there, too: its lines are written above the bar ([`BesideBar`]).
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -45,6 +46,33 @@ pub async fn show(updates: watch::Receiver<Progress>) {
     }
 }
 
+/// The bar on the terminal, while there is one. One for the process, as the terminal is.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Standard error for lines that stand beside the bar: it is taken away while one is written. A reader that went away is no reason to
+/// stop working: what cannot be written is dropped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BesideBar;
+
+impl Write for BesideBar {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = beside(|| io::stderr().write_all(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn beside<T>(write: impl FnOnce() -> T) -> T {
+    let bar = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match bar {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
+
 async fn bar(mut updates: watch::Receiver<Progress>) {
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}, {elapsed}, {eta} to go") {
@@ -52,11 +80,16 @@ async fn bar(mut updates: watch::Receiver<Progress>) {
     }
     loop {
         let progress = *updates.borrow_and_update();
-        bar.set_length(progress.total);
-        bar.set_position(progress.done);
-        bar.set_message(progress.to_string());
+        // Before there is something to do a bar would look full.
+        if progress.total > 0 {
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+            bar.set_message(progress.to_string());
+            SHOWN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| bar.clone());
+        }
         if updates.changed().await.is_err() {
             bar.finish_and_clear();
+            *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return;
         }
     }
@@ -116,6 +149,72 @@ mod tests {
         let mut out = Vec::new();
         tokio::join!(work, lines(receiver, &mut out));
         assert!(out.is_empty());
+    }
+
+    /// A terminal that remembers what was done to it.
+    #[derive(Clone, Debug, Default)]
+    struct Paper(std::sync::Arc<Mutex<Vec<String>>>);
+
+    impl Paper {
+        fn note(&self, what: &str) {
+            self.0.lock().unwrap().push(what.to_owned());
+        }
+    }
+
+    impl indicatif::TermLike for Paper {
+        fn width(&self) -> u16 {
+            80
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.note(text);
+            Ok(())
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.note(text);
+            Ok(())
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            self.note("CLEARED");
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_log_never_stands_in_the_bar() {
+        let paper = Paper::default();
+        let target = indicatif::ProgressDrawTarget::term_like_with_hz(Box::new(paper.clone()), 255);
+        let bar = ProgressBar::with_draw_target(Some(9), target).with_message("THE BAR");
+        bar.set_style(ProgressStyle::with_template("{msg}").unwrap());
+        bar.tick();
+        *SHOWN.lock().unwrap() = Some(bar.clone());
+        beside(|| paper.note("A LINE"));
+        *SHOWN.lock().unwrap() = None;
+        let seen: Vec<String> =
+            paper.0.lock().unwrap().iter().filter(|text| !text.trim().is_empty()).cloned().collect();
+        assert_eq!(seen, ["THE BAR", "CLEARED", "A LINE", "THE BAR"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
-use super::{Exit, moment};
+use super::Exit;
 use crate::app::Failure;
 use crate::config::Ops;
 use crate::http::ops::reachable_at;
@@ -46,15 +46,26 @@ pub async fn run(ops: &Ops, database_url: &str, json: bool) -> anyhow::Result<(S
     let address = reachable_at(&ops.listen);
     let asked = ask(&address, ops).await?;
     let running = asked.is_some();
-    let status = match asked {
-        Some(status) => status,
-        None => remembered(&Store::open(database_url).await?).await?,
+    let (status, known) = match asked {
+        Some(status) => (status, true),
+        None => match Store::look(database_url).await? {
+            Some(store) => {
+                let status = remembered(&store).await;
+                store.close().await;
+                (status?, true)
+            }
+            None => (Status::default(), false),
+        },
     };
     let exit = if running { Exit::Done } else { Exit::Error };
     if json {
         return Ok((serde_json::to_string_pretty(&Shown { running, status })? + "\n", exit));
     }
     let mut text = String::new();
+    if !known {
+        let _ = writeln!(text, "usher does not run here (nothing answers on {address}), and has no database yet.");
+        return Ok((text, exit));
+    }
     if !running {
         let _ = writeln!(text, "usher does not run here (nothing answers on {address}). From its database:");
     }
@@ -105,7 +116,7 @@ fn render(status: &Status, running: bool) -> String {
         None => text.push_str("Last pass  none yet\n"),
     }
     if let Some(next) = status.next_pass {
-        let _ = writeln!(text, "Next pass  {}", moment(next));
+        let _ = writeln!(text, "Next pass  {next}");
     }
     let PlanStatus { pending, withheld, held } = status.plan;
     if running {
@@ -120,7 +131,7 @@ fn render(status: &Status, running: bool) -> String {
             let _ = writeln!(text, "           {remedy}");
         }
         if let Some(at) = failure.retry_at {
-            let _ = writeln!(text, "           tried again {}", moment(at));
+            let _ = writeln!(text, "           tried again {at}");
         }
     }
     for note in &status.notes {
@@ -136,8 +147,8 @@ fn heading(text: &mut String, status: &Status) {
         Mode::Standby => "standing by: another usher writes",
     };
     let Status { version, instance, started_at, source, .. } = status;
-    let _ = writeln!(text, "usher {version}, instance {instance}, {mode}, since {}", moment(*started_at));
-    let read = source.last_success.map_or_else(|| "not read yet".to_owned(), |at| format!("read {}", moment(at)));
+    let _ = writeln!(text, "usher {version}, instance {instance}, {mode}, since {started_at}");
+    let read = source.last_success.map_or_else(|| "not read yet".to_owned(), |at| format!("read {at}"));
     let _ = writeln!(text, "Source     {}, {} users, {} groups, {read}", source.kind, source.users, source.groups);
     if !source.complete {
         text.push_str("           not complete: nothing is removed\n");
@@ -151,7 +162,7 @@ fn last_pass(text: &mut String, pass: &PassStatus) {
     let counts: Vec<String> = pass.counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
     let counts = if counts.is_empty() { "nothing to do".to_owned() } else { counts.join(", ") };
     let took = pass.ended.since_ms(pass.started).max(0);
-    let _ = writeln!(text, "Last pass  {}, {} ({}), {took} ms: {counts}", moment(pass.ended), pass.result, pass.cause);
+    let _ = writeln!(text, "Last pass  {}, {} ({}), {took} ms: {counts}", pass.ended, pass.result, pass.cause);
 }
 
 #[cfg(test)]

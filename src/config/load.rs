@@ -1,5 +1,6 @@
 //! From files to a [`Loaded`]: parse each, merge, put variables in, read the sections, check the meaning.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,10 +33,27 @@ pub(super) fn read_files(files: &[PathBuf], report: &Report) -> Vec<(PathBuf, St
         match std::fs::read(file).map(String::from_utf8) {
             Ok(Ok(text)) => texts.push((file.clone(), text)),
             Ok(Err(_)) => report.error(Some(&top(file)), "", "is not UTF-8 text: save it as UTF-8"),
-            Err(error) => report.error(Some(&top(file)), "", format!("cannot be read: {error}")),
+            Err(error) => report.error(None, "", unreadable(file, &error)),
         }
     }
     texts
+}
+
+/// Why a file could not be read and what to do, its name included: there is no line to point at.
+fn unreadable(file: &Path, error: &std::io::Error) -> String {
+    let shown = file.display();
+    match error.kind() {
+        ErrorKind::NotFound => {
+            let folder = if file.is_absolute() { None } else { std::env::current_dir().ok() };
+            let place = folder.map(|folder| format!(" in {}", folder.display())).unwrap_or_default();
+            format!(
+                "there is no {shown}{place}: name your configuration with -c FILE, or start one from config.sample.yaml"
+            )
+        }
+        ErrorKind::IsADirectory => format!("{shown} is a directory: name the configuration file in it"),
+        ErrorKind::PermissionDenied => format!("{shown} may not be read by the user usher runs as ({error})"),
+        _ => format!("{shown} cannot be read: {error}"),
+    }
 }
 
 fn top(file: &Path) -> Spot {
@@ -73,8 +91,8 @@ pub(super) fn finish(
     if let Some(root) = merged.as_mut() {
         variables::expand(root, "", env, report);
         record(root, "", &mut positions);
-        // A file that is no YAML would make every setting in it look missing.
-        if report.errors() == unread || files.len() == 1 {
+        // A file that is no YAML, or could not be read, would make every setting in it look missing.
+        if unread == 0 && (report.errors() == 0 || files.len() == 1) {
             let first = files.first().map_or_else(|| Path::new(""), |(path, _)| path.as_path());
             config = read(root, first, &positions, report);
         }

@@ -12,7 +12,8 @@ use crate::plan::Note;
 /// A resolved external id.
 #[derive(Clone, Debug)]
 pub(super) struct Resolved {
-    pub users: Vec<UserId>,
+    /// By their numbers in [`People`].
+    pub people: Vec<u32>,
     /// What to call it in a reason; `None` is everybody.
     pub label: Option<Arc<str>>,
     /// Not found and not remembered.
@@ -53,9 +54,7 @@ impl<'a> Groups<'a> {
             return Arc::clone(known);
         }
         let resolved = Arc::new(match self.directory.find(external_id) {
-            Found::Everyone => {
-                Resolved { users: self.people.all_active().cloned().collect(), label: None, blind: false }
-            }
+            Found::Everyone => Resolved { people: self.people.all_active().collect(), label: None, blind: false },
             Found::Group(group) => self.present(external_id, group),
             Found::Ambiguous(candidates) => {
                 let candidates =
@@ -79,7 +78,7 @@ impl<'a> Groups<'a> {
 
     fn present(&mut self, external_id: &str, group: &Group) -> Resolved {
         let label: Arc<str> = Arc::from(group.name.as_str());
-        let users: Vec<UserId> = group.users.iter().filter_map(|id| self.people.active(id)).cloned().collect();
+        let people = group.places.iter().filter_map(|place| self.people.active_at(*place)).collect();
         if self.directory.is_complete() {
             self.memories.insert(
                 external_id.to_owned(),
@@ -93,7 +92,7 @@ impl<'a> Groups<'a> {
                 }
             }
         }
-        Resolved { users, label: Some(label), blind: false }
+        Resolved { people, label: Some(label), blind: false }
     }
 
     /// Followed by stable id under its new name, or frozen with its last read members.
@@ -120,10 +119,9 @@ impl<'a> Groups<'a> {
 
     fn frozen(&self, external_id: &str) -> Resolved {
         let memory = self.ledger.groups.get(external_id);
-        let users = memory
-            .map(|memory| memory.users.iter().filter_map(|id| self.people.active(id)).cloned().collect())
-            .unwrap_or_default();
+        let users = memory.into_iter().flat_map(|memory| &memory.users);
+        let people = users.filter_map(|id| self.people.active(id)).collect();
         let label = memory.map_or(external_id, |memory| memory.name.as_str());
-        Resolved { users, label: Some(Arc::from(label)), blind: memory.is_none() }
+        Resolved { people, label: Some(Arc::from(label)), blind: memory.is_none() }
     }
 }

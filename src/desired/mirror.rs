@@ -31,18 +31,8 @@ pub(super) fn spaces(directory: &Directory) -> Vec<Space> {
 fn space(group: &Group, below: &BTreeMap<Option<&StableId>, Vec<&Group>>) -> Space {
     let external_id = if group.kind == GroupKind::Root { String::new() } else { group.id.to_string() };
     Space {
-        id: group.id.as_str().into(),
-        name: group.name.clone(),
-        topic: None,
-        avatar: None,
-        alias: None,
-        rooms: Vec::new(),
-        enforce: None,
-        federate: None,
-        adopt: None,
-        renamed_from: None,
         groups: vec![GroupGrant { external_id, power_level: 0 }],
-        federated_groups: Vec::new(),
         subspaces: below.get(&Some(&group.id)).into_iter().flatten().map(|child| space(child, below)).collect(),
+        ..Space::named(group.id.as_str().into(), group.name.clone())
     }
 }

@@ -4,9 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::groups::Groups;
-use super::{DesiredRoom, Entitlement, RoomException, RoomKind, Rule, Standing, Why};
+use super::members::settle;
+use super::{DesiredRoom, Entitlement, Members, RoomException, RoomKind, Rule, Standing, Why};
 use crate::config::{Config, Enforce, Exception, ExceptionPlace, GroupGrant, RoomTemplate, Space};
-use crate::ids::{Key, SpaceId, Timestamp, UserId};
+use crate::ids::{Key, SpaceId, Timestamp};
+
+/// A rule while it is being made.
+#[derive(Clone, Default)]
+struct Draft {
+    /// One a person, in order, wherever [`settle`] was called last.
+    rights: Vec<Entitlement>,
+    blind: Option<Arc<str>>,
+}
 
 /// Builds rules bottom-up and lists rooms top-down.
 pub(super) struct Weaver<'c, 'g, 'd> {
@@ -28,14 +37,15 @@ impl<'c, 'g, 'd> Weaver<'c, 'g, 'd> {
     pub fn weave(&mut self, space: &Space, parent: Option<&SpaceId>, out: &mut Vec<DesiredRoom>) -> Arc<Rule> {
         let key = Key::Space(space.id.clone());
         let mut below = Vec::new();
-        let mut rule = self.granted(&space.groups, &key);
+        let mut draft = self.granted(&space.groups, &key);
         for subspace in &space.subspaces {
             let sub = self.weave(subspace, Some(&space.id), &mut below);
-            self.include(&mut rule, &sub, &subspace.name);
+            self.include(&mut draft, &sub, &subspace.name);
         }
-        self.except(&mut rule, |place| matches!(place, ExceptionPlace::Space(id) if *id == space.id));
-        let rooms = self.rooms(space, &mut rule);
-        let rule = Arc::new(rule);
+        settle(&mut draft.rights);
+        self.except(&mut draft, |place| matches!(place, ExceptionPlace::Space(id) if *id == space.id));
+        let rooms = self.rooms(space, &mut draft);
+        let rule = self.rule(draft);
         let enforce = space.enforce.unwrap_or(self.config.provisioner.enforce);
         out.push(DesiredRoom {
             key,
@@ -62,54 +72,54 @@ impl<'c, 'g, 'd> Weaver<'c, 'g, 'd> {
         rule
     }
 
-    fn granted(&mut self, grants: &[GroupGrant], key: &Key) -> Rule {
-        let mut rule = Rule::default();
+    fn rule(&self, draft: Draft) -> Arc<Rule> {
+        Arc::new(Rule { members: Members::of(self.groups.people(), draft.rights), blind: draft.blind })
+    }
+
+    fn granted(&mut self, grants: &[GroupGrant], key: &Key) -> Draft {
+        let mut draft = Draft::default();
         for grant in grants {
             let resolved = self.groups.resolve(&grant.external_id, key);
             if resolved.blind {
-                rule.blind = Some(Arc::from(grant.external_id.as_str()));
+                draft.blind = Some(Arc::from(grant.external_id.as_str()));
             }
             let why = self.why(match &resolved.label {
                 None => Why::Everyone,
                 Some(label) => Why::Group(Arc::clone(label)),
             });
-            for user in &resolved.users {
-                entitle(&mut rule, user, Entitlement { level: grant.power_level, why });
-            }
+            let right = |person: &u32| Entitlement { person: *person, level: grant.power_level, why };
+            draft.rights.extend(resolved.people.iter().map(right));
         }
-        rule
+        settle(&mut draft.rights);
+        draft
     }
 
     /// Members of a subspace are members of the space, without their level (S-13).
-    fn include(&mut self, rule: &mut Rule, sub: &Rule, name: &str) {
+    fn include(&mut self, draft: &mut Draft, sub: &Rule, name: &str) {
         let name: Arc<str> = Arc::from(name);
-        let mut translated: BTreeMap<u32, u32> = BTreeMap::new();
-        for (user, entitlement) in &sub.members {
-            if rule.members.contains_key(user) {
-                continue;
-            }
-            let why = if let Some(why) = translated.get(&entitlement.why) {
-                *why
-            } else {
-                let below = |group: &Arc<str>| Why::Subspace { space: Arc::clone(&name), group: Arc::clone(group) };
-                let risen = match &self.whys[entitlement.why as usize] {
-                    Why::Everyone => below(&Arc::from("everybody")),
-                    Why::Group(group) | Why::Subspace { group, .. } => below(group),
-                    exception @ Why::Exception { .. } => exception.clone(),
-                };
-                let why = self.why(risen);
-                translated.insert(entitlement.why, why);
-                why
-            };
-            rule.members.insert(user.clone(), Entitlement { level: 0, why });
+        let mut risen: BTreeMap<u32, u32> = BTreeMap::new();
+        for right in sub.members.values() {
+            let why = *risen.entry(right.why).or_insert_with(|| self.risen(right.why, &name));
+            draft.rights.push(Entitlement { level: 0, why, ..*right });
         }
-        if rule.blind.is_none() {
-            rule.blind.clone_from(&sub.blind);
+        if draft.blind.is_none() {
+            draft.blind.clone_from(&sub.blind);
         }
     }
 
+    /// A reason in a subspace, as it is told one space further up.
+    fn risen(&mut self, why: u32, name: &Arc<str>) -> u32 {
+        let below = |group: &Arc<str>| Why::Subspace { space: Arc::clone(name), group: Arc::clone(group) };
+        let risen = match &self.whys[why as usize] {
+            Why::Everyone => below(&Arc::from("everybody")),
+            Why::Group(group) | Why::Subspace { group, .. } => below(group),
+            exception @ Why::Exception { .. } => exception.clone(),
+        };
+        self.why(risen)
+    }
+
     /// The space's rooms, with a rule of their own where they have groups or exceptions. Exceptions of a room rise to its space.
-    fn rooms(&mut self, space: &Space, rule: &mut Rule) -> Vec<(RoomTemplate, Option<Arc<Rule>>)> {
+    fn rooms(&mut self, space: &Space, draft: &mut Draft) -> Vec<(RoomTemplate, Option<Arc<Rule>>)> {
         let own = space.rooms.iter();
         let defaults = self.config.provisioner.default_rooms.iter();
         let templates: Vec<RoomTemplate> = own
@@ -118,11 +128,10 @@ impl<'c, 'g, 'd> Weaver<'c, 'g, 'd> {
             .cloned()
             .collect();
         for template in &templates {
-            let mut guests = Rule::default();
+            let mut guests = Draft::default();
             self.except(&mut guests, |place| names(place, template));
-            for (user, guest) in guests.members {
-                rule.members.entry(user).or_insert(Entitlement { level: 0, ..guest });
-            }
+            draft.rights.extend(guests.rights.into_iter().map(|guest| Entitlement { level: 0, ..guest }));
+            settle(&mut draft.rights);
         }
         templates
             .into_iter()
@@ -131,11 +140,11 @@ impl<'c, 'g, 'd> Weaver<'c, 'g, 'd> {
                 let has_exception = self.exceptions.iter().any(|exception| names(&exception.place, &template));
                 let mut own = match &template.groups {
                     Some(groups) => self.granted(groups, &key),
-                    None if has_exception => rule.clone(),
+                    None if has_exception => draft.clone(),
                     None => return (template, None),
                 };
                 self.except(&mut own, |place| names(place, &template));
-                (template, Some(Arc::new(own)))
+                (template, Some(self.rule(own)))
             })
             .collect()
     }
@@ -158,17 +167,23 @@ impl<'c, 'g, 'd> Weaver<'c, 'g, 'd> {
     }
 
     /// Applies the exceptions whose place `here` accepts. They never hold for people who are gone (S-107).
-    fn except(&mut self, rule: &mut Rule, here: impl Fn(&ExceptionPlace) -> bool) {
+    fn except(&mut self, draft: &mut Draft, here: impl Fn(&ExceptionPlace) -> bool) {
         for exception in self.exceptions.clone() {
             let holds = match self.groups.people().standing(&exception.user) {
                 None | Some(Standing::Active) => true,
                 Some(Standing::Suspended(_) | Standing::Disabled | Standing::Gone { .. }) => false,
             };
             if here(&exception.place) && holds {
-                let why = self.why(Why::Exception { reason: exception.reason.as_str().into(), until: exception.until });
-                entitle(rule, &exception.user, Entitlement { level: exception.level, why });
+                draft.rights.extend(self.right_of(exception));
+                settle(&mut draft.rights);
             }
         }
+    }
+
+    fn right_of(&mut self, exception: &Exception) -> Option<Entitlement> {
+        let why = self.why(Why::Exception { reason: exception.reason.as_str().into(), until: exception.until });
+        let person = self.groups.people().number(&exception.user)?;
+        Some(Entitlement { person, level: exception.level, why })
     }
 
     fn why(&mut self, why: Why) -> u32 {
@@ -190,9 +205,9 @@ impl<'c, 'g, 'd> Weaver<'c, 'g, 'd> {
             if defaults.iter().any(|template| template.id.as_str() == room) || slot_exists(spaces, room) {
                 continue;
             }
-            let why = self.why(Why::Exception { reason: exception.reason.as_str().into(), until: exception.until });
-            let entitlement = Entitlement { level: exception.level, why };
-            by_room.push(RoomException { room: room.clone(), user: exception.user.clone(), entitlement });
+            if let Some(entitlement) = self.right_of(exception) {
+                by_room.push(RoomException { room: room.clone(), user: exception.user.clone(), entitlement });
+            }
         }
         (self.whys, by_room)
     }
@@ -206,15 +221,4 @@ fn slot_exists(spaces: &[Space], slot: &str) -> bool {
     spaces
         .iter()
         .any(|space| space.rooms.iter().any(|room| room.id.as_str() == slot) || slot_exists(&space.subspaces, slot))
-}
-
-/// The highest level wins, and with it its reason (S-13).
-fn entitle(rule: &mut Rule, user: &UserId, entitlement: Entitlement) {
-    match rule.members.get_mut(user) {
-        Some(known) if known.level >= entitlement.level => {}
-        Some(known) => *known = entitlement,
-        None => {
-            rule.members.insert(user.clone(), entitlement);
-        }
-    }
 }

@@ -23,12 +23,13 @@ impl Directory {
         let conflicts = conflicts(&people);
         let mut names: BTreeMap<Alias, BTreeSet<StableId>> = BTreeMap::new();
         let mut flat = BTreeMap::new();
-        for (raw, users) in groups.into_iter().zip(flattened) {
-            for alias in raw.aliases {
-                names.entry(alias).or_default().insert(raw.id.clone());
+        for (raw, (users, places)) in groups.into_iter().zip(flattened) {
+            let RawGroup { id, kind, name, aliases, parent, members: _ } = raw;
+            for alias in aliases {
+                names.entry(alias).or_default().insert(id.clone());
             }
-            let group = Group { id: raw.id.clone(), kind: raw.kind, name: raw.name, parent: raw.parent, users };
-            flat.insert(raw.id, group);
+            let group = Group { id: id.clone(), kind, name, parent, users, places };
+            flat.insert(id, group);
         }
         Self {
             source,
@@ -139,20 +140,20 @@ fn by_id(mut users: Vec<User>) -> (BTreeMap<StableId, User>, Vec<StableId>) {
 struct Ranks<'a> {
     ids: Vec<&'a StableId>,
     /// Where the ids are in memory: ids that share their text are found without a look at it.
-    shared: Vec<(*const u8, usize)>,
+    shared: Vec<(*const u8, u32)>,
     by_text: Roll,
 }
 
 impl<'a> Ranks<'a> {
     fn of(users: &'a BTreeMap<StableId, User>) -> Self {
         let ids: Vec<&StableId> = users.keys().collect();
-        let mut shared: Vec<_> = ids.iter().enumerate().map(|(rank, id)| (id.as_str().as_ptr(), rank)).collect();
+        let mut shared: Vec<_> = ids.iter().zip(0..).map(|(id, rank)| (id.as_str().as_ptr(), rank)).collect();
         shared.sort_unstable();
         Self { ids, shared, by_text: Roll::default() }
     }
 
     /// The rank of a user, and whether `id` is the very copy that stands with them.
-    fn find(&mut self, id: &StableId) -> Option<(usize, bool)> {
+    fn find(&mut self, id: &StableId) -> Option<(u32, bool)> {
         let place = id.as_str().as_ptr();
         if let Ok(at) = self.shared.binary_search_by_key(&place, |(known, _)| *known)
             && !id.as_str().is_empty()
@@ -164,14 +165,15 @@ impl<'a> Ranks<'a> {
                 self.by_text.enter(id.as_str());
             }
         }
-        self.by_text.find(id.as_str()).map(|rank| (rank, false))
+        let rank = u32::try_from(self.by_text.find(id.as_str())?).ok()?;
+        Some((rank, false))
     }
 }
 
 /// What a group holds directly: users by their rank, groups by their position.
 #[derive(Default)]
 struct Direct {
-    people: Vec<usize>,
+    people: Vec<u32>,
     nested: Vec<usize>,
     /// The ids as they came, if they are the result already: no group among them, in order, all of them shared copies.
     ready: Option<Vec<StableId>>,
@@ -194,8 +196,8 @@ fn direct(members: Vec<StableId>, ranks: &mut Ranks<'_>, positions: &BTreeMap<St
     found
 }
 
-/// Users of every group, in the groups' order. Takes the direct members out of the groups on the way.
-fn members_of_all(groups: &mut [RawGroup], users: &BTreeMap<StableId, User>) -> Vec<Vec<StableId>> {
+/// Users of every group and their ranks, in the groups' order. Takes the direct members out of the groups on the way.
+fn members_of_all(groups: &mut [RawGroup], users: &BTreeMap<StableId, User>) -> Vec<(Vec<StableId>, Vec<u32>)> {
     let mut ranks = Ranks::of(users);
     let positions: BTreeMap<StableId, usize> =
         groups.iter().enumerate().map(|(position, group)| (group.id.clone(), position)).collect();
@@ -208,9 +210,9 @@ fn members_of_all(groups: &mut [RawGroup], users: &BTreeMap<StableId, User>) -> 
     (0..directs.len())
         .map(|start| {
             if let Some(ready) = directs[start].ready.take() {
-                return ready;
+                return (ready, directs[start].people.clone());
             }
-            let mut all: Vec<usize> = Vec::new();
+            let mut all: Vec<u32> = Vec::new();
             let mut queue = vec![start];
             seen[start] = start;
             while let Some(position) = queue.pop() {
@@ -224,7 +226,7 @@ fn members_of_all(groups: &mut [RawGroup], users: &BTreeMap<StableId, User>) -> 
             }
             all.sort_unstable();
             all.dedup();
-            all.into_iter().map(|rank| ranks.ids[rank].clone()).collect()
+            (all.iter().map(|rank| ranks.ids[*rank as usize].clone()).collect(), all)
         })
         .collect()
 }

@@ -47,11 +47,6 @@ impl Actuator for Scripted {
         };
         Ok(Outcome { room, ..Outcome::default() })
     }
-
-    async fn recover(&self, room: &RoomId, _loss: crate::actuate::Loss) -> Result<(), ActError> {
-        self.asked.lock().unwrap().push(format!("recover {room}"));
-        Ok(())
-    }
 }
 
 struct Always;
@@ -76,6 +71,7 @@ fn observed() -> Observed {
         bot_registered: crate::observed::Known::Known(true),
         bot_display_name: crate::observed::Known::Unknown,
         rooms: BTreeMap::new(),
+        outside: BTreeMap::new(),
         unread: BTreeSet::new(),
         aliases: BTreeMap::new(),
         accounts: crate::observed::Accounts::default(),

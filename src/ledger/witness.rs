@@ -1,6 +1,6 @@
 //! What one read of the directory teaches the ledger: bindings, absences, and whether an empty answer can be true (S-1, S-3, S-24).
 
-use super::{Absence, Ledger};
+use super::{Absence, GroupMemory, Ledger};
 use crate::directory::Directory;
 use crate::ids::{StableId, Timestamp};
 
@@ -33,7 +33,10 @@ impl Ledger {
             return;
         }
         let gap = interval_ms.max(SHORTEST_GAP_MS);
-        let missing: Vec<StableId> = self.people.keys().filter(|id| !directory.knows(id)).cloned().collect();
+        let mut missing: Vec<StableId> = self.people.keys().filter(|id| !directory.knows(id)).cloned().collect();
+        let units: Vec<StableId> = self.missing_units(directory).map(|unit| of_unit(&unit.id)).collect();
+        self.absences.retain(|id, _| !id.as_str().starts_with(UNIT) || units.contains(id));
+        missing.extend(units);
         for id in missing {
             let absence = self.absences.entry(id).or_insert(Absence { since: now, reads: 0, last_read: now });
             if absence.reads == 0 || now.since_ms(absence.last_read) >= gap {
@@ -81,6 +84,27 @@ impl Ledger {
     pub fn is_confirmed(&self, id: &StableId, confirm_reads: u32) -> Option<Timestamp> {
         self.absences.get(id).filter(|absence| absence.reads >= confirm_reads).map(|absence| absence.since)
     }
+
+    /// Units that were mirrored and are not in `directory`, with who was last read in them.
+    pub fn missing_units<'l>(&'l self, directory: &Directory) -> impl Iterator<Item = &'l GroupMemory> {
+        // A mirrored unit is mapped by its own stable id (S-15).
+        let units = self.groups.iter().filter(|(mapped, unit)| *mapped == unit.id.as_str());
+        let mirrored = self.mirrored == Some(true);
+        units.map(|(_, unit)| unit).filter(move |unit| mirrored && !directory.groups.contains_key(&unit.id))
+    }
+
+    /// Whether a unit has been missing often enough to be gone (S-24).
+    #[must_use]
+    pub fn is_unit_confirmed(&self, id: &StableId, confirm_reads: u32) -> Option<Timestamp> {
+        self.is_confirmed(&of_unit(id), confirm_reads)
+    }
+}
+
+/// Absences of units stand beside those of people, under names no source gives a person.
+const UNIT: &str = "unit\u{1f}";
+
+fn of_unit(id: &StableId) -> StableId {
+    format!("{UNIT}{id}").into()
 }
 
 #[cfg(test)]
@@ -125,6 +149,32 @@ mod tests {
             ledger.witness(&partial, 1_000, Timestamp(minute * 60_000));
         }
         assert!(ledger.absences.is_empty());
+    }
+
+    #[test]
+    fn a_mirrored_unit_is_missing_until_two_reads_agree_and_forgotten_when_it_is_back() {
+        use crate::directory::{GroupKind, RawGroup};
+        let unit = RawGroup {
+            id: "eng".into(),
+            kind: GroupKind::Container,
+            name: "engineering".to_owned(),
+            aliases: vec![],
+            parent: None,
+            members: vec![],
+        };
+        let whole = || Directory::flatten(Snapshot { groups: vec![unit.clone()], ..Snapshot::default() });
+        let memory = GroupMemory { id: unit.id.clone(), name: unit.name.clone(), users: vec![] };
+        let mut ledger = Ledger { groups: [("eng".to_owned(), memory)].into(), ..Ledger::default() };
+        ledger.witness(&directory(&[]), 1_000, Timestamp(0));
+        assert!(ledger.absences.is_empty(), "a mapped group is frozen, not confirmed");
+        ledger.mirrored = Some(true);
+        ledger.witness(&directory(&[]), 1_000, Timestamp(60_000));
+        assert_eq!(ledger.is_unit_confirmed(&"eng".into(), 2), None);
+        ledger.witness(&whole(), 1_000, Timestamp(120_000));
+        assert!(ledger.absences.is_empty());
+        ledger.witness(&directory(&[]), 1_000, Timestamp(180_000));
+        ledger.witness(&directory(&[]), 1_000, Timestamp(240_000));
+        assert_eq!(ledger.is_unit_confirmed(&"eng".into(), 2), Some(Timestamp(180_000)));
     }
 
     #[test]

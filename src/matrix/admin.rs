@@ -40,6 +40,14 @@ impl Homeserver {
         Ok(if self.may_list_accounts().await? { Rung::Admin } else { Rung::Rooms })
     }
 
+    /// Whom the homeserver takes our token for, by the name it has for itself.
+    ///
+    /// # Errors
+    /// When the homeserver is away, or does not know the token.
+    pub async fn taken_for(&self) -> Result<Option<UserId>, MatrixError> {
+        Ok(self.whoami().await?.get("user_id").and_then(Value::as_str).map(UserId::from))
+    }
+
     /// Whom the homeserver takes our token for: its raw answer. Accepted also before any user of ours exists.
     async fn whoami(&self) -> Result<Value, MatrixError> {
         self.call(whoami()).await?.json("ask the homeserver who we are")

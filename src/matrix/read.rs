@@ -74,6 +74,7 @@ impl Homeserver {
             bot_registered: Known::Known(joined.is_some()),
             bot_display_name: Known::Unknown,
             rooms: BTreeMap::new(),
+            outside: BTreeMap::new(),
             unread: BTreeSet::new(),
             aliases: BTreeMap::new(),
             accounts: self.accounts().await?.unwrap_or_default(),
@@ -117,28 +118,14 @@ impl Homeserver {
         self.room_from(room, answer.as_ref(), &mut Interner::default())
     }
 
-    /// A room the bot is not in: as it is, where `admin` rights let usher look, else as it was when the bot left. `None`: there is no
-    /// such room, the bot never was in it, or it was banned from it and usher is no admin.
+    /// A room the bot is not in, as it was when the bot left. `None`: there is no such room, or the bot never was in it, or was banned
+    /// from it or asked back into it.
     ///
     /// # Errors
     /// When the homeserver is away.
-    pub async fn room_from_outside(&self, room: &RoomId, admin: bool) -> Result<Option<Room>, MatrixError> {
-        #[derive(Deserialize)]
-        struct State {
-            state: Vec<RawEvent>,
-        }
-        let attempt = attempt_of(room);
-        let events: Vec<RawEvent> = if admin {
-            let request = Request::get("/_synapse/admin/v1/rooms/{}/state", &[room.as_str()]).to(&attempt);
-            match self.call_admin(request).await {
-                Ok(answer) => answer.json::<State>(&attempt)?.state,
-                Err(error) if matches!(error.trouble, Trouble::Forbidden | Trouble::NotFound) => return Ok(None),
-                Err(error) => return Err(error),
-            }
-        } else {
-            let Some(answer) = self.state(room).await? else { return Ok(None) };
-            answer.json(&attempt)?
-        };
+    pub async fn room_when_left(&self, room: &RoomId) -> Result<Option<Room>, MatrixError> {
+        let Some(answer) = self.state(room).await? else { return Ok(None) };
+        let events: Vec<RawEvent> = answer.json(&attempt_of(room))?;
         let events = events.into_iter().filter_map(RawEvent::state_event);
         Ok(Some(Room::from_state(self.bot(), &self.identity.instance, events, &mut Interner::default())))
     }

@@ -100,6 +100,10 @@ impl Request {
         self
     }
 
+    pub(super) fn attempt(&self) -> &str {
+        &self.attempt
+    }
+
     pub(super) fn is_write(&self) -> bool {
         self.method != Method::Get
     }

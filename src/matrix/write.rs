@@ -10,7 +10,7 @@ use crate::ids::{EventId, RoomAlias, RoomId, UserId};
 const ALIAS: &str = "/_matrix/client/v3/directory/room/{}";
 const STATE: &str = "/_matrix/client/v3/rooms/{}/state/{}/{}";
 /// createRoom writes a dozen events, and more with many initial states; a loaded homeserver takes its time.
-const CREATE_TIMEOUT: Duration = Duration::from_mins(3);
+pub(super) const CREATE_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// A change of somebody's membership, by the bot.
 #[derive(Clone, Copy, Debug)]
@@ -104,24 +104,24 @@ impl Homeserver {
         self.transport.send(&identity.admin_url, &identity.token, request).await.map(drop)
     }
 
-    /// The bot joins, where the room's rule or an invitation lets it.
+    /// The bot joins a room that admits it or that it was invited to.
     ///
     /// # Errors
     /// When the homeserver refuses or is away.
     pub async fn enter(&self, room: &RoomId) -> Result<(), MatrixError> {
-        let request = Request::post("/_matrix/client/v3/join/{}", &[room.as_str()], json!({}));
-        self.call_as_bot(request.to(format!("join {room}"))).await.map(drop)
+        let request = Request::post("/_matrix/client/v3/rooms/{}/join", &[room.as_str()], json!({}));
+        self.call_as_bot(request.to(format!("enter {room}"))).await.map(drop)
     }
 
-    /// Has the homeserver raise the bot to the level of the strongest local person in the room, and invite it if it is not in
+    /// Gives the bot the highest level a local member of the room has, and invites it where it is not in and the room is not public
     /// (admin API).
     ///
     /// # Errors
-    /// When nobody local in the room may do that, usher is no server admin, or the homeserver is away.
-    pub async fn make_room_admin(&self, room: &RoomId) -> Result<(), MatrixError> {
+    /// When no local member has power there; when the homeserver refuses or is away.
+    pub async fn take_power(&self, room: &RoomId) -> Result<(), MatrixError> {
         let body = json!({ "user_id": self.bot() });
         let request = Request::post("/_synapse/admin/v1/rooms/{}/make_room_admin", &[room.as_str()], body);
-        self.call_admin(request.to(format!("raise the bot in {room}"))).await.map(drop)
+        self.call_admin(request.to(format!("take power in {room}"))).await.map(drop)
     }
 
     /// The bot leaves.

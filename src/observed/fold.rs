@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{CREATED_FOR, Child, JoinRule, MARKER_TYPE, Marker, Member, Observed, Parent, PowerLevels, Room};
+use super::{CREATED_FOR, Child, JoinRule, MARKER_TYPE, Marker, Member, Observed, Parent, PowerLevels, REMOVED, Room};
 use crate::ids::{EventId, Interner, Key, RoomId, UserId};
 
 /// A state event, from `/state`, `/sync` or a transaction: the same shape everywhere.
@@ -88,7 +88,7 @@ impl Room {
             let event = StateEvent { sender: interner.share(event.sender.as_str()).into(), ..event };
             match event.kind.as_str() {
                 "m.room.member" => {
-                    room.set_member(interner.share(&event.state_key).into(), &event);
+                    room.set_member(bot, interner.share(&event.state_key).into(), &event);
                 }
                 "m.room.create" => {
                     room.take_in(bot, &event);
@@ -127,7 +127,7 @@ impl Room {
     fn take_in_keyed(&mut self, bot: &UserId, event: &StateEvent) -> bool {
         let room = || RoomId::from(event.state_key.as_str());
         match event.kind.as_str() {
-            "m.room.member" => self.set_member(event.state_key.as_str().into(), event),
+            "m.room.member" => self.set_member(bot, event.state_key.as_str().into(), event),
             "m.space.child" => match child(&event.content) {
                 Some(link) => self.children.insert(room(), link.clone()) != Some(link),
                 None => self.children.remove(event.state_key.as_str()).is_some(),
@@ -156,12 +156,16 @@ impl Room {
         set(&mut self.is_space, is_space) || changed
     }
 
-    fn set_member(&mut self, user: UserId, event: &StateEvent) -> bool {
+    fn set_member(&mut self, bot: &UserId, user: UserId, event: &StateEvent) -> bool {
         let member = match event.content.get("membership").and_then(Value::as_str) {
             Some("join") => Member::Join,
             Some("invite") => Member::Invite,
             Some("knock") => Member::Knock,
             Some("ban") => Member::Ban { by: event.sender.clone() },
+            // Made to leave by us in their own name, which counts as our kick (S-22).
+            Some("leave") if event.content.get(REMOVED).is_some() && event.sender == user => {
+                Member::Leave { by: bot.clone(), event: event.event_id.clone() }
+            }
             Some("leave") => Member::Leave { by: event.sender.clone(), event: event.event_id.clone() },
             _ => return false,
         };

@@ -7,7 +7,7 @@ use super::fold::{creators_rule, join_rule};
 use super::{Account, CREATED_FOR, Known, MARKER_TYPE, Member, Observed, PowerLevels, Room, StateEvent};
 use crate::actuate::Outcome;
 use crate::ids::{EventId, Interner, Key, RoomId, UserId};
-use crate::plan::{Action, Creation, RoomRef, StateChange};
+use crate::plan::{Action, Creation, Deed, RoomRef, StateChange};
 
 impl Creation {
     /// The createRoom body as it is sent: the planned one, with our identity in the create content, the marker, the fencing alias and
@@ -87,7 +87,10 @@ impl StateChange {
             Self::Unchild { child } => Some(("m.space.child", child.as_str().to_owned(), json!({}))),
             Self::Parent { parent, link } => Some(("m.space.parent", id(parent)?, json!(link))),
             Self::Unparent { parent } => Some(("m.space.parent", parent.as_str().to_owned(), json!({}))),
-            Self::Marker(marker) => Some((MARKER_TYPE, bot.as_str().to_owned(), json!(marker))),
+            Self::Marker(marker) | Self::Rename { marker, .. } => {
+                Some((MARKER_TYPE, bot.as_str().to_owned(), json!(marker)))
+            }
+            Self::Unmark => Some((MARKER_TYPE, bot.as_str().to_owned(), json!({}))),
         }
     }
 }
@@ -101,7 +104,7 @@ impl Observed {
         match action {
             Action::RegisterBot => self.register_bot(),
             Action::SetBotName { name } => self.bot_display_name = Known::Known(Some(name.trim().to_owned())),
-            Action::DropAlias { key, .. } => {
+            Action::DropAlias { key, .. } | Action::RemoveAlias { key, .. } => {
                 self.aliases.remove(key);
             }
             Action::CreateRoom(creation) => self.create(creation, outcome),
@@ -128,6 +131,59 @@ impl Observed {
                     self.rooms.remove(&room);
                 }
             }
+            Action::Enter { room } => self.enter(room),
+            Action::TakePower { room } => self.take_power(room),
+            Action::Puppet { room, user, deed } => self.done_by(room, user, deed, outcome),
+        }
+    }
+
+    /// What the room was like from outside may be less than it is: the caller re-reads it.
+    fn enter(&mut self, room: &RoomRef) {
+        let Some(id) = self.resolve(room) else { return };
+        if let Some(seen) = self.outside.remove(&id) {
+            self.rooms.insert(id.clone(), seen);
+        }
+        self.set_member(&RoomRef::Id(id), &self.bot.clone(), Member::Join);
+    }
+
+    /// The strongest local member's level becomes the bot's. Creators that stand above all levels give 100.
+    fn take_power(&mut self, room: &RoomRef) {
+        let (bot, server) = (self.bot.clone(), self.server.clone());
+        let Some(id) = self.resolve(room) else { return };
+        let Some(room) = self.rooms.get_mut(&id).or_else(|| self.outside.get_mut(&id)) else { return };
+        let joined = |user: &UserId| user.server() == server && room.members.get(user) == Some(&Member::Join);
+        let levels = room.power_levels.clone().unwrap_or_default();
+        let creator = creators_rule(&room.version) && room.creators.iter().any(joined);
+        let listed = levels.users.iter().filter(|(user, _)| joined(user)).map(|(_, level)| *level).max();
+        let Some(level) = Some(100).filter(|_| creator).or(listed) else { return };
+        room.power_levels.get_or_insert(levels).users.insert(bot.clone(), level);
+        let public = room.join_rule.as_ref().is_some_and(|rule| rule.rule == "public");
+        if !public && !room.members.get(&bot).is_some_and(Member::is_in) {
+            room.members.insert(bot, Member::Invite);
+        }
+    }
+
+    /// What somebody did in the bot's stead.
+    fn done_by(&mut self, room: &RoomRef, user: &UserId, deed: &Deed, outcome: &Outcome) {
+        match deed {
+            Deed::Leave { .. } => {
+                let event = outcome.event.clone().unwrap_or_else(|| EventId::from(""));
+                self.set_member(room, user, Member::Leave { by: self.bot.clone(), event });
+            }
+            Deed::InviteBot => self.set_member(room, &self.bot.clone(), Member::Invite),
+            Deed::SetLevels { content, .. } => {
+                if let Some(room) = self.known_room(room) {
+                    room.power_levels = Some(PowerLevels::from_content(content));
+                }
+            }
+            Deed::Join => self.set_member(room, user, Member::Join),
+            // What a person's list shows is not observed, and where an upgrade leads the homeserver says.
+            Deed::Forget => {}
+            Deed::Upgrade { .. } => {
+                if let (Some(room), Some(successor)) = (self.known_room(room), &outcome.room) {
+                    room.successor = Some(successor.clone());
+                }
+            }
         }
     }
 
@@ -142,7 +198,7 @@ impl Observed {
     }
 
     fn create(&mut self, creation: &Creation, outcome: &Outcome) {
-        let id = outcome.room.clone().unwrap_or_else(|| placeholder(creation, &self.server));
+        let id = outcome.room.clone().unwrap_or_else(|| self.placeholder(creation));
         self.aliases.insert(creation.key.clone(), id.clone());
         if outcome.found {
             return;
@@ -157,8 +213,11 @@ impl Observed {
         let Some(resolved) = self.resolved(state) else { return };
         let Some((kind, state_key, content)) = resolved.event(&self.bot) else { return };
         let event = own_event(&self.bot, kind, state_key, content);
-        if let Some(room) = self.resolve(room) {
-            self.fold(&room, &event);
+        let Some(room) = self.resolve(room) else { return };
+        self.fold(&room, &event);
+        if let StateChange::Rename { from, marker } = state {
+            self.aliases.remove(from);
+            self.aliases.insert(marker.key.clone(), room);
         }
     }
 
@@ -183,7 +242,7 @@ impl Observed {
 
     fn known_room(&mut self, room: &RoomRef) -> Option<&mut Room> {
         let id = self.resolve(room)?;
-        self.rooms.get_mut(&id)
+        self.rooms.get_mut(&id).or_else(|| self.outside.get_mut(&id))
     }
 
     fn resolve(&self, room: &RoomRef) -> Option<RoomId> {
@@ -194,16 +253,23 @@ impl Observed {
         self.aliases.get(key).cloned().or_else(|| self.carrier(key))
     }
 
+    /// A room id where no homeserver gave one.
+    fn placeholder(&self, creation: &Creation) -> RoomId {
+        let mut name = creation.key.alias_localpart(&creation.marker.instance);
+        loop {
+            let id = RoomId::from(format!("!{name}:{}", self.server));
+            if !self.rooms.contains_key(&id) {
+                return id;
+            }
+            name.push('+');
+        }
+    }
+
     /// The room that carries `key` by its marker.
     fn carrier(&self, key: &Key) -> Option<RoomId> {
         let carries = |room: &Room| room.marker.as_ref().is_some_and(|marker| marker.key == *key && !marker.abandoned);
         self.rooms.iter().find(|(_, room)| carries(room)).map(|(id, _)| id.clone())
     }
-}
-
-/// A room id where no homeserver gave one.
-fn placeholder(creation: &Creation, server: &str) -> RoomId {
-    format!("!{}:{server}", creation.key.alias_localpart(&creation.marker.instance)).into()
 }
 
 /// Version of rooms whose body names none; Synapse's own default.

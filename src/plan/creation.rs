@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::members::Candidate;
 use super::{Creation, Planner, RoomRef, levels, members};
 use crate::config::RoomTemplate;
 use crate::desired::{DesiredRoom, RoomKind};
@@ -115,7 +116,8 @@ impl Planner<'_> {
         let mut first = self.level_frame(wanted, version);
         let rule = self.effective_rule(wanted, None);
         let invited = rule.members.iter().filter(|(user, right)| {
-            right.level != 0 && wanted.invites && self.may_be_invited(user) && self.refusal(wanted, user).is_none()
+            let invitable = wanted.invites && self.candidate(right) == Candidate::Invitable;
+            right.level != 0 && invitable && self.refusal(wanted, user).is_none()
         });
         first.users.extend(invited.map(|(user, right)| (user.clone(), right.level)));
         levels::fit(&mut first, levels::common_level(&rule).filter(|_| closed), BTreeSet::new, &self.observed.bot);

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Plan, members, rooms};
+use super::{Plan, counted, members, rooms};
+use crate::config::Enforce;
 use crate::desired::{Desired, Standing};
 use crate::directory::{Directory, Found};
 use crate::ids::{Key, UserId};
@@ -35,9 +36,7 @@ pub fn explain(
         return Some(page.user(&user));
     }
     match directory.find(what) {
-        Found::Everyone => {
-            Some(format!("'{what}' is everybody: {} enabled people\n", desired.people.all_active().count()))
-        }
+        Found::Everyone => Some(format!("'{what}' is everybody: {}\n", people(desired.people.all_active().count()))),
         Found::Group(group) => Some(page.group(group)),
         Found::Ambiguous(groups) => {
             let names: Vec<String> = groups.iter().map(|group| group.id.to_string()).collect();
@@ -75,7 +74,7 @@ impl Page<'_> {
             Some(Standing::Active) => "active".to_owned(),
             Some(Standing::Suspended(why)) => format!("suspended: {why}"),
             Some(Standing::Disabled) => "disabled in the directory".to_owned(),
-            Some(Standing::Gone { since }) => format!("gone since {}", super::reason::moment(since)),
+            Some(Standing::Gone { since }) => format!("gone since {}", since.to_minute()),
             None => "never seen in the directory".to_owned(),
         };
         let _ = writeln!(out, "  standing   {standing}");
@@ -146,10 +145,15 @@ impl Page<'_> {
                     writeln!(out, "  people     {} joined, {} invited", count(&Member::Join), count(&Member::Invite));
             }
         }
-        let _ = writeln!(out, "  entitled   {} people", room.rule.members.len());
-        let _ = writeln!(out, "  enforce    {:?}", room.enforce);
+        let _ = writeln!(out, "  entitled   {}", people(room.rule.members.len()));
+        let enforce = match room.enforce {
+            Enforce::Strict => "strict",
+            Enforce::Additive => "additive",
+            Enforce::Observe => "observe",
+        };
+        let _ = writeln!(out, "  enforce    {enforce}");
         let planned = self.plan.steps.iter().filter(|step| step.place.as_ref() == Some(&room.key)).count();
-        let _ = writeln!(out, "  planned    {planned} steps");
+        let _ = writeln!(out, "  planned    {}", counted(planned as u64, "step", "steps"));
         out
     }
 
@@ -166,6 +170,10 @@ impl Page<'_> {
         }
         out
     }
+}
+
+fn people(count: usize) -> String {
+    counted(count as u64, "person", "people")
 }
 
 fn changes_level(step: &super::Step, user: &UserId) -> bool {

@@ -31,26 +31,35 @@ pub fn guard(
     limits: &Limits,
     now: Timestamp,
 ) {
-    let mut guard = Guard { desired, ledger, limits, now, heads: plan.heads.clone() };
-    Guard::split_levels(plan);
+    let guard = Guard { ledger, limits, now, heads: std::mem::take(&mut plan.heads) };
+    let parted = part_levels(plan);
     if !desired.complete {
-        guard.withhold(plan, |step| takes_away(step).then_some(Withheld::IncompleteRead));
+        guard.withhold(&mut plan.steps, |step| takes_away(step).then_some(Withheld::IncompleteRead));
     }
     if ledger.mirrored.is_some_and(|mirrored| mirrored != desired.mirrored) {
-        guard.withhold(plan, |_| Some(always(Class::ModeSwitch, None)));
+        guard.withhold(&mut plan.steps, |_| Some(always(Class::ModeSwitch, None)));
     }
+    // Additions are a hundred times as many and are nobody's business from here on.
+    let mut losses: Vec<&mut Step> = plan.steps.iter_mut().filter(|step| takes_away(step)).collect();
     if !ledger.settled && observed.rooms.values().any(|room| room.marker.is_some()) {
-        guard.withhold(plan, |step| takes_away(step).then(|| always(Class::LedgerLost, None)));
+        guard.withhold(each(&mut losses), |_| Some(always(Class::LedgerLost, None)));
     }
-    guard.withhold(plan, |step| {
+    guard.withhold(each(&mut losses), |step| {
         let group = removal_of(step)?.emptied.as_ref()?;
         Some(always(Class::EmptiedGroup, Some(group.to_string())))
     });
-    guard.limit_spaces(plan);
-    guard.limit_totals(plan);
-    guard.spare_approved(plan);
-    rejoin_levels(plan);
-    guard.keep_memory(plan);
+    guard.limit_spaces(&mut losses);
+    guard.limit_totals(&mut losses);
+    guard.spare_approved(&mut losses);
+    if parted {
+        rejoin_levels(plan);
+    }
+    Guard::keep_memory(plan);
+    plan.heads = guard.heads;
+}
+
+fn each<'s>(losses: &'s mut [&mut Step]) -> impl Iterator<Item = &'s mut Step> {
+    losses.iter_mut().map(|step| &mut **step)
 }
 
 /// Whether a step counts against the limits.
@@ -62,8 +71,48 @@ pub(super) fn counts(step: &Step) -> bool {
     }
 }
 
+/// One step per demotion, so that each can be held on its own; [`rejoin_levels`] puts the others back into one write. Says whether there
+/// were any.
+fn part_levels(plan: &mut Plan) -> bool {
+    let demotes = |step: &Step| match &step.action {
+        Action::SetPowerLevels { changes, .. } if step.withheld.is_none() => {
+            changes.iter().any(|change| change.removal.is_some())
+        }
+        _ => false,
+    };
+    if !plan.steps.iter().any(demotes) {
+        return false;
+    }
+    let mut out = Vec::with_capacity(plan.steps.len());
+    for step in plan.steps.drain(..) {
+        let Action::SetPowerLevels { room, content, changes } = &step.action else {
+            out.push(step);
+            continue;
+        };
+        if !demotes(&step) {
+            out.push(step);
+            continue;
+        }
+        let (down, up): (Vec<LevelChange>, Vec<LevelChange>) =
+            changes.iter().cloned().partition(|change| change.removal.is_some());
+        let base = without(content, &down);
+        if !up.is_empty() {
+            let action = Action::SetPowerLevels { room: room.clone(), content: base.clone(), changes: up };
+            out.push(Step { action, ..step.clone() });
+        }
+        for change in down {
+            let content = with(&base, &change);
+            let reason = change.reason.clone();
+            let action = Action::SetPowerLevels { room: room.clone(), content, changes: vec![change] };
+            out.push(Step { action, reason, ..step.clone() });
+        }
+    }
+    plan.steps = out;
+    true
+}
+
 fn always(class: Class, detail: Option<String>) -> Withheld {
-    Withheld::Held(Hold { class, space: None, count: 0, limit: None, base: 0, detail })
+    Withheld::Held(Box::new(Hold { class, space: None, count: 0, limit: None, base: 0, detail }))
 }
 
 /// Takes something away from somebody, for whatever cause.
@@ -74,12 +123,11 @@ fn takes_away(step: &Step) -> bool {
 fn removal_of(step: &Step) -> Option<&Removal> {
     match &step.action {
         Action::SetPowerLevels { changes, .. } => changes.iter().find_map(|change| change.removal.as_ref()),
-        _ => step.removal.as_ref(),
+        _ => step.removal.as_deref(),
     }
 }
 
 struct Guard<'a> {
-    desired: &'a Desired,
     ledger: &'a Ledger,
     limits: &'a Limits,
     now: Timestamp,
@@ -87,8 +135,8 @@ struct Guard<'a> {
 }
 
 impl Guard<'_> {
-    fn withhold(&self, plan: &mut Plan, why: impl Fn(&Step) -> Option<Withheld>) {
-        for step in plan.steps.iter_mut().filter(|step| step.withheld.is_none()) {
+    fn withhold<'s>(&self, steps: impl IntoIterator<Item = &'s mut Step>, why: impl Fn(&Step) -> Option<Withheld>) {
+        for step in steps.into_iter().filter(|step| step.withheld.is_none()) {
             if let Some(withheld) = why(step) {
                 let held = matches!(withheld, Withheld::Held(_));
                 if !(held && self.is_approved(step)) {
@@ -103,35 +151,6 @@ impl Guard<'_> {
             && self.ledger.approvals.get(&step.id()).is_some_and(|until| *until > self.now)
     }
 
-    /// One step per demotion, so that each can be held on its own; [`rejoin_levels`] puts the others back into one write.
-    fn split_levels(plan: &mut Plan) {
-        let mut out = Vec::with_capacity(plan.steps.len());
-        for step in plan.steps.drain(..) {
-            let Action::SetPowerLevels { room, content, changes } = &step.action else {
-                out.push(step);
-                continue;
-            };
-            let (down, up): (Vec<LevelChange>, Vec<LevelChange>) =
-                changes.iter().cloned().partition(|change| change.removal.is_some());
-            if down.is_empty() || step.withheld.is_some() {
-                out.push(step);
-                continue;
-            }
-            let base = without(content, &down);
-            if !up.is_empty() {
-                let action = Action::SetPowerLevels { room: room.clone(), content: base.clone(), changes: up };
-                out.push(Step { action, ..step.clone() });
-            }
-            for change in down {
-                let content = with(&base, &change);
-                let reason = change.reason.clone();
-                let action = Action::SetPowerLevels { room: room.clone(), content, changes: vec![change] };
-                out.push(Step { action, reason, ..step.clone() });
-            }
-        }
-        plan.steps = out;
-    }
-
     /// Removals done in the window, of one kind.
     fn past(&self, demotions: bool) -> impl Iterator<Item = &crate::ledger::RemovalRecord> {
         self.ledger
@@ -141,9 +160,9 @@ impl Guard<'_> {
             .filter(move |record| (record.class == Class::Demotions) == demotions)
     }
 
-    fn limit_spaces(&mut self, plan: &mut Plan) {
+    fn limit_spaces(&self, losses: &mut [&mut Step]) {
         let mut people: BTreeMap<Key, BTreeSet<UserId>> = BTreeMap::new();
-        for (removal, person) in self.counted(plan, Class::KicksPerSpace) {
+        for (removal, person) in self.counted(losses, Class::KicksPerSpace) {
             people.entry(removal.space.clone()).or_default().insert(person.clone());
         }
         for (space, mut people) in people {
@@ -162,19 +181,19 @@ impl Guard<'_> {
                     base,
                     detail: None,
                 };
-                self.hold_class(plan, Class::KicksPerSpace, Some(&space), &hold);
+                self.hold_class(losses, Class::KicksPerSpace, &hold);
             }
         }
     }
 
-    fn limit_totals(&mut self, plan: &mut Plan) {
+    fn limit_totals(&self, losses: &mut [&mut Step]) {
         let classes = [
             (Class::KicksPerSpace, Class::KicksTotal, self.limits.kicks_total, false),
             (Class::Demotions, Class::Demotions, self.limits.demotions, true),
         ];
         for (counted, class, limit, demotions) in classes {
             let mut people: BTreeSet<UserId> =
-                self.counted(plan, counted).into_iter().map(|(_, person)| person.clone()).collect();
+                self.counted(losses, counted).into_iter().map(|(_, person)| person.clone()).collect();
             if people.is_empty() {
                 continue;
             }
@@ -184,15 +203,16 @@ impl Guard<'_> {
             let (count, limit) = (people.len() as u64, allowed(limit, base));
             if count > limit {
                 let hold = Hold { class, space: None, count, limit: Some(limit), base, detail: None };
-                self.hold_class(plan, counted, None, &hold);
+                self.hold_class(losses, counted, &hold);
             }
         }
     }
 
     /// Planned removals of a class that the limits judge: not withheld already, caused by a change, not approved.
-    fn counted<'p>(&self, plan: &'p Plan, class: Class) -> Vec<(&'p Removal, &'p UserId)> {
-        plan.steps
+    fn counted<'s>(&self, losses: &'s [&mut Step], class: Class) -> Vec<(&'s Removal, &'s UserId)> {
+        losses
             .iter()
+            .map(|step| &**step)
             .filter(|step| step.withheld.is_none() && counts(step) && !self.is_approved(step))
             .filter_map(removal_of)
             .filter(|removal| removal.class == class)
@@ -200,17 +220,17 @@ impl Guard<'_> {
             .collect()
     }
 
-    fn hold_class(&self, plan: &mut Plan, class: Class, space: Option<&Key>, hold: &Hold) {
-        self.withhold(plan, |step| {
+    fn hold_class(&self, losses: &mut [&mut Step], class: Class, hold: &Hold) {
+        self.withhold(each(losses), |step| {
             let removal = removal_of(step)?;
-            let here = removal.class == class && space.is_none_or(|space| removal.space == *space);
-            (here && removal.counts).then(|| Withheld::Held(hold.clone()))
+            let here = removal.class == class && hold.space.as_ref().is_none_or(|space| removal.space == *space);
+            (here && removal.counts).then(|| Withheld::Held(Box::new(hold.clone())))
         });
     }
 
     /// Approved demotions use up no window (S-104). Kicks are told by their id when they are recorded; demotions are joined before that.
-    fn spare_approved(&self, plan: &mut Plan) {
-        for step in plan.steps.iter_mut().filter(|step| step.is_pending()) {
+    fn spare_approved(&self, losses: &mut [&mut Step]) {
+        for step in each(losses).filter(|step| step.is_pending()) {
             if self.is_approved(step)
                 && let Action::SetPowerLevels { changes, .. } = &mut step.action
             {
@@ -223,23 +243,15 @@ impl Guard<'_> {
 
     /// What is held is remembered as it was: a group that came back empty until its removals are done, rights until a lost ledger's
     /// first plan is approved, the mode until its switch is.
-    fn keep_memory(&self, plan: &mut Plan) {
-        let held: BTreeSet<&str> = plan
-            .steps
-            .iter()
-            .filter_map(Step::hold)
-            .filter(|hold| hold.class == Class::EmptiedGroup)
-            .filter_map(|hold| hold.detail.as_deref())
-            .collect();
-        let held: BTreeSet<String> = held.into_iter().map(str::to_owned).collect();
-        let known = |external_id: &str| self.desired.groups.get(external_id).map(|memory| memory.name.clone());
-        let is_held = |class: Class| plan.steps.iter().filter_map(Step::hold).any(|hold| hold.class == class);
+    fn keep_memory(plan: &mut Plan) {
+        let holds: BTreeSet<(Class, Option<&str>)> =
+            plan.steps.iter().filter_map(Step::hold).map(|hold| (hold.class, hold.detail.as_deref())).collect();
+        let is_held = |class: Class| holds.iter().any(|(held, _)| *held == class);
         let (lost, switched) = (is_held(Class::LedgerLost), is_held(Class::ModeSwitch));
+        let is_emptied = |group: &str| holds.contains(&(Class::EmptiedGroup, Some(group)));
         plan.lessons.retain(|lesson| match lesson {
             Lesson::Entitled { .. } => !lost,
-            Lesson::Group { external_id, memory } if memory.users.is_empty() => {
-                known(external_id).is_none_or(|name| !held.contains(&name))
-            }
+            Lesson::Group { memory, .. } if memory.users.is_empty() => !is_emptied(&memory.name),
             Lesson::Mode { .. } => !switched,
             Lesson::Group { .. } | Lesson::Forgiven { .. } => true,
         });

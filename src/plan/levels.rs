@@ -1,5 +1,6 @@
 //! Power levels (S-13, S-21): effective levels are compared and repaired in one write per room.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
@@ -32,6 +33,9 @@ pub(super) fn tombstone(version: &str) -> i64 {
     if creators_are_immutable(version) { 150 } else { 100 }
 }
 
+/// What the directory gives to those who have no right in a room.
+const STRANGER: i64 = 0;
+
 /// What is being compared for one room.
 struct Comparison<'c> {
     wanted: &'c DesiredRoom,
@@ -42,6 +46,14 @@ struct Comparison<'c> {
     enforce: Enforce,
     /// Level of people who are not named, now and as it should be.
     default: (i64, i64),
+}
+
+/// What came of a comparison.
+struct Verdict {
+    next: PowerLevels,
+    changes: Vec<LevelChange>,
+    /// Demotions that are not done.
+    spared: Vec<LevelChange>,
 }
 
 impl<'a> Planner<'a> {
@@ -57,15 +69,21 @@ impl<'a> Planner<'a> {
             RoomRef::New(_) => None,
         };
         let enforce = self.enforce(wanted, id);
-        let current = room.power_levels.clone().unwrap_or_else(|| self.level_frame(wanted, &room.version));
+        let current = match &room.power_levels {
+            Some(levels) => Cow::Borrowed(levels),
+            None => Cow::Owned(self.level_frame(wanted, &room.version)),
+        };
         let now = current.users_default();
         // An additive room's people keep what they have, and so do those who come.
-        let default = (now, if enforce == Enforce::Strict { 0 } else { now.max(0) });
+        let default = (now, if enforce == Enforce::Additive { now.max(0) } else { 0 });
         let at = Comparison { wanted, id, room, rule, moves, enforce, default };
-        let (mut next, mut changes) = self.compare(&at, &current);
+        let Verdict { mut next, mut changes, spared } = self.compare(&at, &current);
         let dropped = at.fit(&mut next, &self.observed.bot);
         if dropped > 0 {
             self.note(Note::LevelsDoNotFit { place: wanted.key.clone(), dropped });
+        }
+        if !spared.is_empty() {
+            self.spare(&at, here, &next, spared);
         }
         if room.power_levels.as_ref() == Some(&next) {
             return;
@@ -85,10 +103,20 @@ impl<'a> Planner<'a> {
         self.push(Step { action, reason, place: Some(wanted.key.clone()), withheld, removal: None });
     }
 
+    /// Demotions that an additive room does without, shown beside what it does (S-20).
+    fn spare(&mut self, at: &Comparison<'_>, here: &RoomRef, next: &PowerLevels, spared: Vec<LevelChange>) {
+        let mut strict = next.clone();
+        strict.users.extend(spared.iter().filter_map(|change| Some((change.user.clone()?, change.to))));
+        let reason = if let [only] = spared.as_slice() { only.reason.clone() } else { Reason::LevelRule };
+        let action = Action::SetPowerLevels { room: here.clone(), content: strict.content(), changes: spared };
+        let withheld = Some(Withheld::Policy("enforce: additive"));
+        self.push(Step { action, reason, place: Some(at.wanted.key.clone()), withheld, removal: None });
+    }
+
     /// The levels that should stand, and what that changes.
-    fn compare(&self, at: &Comparison<'_>, current: &PowerLevels) -> (PowerLevels, Vec<LevelChange>) {
+    fn compare(&self, at: &Comparison<'_>, current: &PowerLevels) -> Verdict {
         let mut next = current.clone();
-        let mut changes = Vec::new();
+        let (mut changes, mut spared) = (Vec::new(), Vec::new());
         let guard = current.level_for_state(GUARD);
         if guard < GUARD_LEVEL {
             next.set_event(GUARD, GUARD_LEVEL);
@@ -112,7 +140,12 @@ impl<'a> Planner<'a> {
         keep.retain(|user| !(overflowed && user.server() != self.observed.server));
         next.users.extend(keep.into_iter().map(|user| (user.clone(), default)));
         let mut settle = |user: &UserId, from: i64| {
-            let (to, reason) = self.target(at, user, from);
+            let (wanted, reason) = self.target(at, user, from);
+            let keeps = at.enforce == Enforce::Additive && wanted < from;
+            let to = if keeps { from } else { wanted };
+            if keeps {
+                spared.push(LevelChange { removal: None, ..self.change(at, user, (from, wanted), reason.clone()) });
+            }
             if to == base {
                 next.users.remove(user);
             } else if next.users.get(user) != Some(&to) {
@@ -127,16 +160,16 @@ impl<'a> Planner<'a> {
                 settle(user, *from);
             }
         }
-        for (user, right) in &at.rule.members {
+        for (user, right) in at.rule.members.iter() {
             let decided = right.level == default && base == default;
             if !decided && unnamed(user) && at.has(user) && !self.is_left_alone(user) {
                 settle(user, default);
             }
         }
-        for user in judge.into_iter().filter(|user| !at.rule.members.contains_key(*user)) {
+        for user in judge.into_iter().filter(|user| !at.rule.members.contains_key(user)) {
             settle(user, default);
         }
-        (next, changes)
+        Verdict { next, changes, spared }
     }
 
     /// Levels that are nobody's business here: the bot's, other homeservers' people's, undecided people's.
@@ -147,7 +180,6 @@ impl<'a> Planner<'a> {
 
     /// The level somebody should have who has `from`.
     fn target(&self, at: &Comparison<'_>, user: &UserId, from: i64) -> (i64, Reason) {
-        let mild = at.enforce != Enforce::Strict || is_protected(self.desired, self.observed, user);
         let (to, reason) = match at.rule.members.get(user) {
             Some(right) if at.has(user) => {
                 let explained = if right.level > from { self.desired.reason(right) } else { Reason::LevelRule };
@@ -155,10 +187,11 @@ impl<'a> Planner<'a> {
             }
             // Somebody who stays without being entitled is withheld from kicking: their level goes with the same decision.
             _ if at.has(user) && at.rule.blind.is_some() => (from, Reason::LevelRule),
-            _ if at.has(user) => (at.default.1, Reason::LevelRule),
-            _ => (at.default.1, Reason::NotInRoom),
+            _ if at.has(user) => (STRANGER, Reason::LevelRule),
+            _ => (STRANGER, Reason::NotInRoom),
         };
-        if mild { (to.max(from), reason) } else { (to, reason) }
+        let lowers = to < from;
+        if lowers && is_protected(self.desired, self.observed, user) { (from, reason) } else { (to, reason) }
     }
 
     fn change(&self, at: &Comparison<'_>, user: &UserId, (from, to): (i64, i64), reason: Reason) -> LevelChange {
@@ -235,7 +268,7 @@ impl Comparison<'_> {
     /// Whether somebody is in the room once the plan is done.
     fn has(&self, user: &UserId) -> bool {
         let inside = self.room.members.get(user).is_some_and(Member::is_in);
-        (inside && !self.moves.kicked.contains_key(user)) || self.moves.invited.contains(user)
+        (inside && !self.moves.kicked.contains_key(user)) || self.moves.invited.binary_search(user).is_ok()
     }
 
     /// Makes the list fit one event; how many levels were left out.
@@ -244,7 +277,7 @@ impl Comparison<'_> {
         // Those who are about to be removed too: the removal may be held.
         let strangers = || {
             let inside = self.room.members.iter().filter(|(_, member)| member.is_in()).map(|(user, _)| user);
-            let unentitled = inside.filter(|user| !self.rule.members.contains_key(*user));
+            let unentitled = inside.filter(|user| !self.rule.members.contains_key(user));
             unentitled.filter(|user| !self.room.creators.contains(*user)).cloned().collect()
         };
         fit(next, common_level(self.rule).filter(|_| closed), strangers, bot)

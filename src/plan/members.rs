@@ -3,13 +3,13 @@
 //! The rule says who is entitled; protected, foreign and suspended people are excluded before a removal can be made
 //! ([`Removable`] is the only way to a kick).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Action, Class, Note, Planner, Reason, RoomRef, Step, Withheld};
 use crate::config::{Enforce, MembershipMode, Reinvite};
-use crate::desired::{Desired, DesiredRoom, Entitlement, RoomKind, Rule, Standing};
-use crate::ids::{EventId, Key, RoomId, UserId};
+use crate::desired::{Desired, DesiredRoom, Entitlement, Members, RoomKind, Rule, Standing};
+use crate::ids::{EventId, Key, RoomId, UserId, side_by_side};
 use crate::ledger::Refusal;
 use crate::observed::{Member, Observed, Presence, Room};
 
@@ -34,36 +34,55 @@ pub(super) enum Remembered {
 /// What a differ decided about the people of one room, for the levels.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    pub invited: BTreeSet<UserId>,
+    /// Sorted.
+    pub invited: Vec<UserId>,
     /// And whether the removal counts against the limits.
     pub kicked: BTreeMap<UserId, bool>,
+}
+
+/// Whether an invitation to somebody would be planned, as far as accounts decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Candidate {
+    Invitable,
+    NoAccount,
+    /// Deactivated, suspended, or nobody knows.
+    Barred,
+}
+
+/// One room while its people are compared.
+struct Visit<'a, 'v> {
+    wanted: &'a DesiredRoom,
+    here: &'v RoomRef,
+    id: Option<&'v RoomId>,
+    enforce: Enforce,
+    /// Reasons and invitations in words, by why: one copy for everybody.
+    words: BTreeMap<u32, (Reason, Arc<str>)>,
+    moves: Moves,
 }
 
 impl<'a> Planner<'a> {
     /// Members and levels of one room, new or there.
     pub(super) fn people(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: Option<&'a Room>) {
         let id = match here {
-            RoomRef::Id(id) => Some(id.clone()),
+            RoomRef::Id(id) => Some(id),
             RoomRef::New(_) => None,
         };
-        let rule = self.effective_rule(wanted, id.as_ref());
-        let mut moves = Moves::default();
+        let rule = self.effective_rule(wanted, id);
+        let enforce = self.enforce(wanted, id);
+        let mut visit = Visit { wanted, here, id, enforce, words: BTreeMap::new(), moves: Moves::default() };
         let mut strangers = Vec::new();
         let nobody = BTreeMap::new();
-        zip(&rule.members, room.map_or(&nobody, |room| &room.members), |user, entitlement, member| {
-            match (entitlement, member) {
-                (Some(entitlement), member) => {
-                    self.entitled(wanted, (here, id.as_ref()), (user, entitlement), member, &mut moves);
-                }
-                (None, Some(member)) => strangers.push((user, member)),
-                (None, None) => {}
-            }
+        let there = room.map_or(&nobody, |room| &room.members);
+        side_by_side(rule.members.iter(), there, |user, right, member| match (right, member) {
+            (Some(right), member) => self.entitled(&mut visit, (user, right), member),
+            (None, Some(member)) => strangers.push((user, member)),
+            (None, None) => {}
         });
         for (user, member) in strangers {
-            self.stranger(wanted, (here, id.as_ref()), (user, member), &rule, &mut moves);
+            self.stranger(&mut visit, (user, member), &rule);
         }
         if let Some(room) = room {
-            self.levels(wanted, here, room, (&rule, &moves));
+            self.levels(wanted, here, room, (&rule, &visit.moves));
         }
     }
 
@@ -88,20 +107,10 @@ impl<'a> Planner<'a> {
         if holders.is_empty() && extra.is_empty() {
             return Arc::clone(&wanted.rule);
         }
-        let mut merged = (*wanted.rule).clone();
-        let grants = holders.iter().flat_map(|holder| holder.rule.members.iter().map(|(user, right)| (user, *right)));
-        for (user, right) in grants.chain(extra.into_iter().map(|(user, right)| (user, *right))) {
-            let known = merged.members.entry(user.clone()).or_insert(right);
-            if right.level > known.level {
-                *known = right;
-            }
-        }
-        for holder in holders {
-            if merged.blind.is_none() {
-                merged.blind.clone_from(&holder.rule.blind);
-            }
-        }
-        Arc::new(merged)
+        let mut rules = std::iter::once(&wanted.rule).chain(holders.iter().map(|holder| &holder.rule));
+        let rights = rules.clone().flat_map(|rule| rule.members.values()).chain(extra.iter().map(|(_, right)| right));
+        let members = Members::of(&self.desired.people, rights.copied().collect());
+        Arc::new(Rule { members, blind: rules.find_map(|rule| rule.blind.clone()) })
     }
 
     /// What the ledger remembers of somebody's right in a room, by its own rule and those of the spaces that hold it.
@@ -124,13 +133,17 @@ impl<'a> Planner<'a> {
             .fold(wanted.enforce, Enforce::max)
     }
 
-    /// Whether an invitation to `user` would be planned, as far as accounts decide.
-    pub(super) fn may_be_invited(&self, user: &UserId) -> bool {
-        let exists = match self.observed.accounts.presence(user) {
-            Presence::Exists(account) => !account.deactivated,
-            Presence::Missing | Presence::Unknown => false,
-        };
-        exists && !self.is_suspended(user)
+    /// Whether somebody may be asked in. Looked up once a plan, however many rooms they belong in.
+    pub(super) fn candidate(&self, right: &Entitlement) -> Candidate {
+        let people = &self.desired.people;
+        *self.candidates[right.person as usize].get_or_init(|| {
+            let user = people.user(right.person);
+            match self.observed.accounts.presence(user) {
+                Presence::Missing => Candidate::NoAccount,
+                Presence::Exists(account) if !account.deactivated && !self.is_suspended(user) => Candidate::Invitable,
+                Presence::Exists(_) | Presence::Unknown => Candidate::Barred,
+            }
+        })
     }
 
     /// Undecided, or locked by a human (S-24, S-108).
@@ -143,21 +156,15 @@ impl<'a> Planner<'a> {
             || matches!(self.desired.people.standing(user), Some(Standing::Suspended(_)))
     }
 
-    fn entitled(
-        &mut self,
-        wanted: &'a DesiredRoom,
-        (here, id): (&RoomRef, Option<&RoomId>),
-        (user, entitlement): (&UserId, &Entitlement),
-        member: Option<&Member>,
-        moves: &mut Moves,
-    ) {
+    fn entitled(&mut self, visit: &mut Visit<'a, '_>, (user, right): (&UserId, &Entitlement), member: Option<&Member>) {
+        let wanted = visit.wanted;
         let decided = match member {
             Some(Member::Join) => return,
             Some(Member::Invite) if self.desired.provisioner.membership == MembershipMode::Invite => return,
             Some(Member::Ban { .. }) => {
                 return self.note(Note::Banned { place: wanted.key.clone(), user: user.clone() });
             }
-            Some(Member::Leave { by, event }) => self.human_decision(id, user, (by, event)),
+            Some(Member::Leave { by, event }) => self.human_decision(visit.id, user, (by, event)),
             Some(Member::Invite | Member::Knock) | None => None,
         };
         let knocks = member == Some(&Member::Knock);
@@ -169,31 +176,39 @@ impl<'a> Planner<'a> {
         {
             return self.note(Note::HumanDecision { place: wanted.key.clone(), user: user.clone(), what });
         }
-        if self.observed.accounts.presence(user) == Presence::Missing {
-            if let Some((known, _)) = wanted.rule.members.get_key_value(user) {
-                self.without_account.insert(known);
-            }
-            return;
+        match self.candidate(right) {
+            Candidate::Invitable => self.ask_in(visit, (user, right)),
+            Candidate::NoAccount => drop(self.without_account.insert(self.desired.people.user(right.person))),
+            Candidate::Barred => {}
         }
-        if !self.may_be_invited(user) {
-            return;
-        }
-        let reason = self.desired.reason(entitlement);
+    }
+
+    fn ask_in(&mut self, visit: &mut Visit<'a, '_>, (user, right): (&UserId, &Entitlement)) {
+        let wanted = visit.wanted;
+        let (reason, text) = visit.words.entry(right.why).or_insert_with(|| {
+            let reason = self.desired.reason(right);
+            let text = Arc::from(reason.to_the_person(&wanted.name));
+            (reason, text)
+        });
+        let room = visit.here.clone();
         let action = match self.desired.provisioner.membership {
-            MembershipMode::Invite => {
-                let text = Arc::from(reason.to_the_person(&wanted.name));
-                Action::Invite { room: here.clone(), user: user.clone(), text }
-            }
-            MembershipMode::Join => Action::Join { room: here.clone(), user: user.clone() },
+            MembershipMode::Invite => Action::Invite { room, user: user.clone(), text: Arc::clone(text) },
+            MembershipMode::Join => Action::Join { room, user: user.clone() },
         };
-        self.step(wanted, action, reason);
-        if let Some(refusal) = self.refusal(wanted, user)
-            && let Some(step) = self.plan.steps.last_mut()
-        {
-            step.withheld = Some(Withheld::Refused { code: refusal.code.clone(), until: refusal.retry_at });
-            return;
+        let refused = self
+            .refusal(wanted, user)
+            .map(|refusal| Withheld::Refused { code: refusal.code.clone(), until: refusal.retry_at });
+        if refused.is_none() {
+            visit.moves.invited.push(user.clone());
         }
-        moves.invited.insert(user.clone());
+        let observed = (visit.enforce == Enforce::Observe).then_some(Withheld::Policy("enforce: observe"));
+        self.push(Step {
+            action,
+            reason: reason.clone(),
+            place: Some(wanted.key.clone()),
+            withheld: refused.or(observed),
+            removal: None,
+        });
     }
 
     /// What the homeserver said when this was tried before, while that stands (S-19).
@@ -230,24 +245,18 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn stranger(
-        &mut self,
-        wanted: &'a DesiredRoom,
-        (here, id): (&RoomRef, Option<&RoomId>),
-        (user, member): (&UserId, &Member),
-        rule: &Rule,
-        moves: &mut Moves,
-    ) {
+    fn stranger(&mut self, visit: &mut Visit<'a, '_>, (user, member): (&UserId, &Member), rule: &Rule) {
+        let wanted = visit.wanted;
         match member {
             Member::Join | Member::Invite | Member::Knock => {}
             Member::Leave { by, event } => {
-                return self.forgive(id, user, (by, event));
+                return self.forgive(visit.id, user, (by, event));
             }
             Member::Ban { .. } => return,
         }
-        let Some(removable) = self.removable(wanted, id, user) else { return };
+        let Some(removable) = self.removable(wanted, visit.id, user) else { return };
         let knocks = *member == Member::Knock;
-        let withheld = match self.enforce(wanted, id) {
+        let withheld = match visit.enforce {
             Enforce::Strict => rule.blind.clone().map(Withheld::GroupUnknown),
             Enforce::Additive => Some(Withheld::Policy("enforce: additive")),
             Enforce::Observe => Some(Withheld::Policy("enforce: observe")),
@@ -256,18 +265,18 @@ impl<'a> Planner<'a> {
         let mut removal = self.removal(wanted, user, Class::KicksPerSpace);
         removal.counts = counts && !knocks;
         if withheld.is_none() && self.desired.complete {
-            moves.kicked.insert(user.clone(), removal.counts);
+            visit.moves.kicked.insert(user.clone(), removal.counts);
         }
         self.push(Step {
             action: Action::Kick {
-                room: here.clone(),
+                room: visit.here.clone(),
                 user: user.clone(),
                 text: Arc::from(reason.to_the_person(&wanted.name)),
             },
             reason,
             place: Some(wanted.key.clone()),
             withheld,
-            removal: Some(removal),
+            removal: Some(Box::new(removal)),
         });
     }
 
@@ -321,36 +330,5 @@ pub(super) fn is_protected(desired: &Desired, observed: &Observed, user: &UserId
     match observed.accounts.presence(user) {
         Presence::Exists(account) => account.foreign_service || (account.admin && policy.protect_server_admins),
         Presence::Missing | Presence::Unknown => false,
-    }
-}
-
-/// Walks two sorted maps side by side, once.
-fn zip<'m, L, R>(
-    left: &'m BTreeMap<UserId, L>,
-    right: &'m BTreeMap<UserId, R>,
-    mut each: impl FnMut(&'m UserId, Option<&'m L>, Option<&'m R>),
-) {
-    let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
-    loop {
-        let order = match (left.peek(), right.peek()) {
-            (None, None) => return,
-            (Some(_), None) => std::cmp::Ordering::Less,
-            (None, Some(_)) => std::cmp::Ordering::Greater,
-            (Some((l, _)), Some((r, _))) => l.cmp(r),
-        };
-        let (mut key, mut from_left, mut from_right) = (None, None, None);
-        if order.is_le()
-            && let Some((user, value)) = left.next()
-        {
-            (key, from_left) = (Some(user), Some(value));
-        }
-        if order.is_ge()
-            && let Some((user, value)) = right.next()
-        {
-            (key, from_right) = (Some(user), Some(value));
-        }
-        if let Some(user) = key {
-            each(user, from_left, from_right);
-        }
     }
 }

@@ -1,9 +1,12 @@
 //! What the differs share while one plan is made, and what belongs to no single room: usher's own identity, locks, notes, head counts.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::members::Candidate;
 use super::{Action, Heads, Note, Plan, Scope, Step, Withheld, guard, members};
-use crate::desired::{Desired, DesiredRoom, Standing};
+use crate::desired::{Desired, DesiredRoom, Entitlement, Standing};
+use crate::directory::roll::Roll;
 use crate::ids::{Key, RoomId, Timestamp, UserId};
 use crate::ledger::Ledger;
 use crate::observed::Observed;
@@ -20,7 +23,9 @@ pub(super) struct Planner<'a> {
     /// Managed spaces that hold a room, by the room.
     pub(super) holders: BTreeMap<&'a RoomId, BTreeSet<&'a Key>>,
     /// Rights that exceptions give by room id or alias, risen to the parents.
-    pub(super) extra: BTreeMap<&'a Key, Vec<(UserId, crate::desired::Entitlement)>>,
+    pub(super) extra: BTreeMap<&'a Key, Vec<(UserId, Entitlement)>>,
+    /// By their numbers in [`Desired::people`].
+    pub(super) candidates: Vec<OnceCell<Candidate>>,
     pub(super) without_account: BTreeSet<&'a UserId>,
     pub(super) plan: Plan,
 }
@@ -84,6 +89,7 @@ impl Planner<'_> {
             self.lessons();
         }
         self.plan.titles = self.desired.rooms.iter().map(|room| (room.key.clone(), room.name.clone())).collect();
+        self.plan.rooms = self.located.iter().map(|(key, id)| ((*id).clone(), (*key).clone())).collect();
         self.plan.notes.sort();
         self.plan.notes.dedup();
         // Stable: within a phase the configuration's order stays.
@@ -121,10 +127,13 @@ impl Planner<'_> {
             }
         }
         // A million memberships are a tenth as many people, whose ids are mostly shared: the same text is found by where it lies before
-        // any text is compared.
+        // any text is looked at.
         everybody.sort_unstable_by_key(|user: &&UserId| user.as_str().as_ptr());
         everybody.dedup_by_key(|user| user.as_str().as_ptr());
-        let everybody: BTreeSet<&UserId> = everybody.into_iter().collect();
-        Heads { spaces, total: everybody.len() as u64 }
+        let mut people = Roll::default();
+        for user in everybody {
+            people.enter(user.as_str());
+        }
+        Heads { spaces, total: people.len() as u64 }
     }
 }

@@ -2,16 +2,7 @@
 
 use std::fmt;
 
-use chrono::DateTime;
-
 use super::{Class, Note, Reason, StateChange, Withheld};
-use crate::ids::Timestamp;
-
-/// A moment as people read it: UTC, to the minute.
-pub(super) fn moment(at: Timestamp) -> String {
-    DateTime::from_timestamp_millis(at.0).map_or_else(|| at.0.to_string(), |at| at.format("%Y-%m-%d %H:%M").to_string())
-}
-
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -23,12 +14,12 @@ impl fmt::Display for Reason {
             Self::InGroup(group) => write!(f, "in group {group}"),
             Self::Everyone => f.write_str("in the directory"),
             Self::Exception { reason, until: Some(until) } => {
-                write!(f, "exception until {}: {reason}", moment(*until))
+                write!(f, "exception until {}: {reason}", until.to_minute())
             }
             Self::Exception { reason, until: None } => write!(f, "exception: {reason}"),
             Self::InSubspace { space, group } => write!(f, "in subspace {space} (group {group})"),
             Self::NotInGroups => f.write_str("no longer in a group of this space"),
-            Self::LeftDirectory { since } => write!(f, "not in the directory since {}", moment(*since)),
+            Self::LeftDirectory { since } => write!(f, "left the directory {}", since.to_minute()),
             Self::Disabled => f.write_str("disabled in the directory"),
             Self::NeverEntitled => f.write_str("was never entitled to be here"),
             Self::LevelRule => f.write_str("the directory gives other levels"),
@@ -100,7 +91,7 @@ impl fmt::Display for Withheld {
                 write!(f, "group {group} was not found, so nobody can be told not to be in it")
             }
             Self::Refused { code, until } => {
-                write!(f, "the homeserver refused ({code}); next try {}", moment(*until))
+                write!(f, "the homeserver refused ({code}); next try {}", until.to_minute())
             }
             Self::DependsOnWithheld => f.write_str("needs a step that is withheld"),
         }
@@ -158,6 +149,8 @@ impl StateChange {
             Self::Parent { parent, .. } => format!("parent {parent}"),
             Self::Unparent { parent } => format!("no parent {parent}"),
             Self::Marker(_) => "marker".to_owned(),
+            Self::Rename { from, marker } => format!("id {from} -> {}", marker.key),
+            Self::Unmark => "no marker".to_owned(),
         }
     }
 }

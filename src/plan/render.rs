@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Action, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step};
-use crate::ids::UserId;
+use super::{Action, Deed, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step};
+use crate::ids::{RoomId, UserId};
 
 /// Width the text is laid out for.
 const WIDTH: usize = 80;
@@ -92,51 +92,84 @@ impl Page<'_> {
             withheld: withheld.clone(),
         };
         match &step.action {
-            Action::RegisterBot => vec![line('+', String::new(), "")],
+            Action::RegisterBot | Action::Enter { .. } | Action::TakePower { .. } => vec![line('+', String::new(), "")],
             Action::SetBotName { name } => vec![line('~', format!("\"{name}\""), "")],
-            Action::DropAlias { alias, .. } => vec![line('-', alias.to_string(), "aliases")],
+            Action::DropAlias { alias, .. } | Action::RemoveAlias { alias, .. } => {
+                vec![line('-', alias.to_string(), "aliases")]
+            }
             Action::CreateRoom(creation) => {
                 let what = if creation.key.is_space() { "space" } else { "room" };
                 vec![line('+', what.to_owned(), "rooms")]
             }
-            Action::SetState { state, .. } => vec![line('~', self.state(state), "changes")],
-            Action::SetPowerLevels { changes, .. } if changes.is_empty() => vec![line('~', "list".to_owned(), "")],
+            Action::SetState { room, state } => {
+                let (verb, subject) = self.state(room, state);
+                vec![Line { verb: verb.to_owned(), ..line('~', subject, "changes") }]
+            }
+            Action::SetPowerLevels { changes, .. } if changes.is_empty() => {
+                vec![Line { verb: "rewrite".to_owned(), ..line('~', "levels".to_owned(), "") }]
+            }
             Action::SetPowerLevels { changes, .. } => changes
                 .iter()
                 .map(|change| Line {
                     reason: plain(&change.reason.to_string()),
-                    ..line(if change.to < change.from { '-' } else { '~' }, self.level(change), "levels")
+                    ..line(if change.to < change.from { '-' } else { '~' }, self.level(change), "people")
                 })
                 .collect(),
             Action::Invite { user, .. } | Action::Join { user, .. } => vec![line('+', self.short(user), "people")],
             Action::Kick { user, .. } | Action::Lock { user } => vec![line('-', self.short(user), "people")],
             Action::Leave { .. } => vec![line('-', String::new(), "")],
+            Action::Puppet { user, deed, .. } => {
+                self.deed(user, deed).map(|(mark, subject)| line(mark, subject, "people")).collect()
+            }
         }
     }
 
-    fn state(&self, state: &StateChange) -> String {
+    /// What somebody does in our stead.
+    fn deed(&self, user: &UserId, deed: &Deed) -> impl Iterator<Item = (char, String)> {
+        let user = self.short(user);
+        let lines = match deed {
+            Deed::SetLevels { changes, .. } => {
+                changes.iter().map(|change| ('~', format!("{user}: {}", self.level(change)))).collect()
+            }
+            Deed::Leave { .. } | Deed::Forget => vec![('-', user)],
+            Deed::InviteBot | Deed::Join => vec![('+', user)],
+            Deed::Upgrade { version } => vec![('~', format!("{user}: to version {version}"))],
+        };
+        lines.into_iter()
+    }
+
+    /// A verb and what it is done to. Links are told from below: the step stands under the room that is linked.
+    fn state(&self, room: &RoomRef, state: &StateChange) -> (&'static str, String) {
         match state {
-            StateChange::Name(text) => format!("name \"{}\"", plain(text)),
-            StateChange::Topic(text) => format!("topic \"{}\"", plain(text)),
-            StateChange::Avatar(_) | StateChange::Marker(_) => state.label(),
-            StateChange::CanonicalAlias(alias) => format!("alias {alias}"),
-            StateChange::JoinRule(rule) => format!("join rule {}", rule.rule),
-            StateChange::GuestAccess(access) => format!("guest access {access}"),
-            StateChange::Child { child, .. } => format!("link to {}", self.room(child)),
-            StateChange::Unchild { child } => format!("no link to {child}"),
-            StateChange::Parent { parent, .. } => format!("link up to {}", self.room(parent)),
-            StateChange::Unparent { parent } => format!("no link up to {parent}"),
+            StateChange::Name(text) => ("set", format!("name \"{text}\"")),
+            StateChange::Topic(text) => ("set", format!("topic \"{text}\"")),
+            StateChange::Avatar(_) | StateChange::Marker(_) | StateChange::Unmark => ("set", state.label()),
+            StateChange::CanonicalAlias(alias) => ("set", format!("alias {alias}")),
+            StateChange::JoinRule(rule) => ("set", format!("join rule {}", rule.rule)),
+            StateChange::GuestAccess(access) => ("set", format!("guest access {access}")),
+            StateChange::Child { .. } => ("link", format!("into '{}'", self.room(room))),
+            StateChange::Unchild { child } => ("unlink", format!("'{}'", self.named(child))),
+            StateChange::Parent { parent, .. } => ("link", format!("up to '{}'", self.room(parent))),
+            StateChange::Unparent { parent } => ("unlink", format!("up to '{}'", self.named(parent))),
+            StateChange::Rename { from, marker } => ("rename", format!("{from} to {}", marker.key)),
         }
     }
 
     fn room(&self, room: &RoomRef) -> String {
         match room {
-            RoomRef::Id(id) => id.to_string(),
-            RoomRef::New(key) => {
-                let title = self.plan.titles.iter().find(|(known, _)| known == key);
-                title.map_or_else(|| key.to_string(), |(_, title)| plain(title))
-            }
+            RoomRef::Id(id) => self.named(id),
+            RoomRef::New(key) => self.title(key),
         }
+    }
+
+    /// By its title, if it is a managed room.
+    fn named(&self, room: &RoomId) -> String {
+        self.plan.rooms.get(room).map_or_else(|| room.to_string(), |key| self.title(key))
+    }
+
+    fn title(&self, key: &Key) -> String {
+        let title = self.plan.titles.iter().find(|(known, _)| known == key);
+        title.map_or_else(|| key.to_string(), |(_, title)| title.clone())
     }
 
     fn level(&self, change: &LevelChange) -> String {
@@ -169,7 +202,7 @@ impl Page<'_> {
                 entry(out, &what, &first.reason, indent);
                 let named: Vec<&str> = run.iter().take(EXAMPLES).map(|line| line.subject.as_str()).collect();
                 let more = format!("{} and {} more", named.join(", "), run.len() - EXAMPLES);
-                wrapped(out, &more, indent + 4);
+                wrapped(out, &more, (indent + 4, 0));
             } else {
                 for line in &run {
                     let what = format!("{} {} {}", line.sign, line.verb, line.subject);
@@ -177,7 +210,7 @@ impl Page<'_> {
                 }
             }
             if let Some(withheld) = &first.withheld {
-                wrapped(out, &format!("not done: {withheld}"), indent + 4);
+                wrapped(out, &format!("not done: {withheld}"), (indent + 4, 2));
             }
         }
     }
@@ -193,17 +226,18 @@ fn entry(out: &mut String, what: &str, reason: &str, indent: usize) {
         let _ = writeln!(out, "{start}  {reason}");
     } else {
         let _ = writeln!(out, "{start}");
-        wrapped(out, reason, indent + 4);
+        wrapped(out, reason, (indent + 4, 0));
     }
 }
 
-fn wrapped(out: &mut String, text: &str, indent: usize) {
+/// `text` from column `indent` on, further lines `hang` deeper.
+fn wrapped(out: &mut String, text: &str, (indent, hang): (usize, usize)) {
     let mut line = " ".repeat(indent);
     let mut empty = true;
     for word in text.split(' ') {
         if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
             let _ = writeln!(out, "{line}");
-            line = " ".repeat(indent);
+            line = " ".repeat(indent + hang);
             empty = true;
         }
         if !empty {
@@ -230,7 +264,7 @@ fn notes(out: &mut String, notes: &[Note], server: &str) {
     for (_, run) in kinds {
         let shown = if run.len() >= COLLAPSE { EXAMPLES } else { run.len() };
         for note in &run[..shown] {
-            wrapped(out, &plain(&format!("* {}", note.to_string().replace(&format!(":{server}"), ""))), 2);
+            wrapped(out, &plain(&format!("* {}", note.to_string().replace(&format!(":{server}"), ""))), (2, 2));
         }
         if run.len() > shown {
             let _ = writeln!(out, "    and {} more like the last", run.len() - shown);
@@ -244,7 +278,7 @@ fn held(out: &mut String, items: &[HeldItem], plan: &Plan) {
     }
     out.push_str("\nHeld for approval\n");
     for item in items {
-        let _ = writeln!(out, "  {}  {}", item.id, item.title(plan));
+        wrapped(out, &format!("{}  {}", item.id, item.title(plan)), (2, 10));
         let _ = writeln!(out, "            usher hold show {0}   usher hold approve {0}", item.id);
     }
 }
@@ -262,11 +296,22 @@ impl HeldItem {
             let _ = write!(text, ": {detail}");
         }
         if let Some(limit) = self.hold.limit {
-            let _ = write!(text, ": {} people in 24 h, limit {limit} of {}", self.hold.count, self.hold.base);
+            let _ = write!(
+                text,
+                ": {} in 24 h, limit {limit} of {}",
+                counted(self.hold.count, "person", "people"),
+                self.hold.base
+            );
         }
-        let _ = write!(text, " ({} {})", self.steps.len(), if self.steps.len() == 1 { "step" } else { "steps" });
+        let _ = write!(text, " ({})", counted(self.steps.len() as u64, "step", "steps"));
         plain(&text)
     }
+}
+
+/// `1 user`, `2 users`.
+#[must_use]
+pub fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// `@ann` for people of our own homeserver, the whole id for others.
@@ -300,6 +345,17 @@ impl Action {
             Self::Kick { .. } => "remove",
             Self::Lock { .. } => "lock",
             Self::Leave { .. } => "leave",
+            Self::Enter { .. } => "enter",
+            Self::TakePower { .. } => "take power",
+            Self::RemoveAlias { .. } => "remove alias",
+            Self::Puppet { deed, .. } => match deed {
+                Deed::Leave { .. } => "leave as",
+                Deed::Forget => "forget as",
+                Deed::InviteBot => "invite bot as",
+                Deed::SetLevels { .. } => "level as",
+                Deed::Join => "join as",
+                Deed::Upgrade { .. } => "upgrade as",
+            },
         }
     }
 
@@ -340,20 +396,25 @@ impl Plan {
     /// The closing line.
     #[must_use]
     pub fn summary(&self) -> String {
-        let mut made = 0;
-        let (mut invited, mut removed, mut levels, mut other) = (0, 0, 0, 0);
+        let mut made = 0_u64;
+        let (mut invited, mut removed, mut levels, mut other) = (0_u64, 0_u64, 0_u64, 0_u64);
         for step in self.pending() {
             match &step.action {
                 Action::CreateRoom(_) => made += 1,
-                Action::Invite { .. } | Action::Join { .. } => invited += 1,
-                Action::Kick { .. } => removed += 1,
-                Action::SetPowerLevels { changes, .. } => levels += changes.len().max(1),
+                Action::Invite { .. } | Action::Join { .. } | Action::Puppet { deed: Deed::Join, .. } => invited += 1,
+                Action::Kick { .. } | Action::Puppet { deed: Deed::Leave { .. }, .. } => removed += 1,
+                Action::SetPowerLevels { changes, .. }
+                | Action::Puppet { deed: Deed::SetLevels { changes, .. }, .. } => levels += changes.len().max(1) as u64,
                 Action::RegisterBot
                 | Action::SetBotName { .. }
                 | Action::DropAlias { .. }
                 | Action::SetState { .. }
                 | Action::Lock { .. }
-                | Action::Leave { .. } => other += 1,
+                | Action::Leave { .. }
+                | Action::Enter { .. }
+                | Action::TakePower { .. }
+                | Action::RemoveAlias { .. }
+                | Action::Puppet { .. } => other += 1,
             }
         }
         let mut parts = Vec::new();
@@ -365,7 +426,7 @@ impl Plan {
             (other, "other change", "other changes"),
         ] {
             if count > 0 {
-                parts.push(format!("{count} {}", if count == 1 { one } else { many }));
+                parts.push(counted(count, one, many));
             }
         }
         let mut text =

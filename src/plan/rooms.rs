@@ -1,5 +1,7 @@
 //! Which room carries which managed thing, and what must change about the rooms themselves: making, naming, linking (S-16, S-17, S-30).
 
+use std::cell::OnceCell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Action, Class, Hold, Note, Plan, Planner, Reason, Removal, RoomRef, Scope, StateChange, Step, Withheld};
@@ -20,6 +22,7 @@ impl<'a> Planner<'a> {
             located: BTreeMap::new(),
             holders: BTreeMap::new(),
             extra: BTreeMap::new(),
+            candidates: vec![OnceCell::new(); desired.people.len()],
             without_account: BTreeSet::new(),
             plan: Plan::default(),
         };
@@ -49,19 +52,27 @@ impl<'a> Planner<'a> {
             }
         }
         for (key, mut rooms) in claims {
+            let fence = self.observed.aliases.get(key);
             rooms.sort_by_key(|(renamed, id, room)| {
-                (*renamed, room.marker.is_none(), std::cmp::Reverse(room.members.len()), *id)
+                let fenced = fence == Some(*id);
+                (!fenced, *renamed, room.marker.is_none(), Reverse(room.members.len()), *id)
             });
-            if rooms.len() > 1 {
-                self.plan.notes.push(Note::Unenforceable {
-                    place: key.clone(),
-                    what: format!("{} rooms claim to be it; {} is managed", rooms.len(), rooms[0].1),
-                });
+            if let [(_, managed, _), others @ ..] = rooms.as_slice()
+                && !others.is_empty()
+            {
+                let others: Vec<&str> = others.iter().map(|(_, id, _)| id.as_str()).collect();
+                let what = format!("several rooms claim to be it: {managed} is managed, not {}", others.join(", "));
+                self.plan.notes.push(Note::Unenforceable { place: key.clone(), what });
             }
             self.located.insert(key, rooms[0].1);
         }
         for key in orphans.into_iter().filter(|key| key.is_space()) {
-            self.plan.notes.push(Note::NoLongerConfigured { place: key.clone() });
+            self.plan.notes.push(if self.desired.undecided.contains(key.space()) {
+                let what = "missing from the source, not yet confirmed: left as it is".to_owned();
+                Note::Unenforceable { place: key.clone(), what }
+            } else {
+                Note::NoLongerConfigured { place: key.clone() }
+            });
         }
     }
 
@@ -193,7 +204,7 @@ impl<'a> Planner<'a> {
             && let Some(step) = self.plan.steps.last_mut()
             && approvals.get(&step.id()).is_none_or(|until| *until <= self.now)
         {
-            step.withheld.get_or_insert(Withheld::Held(hold));
+            step.withheld.get_or_insert(Withheld::Held(Box::new(hold)));
         }
         let here = RoomRef::New(wanted.key.clone());
         if let Some(alias) = self.full_alias(wanted) {
@@ -315,7 +326,7 @@ impl<'a> Planner<'a> {
     fn links(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: Option<&Room>) {
         let Some(parent) = &wanted.parent else { return };
         let parent_key = Key::Space(parent.clone());
-        if self.is_out_of_sight(&parent_key) {
+        if self.is_out_of_sight(&parent_key) || self.desired.undecided.contains(parent) {
             return;
         }
         let parent_ref = match self.located.get(&parent_key) {
@@ -354,6 +365,11 @@ impl<'a> Planner<'a> {
     /// The marker: identity, and which rooms were made (S-16, S-30).
     fn remember_made(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: Option<&Room>) {
         let current = room.and_then(|room| room.marker.as_ref());
+        if let Some(current) = current.filter(|current| current.key != wanted.key) {
+            let marker = Marker { key: wanted.key.clone(), abandoned: false, ..current.clone() };
+            let state = StateChange::Rename { from: current.key.clone(), marker };
+            self.state(wanted, here, state, Reason::Configured("renamed_from"));
+        }
         let mut marker = current.cloned().unwrap_or_else(|| self.marker(&wanted.key));
         marker.key = wanted.key.clone();
         marker.abandoned = false;
@@ -370,7 +386,8 @@ impl<'a> Planner<'a> {
             marker.made.extend(rooms.into_iter().cloned());
         }
         let unmarked = room.is_some() && current.is_none();
-        if unmarked || current.map_or(!marker.made.is_empty(), |current| *current != marker) {
+        let differs = |current: &Marker| current.made != marker.made || current.abandoned;
+        if unmarked || current.map_or(!marker.made.is_empty(), differs) {
             let reason = Reason::Structure("remembers what was made");
             self.state(wanted, here, StateChange::Marker(marker), reason);
         }
@@ -469,9 +486,12 @@ fn made(space: &Room) -> BTreeSet<RoomSlot> {
     space.marker.as_ref().map(|marker| marker.made.clone()).unwrap_or_default()
 }
 
-/// Desired things that no room carries: where their fencing aliases point must be looked up before planning.
+/// Desired things that no room carries, or several: where their fencing aliases point must be looked up before planning.
 #[must_use]
 pub fn missing(desired: &Desired, observed: &Observed) -> BTreeSet<Key> {
-    let carried: BTreeSet<&Key> = observed.rooms.values().filter_map(|room| identity(room, &observed.bot)).collect();
-    desired.rooms.iter().map(|room| &room.key).filter(|key| !carried.contains(key)).cloned().collect()
+    let mut carriers: BTreeMap<&Key, usize> = BTreeMap::new();
+    for key in observed.rooms.values().filter_map(|room| identity(room, &observed.bot)) {
+        *carriers.entry(key).or_default() += 1;
+    }
+    desired.rooms.iter().map(|room| &room.key).filter(|key| carriers.get(key) != Some(&1)).cloned().collect()
 }

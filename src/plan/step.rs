@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{Action, Hold, Phase, RoomRef, StateChange, Step, StepId, Withheld};
+use super::{Action, Deed, Hold, Phase, RoomRef, StateChange, Step, StepId, Withheld};
 use crate::ids::{Key, UserId};
 
 impl Action {
@@ -17,12 +17,20 @@ impl Action {
             Self::Lock { .. } => Phase::Locks,
             Self::Kick { .. } if in_space => Phase::SpaceKicks,
             Self::Kick { .. } => Phase::RoomKicks,
-            Self::DropAlias { .. } | Self::CreateRoom(_) => Phase::Make,
+            Self::DropAlias { .. } | Self::CreateRoom(_) | Self::Enter { .. } | Self::TakePower { .. } => Phase::Make,
             Self::SetState { .. } => Phase::Shape,
             Self::SetPowerLevels { .. } => Phase::Levels,
             Self::Invite { .. } | Self::Join { .. } if in_space => Phase::SpaceInvites,
             Self::Invite { .. } | Self::Join { .. } => Phase::RoomInvites,
-            Self::Leave { .. } => Phase::Leave,
+            Self::Puppet { deed, .. } => match deed {
+                Deed::Leave { .. } | Deed::Forget if in_space => Phase::SpaceKicks,
+                Deed::Leave { .. } | Deed::Forget => Phase::RoomKicks,
+                Deed::InviteBot | Deed::Upgrade { .. } => Phase::Make,
+                Deed::SetLevels { .. } => Phase::Levels,
+                Deed::Join if in_space => Phase::SpaceInvites,
+                Deed::Join => Phase::RoomInvites,
+            },
+            Self::RemoveAlias { .. } | Self::Leave { .. } => Phase::Leave,
         }
     }
 
@@ -40,7 +48,11 @@ impl Action {
             | Self::Invite { room, .. }
             | Self::Join { room, .. }
             | Self::Kick { room, .. }
-            | Self::Leave { room } => Some(room),
+            | Self::Leave { room }
+            | Self::Enter { room }
+            | Self::TakePower { room }
+            | Self::Puppet { room, .. }
+            | Self::RemoveAlias { room, .. } => Some(room),
         }
     }
 
@@ -62,16 +74,21 @@ impl Action {
     #[must_use]
     pub fn user(&self) -> Option<&UserId> {
         match self {
-            Self::Invite { user, .. } | Self::Join { user, .. } | Self::Kick { user, .. } | Self::Lock { user } => {
-                Some(user)
-            }
+            Self::Invite { user, .. }
+            | Self::Join { user, .. }
+            | Self::Kick { user, .. }
+            | Self::Lock { user }
+            | Self::Puppet { user, .. } => Some(user),
             Self::RegisterBot
             | Self::SetBotName { .. }
             | Self::DropAlias { .. }
             | Self::CreateRoom(_)
             | Self::SetState { .. }
             | Self::SetPowerLevels { .. }
-            | Self::Leave { .. } => None,
+            | Self::Leave { .. }
+            | Self::Enter { .. }
+            | Self::TakePower { .. }
+            | Self::RemoveAlias { .. } => None,
         }
     }
 }
@@ -91,6 +108,7 @@ impl Step {
                 .collect::<Vec<_>>()
                 .join(","),
             Action::SetState { state, .. } => state.label(),
+            Action::RemoveAlias { alias, .. } => alias.to_string(),
             action => action.user().map(ToString::to_string).unwrap_or_default(),
         };
         StepId(digest(&[self.action.verb(), &place, &detail]))

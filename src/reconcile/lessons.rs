@@ -101,7 +101,7 @@ impl Reconciler {
     fn record_removals(&mut self, plan: &Plan, step: &Step, now: Timestamp) {
         let removals: Vec<Option<&Removal>> = match &step.action {
             Action::SetPowerLevels { changes, .. } => changes.iter().map(|change| change.removal.as_ref()).collect(),
-            _ => vec![step.removal.as_ref()],
+            _ => vec![step.removal.as_deref()],
         };
         if !removals.iter().flatten().any(|removal| removal.counts) {
             return;
@@ -177,7 +177,8 @@ impl Reconciler {
         let now = clock::now();
         let mut news = false;
         for (step, until) in store.approvals().await? {
-            if until > now && self.ledger.approvals.get(&step) != Some(&until) {
+            // One that was used up and whose row could not be deleted yet is no new one.
+            if until > now && self.saved.approvals.get(&step) != Some(&until) {
                 self.ledger.approvals.insert(step.clone(), until);
                 self.saved.approvals.insert(step, until);
                 news = true;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{FIRST_PAUSE_MS, LONGEST_PAUSE_MS, PassError, Reconciler};
-use crate::actuate::{ActErrorKind, Loss};
+use crate::actuate::{ActError, ActErrorKind, Actuator};
 use crate::clock;
 use crate::config::Enforce;
 use crate::desired::Desired;
@@ -17,9 +17,19 @@ use crate::ids::{Key, RoomId, Timestamp, UserId};
 use crate::matrix::MatrixError;
 use crate::observability::FailureStatus;
 use crate::observed::{Member, Room};
+use crate::plan::{Action, RoomRef};
 
 /// What it takes to keep levels, names and members of a room in order.
 const NEEDED: i64 = 100;
+
+/// What the bot lost in a room that usher made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// It is not in the room any more.
+    Place,
+    /// It is, without the level it takes to keep the room in order.
+    Power,
+}
 
 /// Rooms of usher's in which the bot is not what it should be.
 #[derive(Debug, Default)]
@@ -106,7 +116,12 @@ impl Reconciler {
             if in_sight || self.standing.is_known(id) {
                 continue;
             }
-            let room = self.parts.homeserver.room_from_outside(id, observed.accounts.listed).await?;
+            let homeserver = &self.parts.homeserver;
+            let room = if observed.accounts.listed {
+                homeserver.room_from_outside(id).await?
+            } else {
+                homeserver.room_when_left(id).await?
+            };
             if room.is_some_and(|room| is_lost(&room, key, &observed.bot)) {
                 self.standing.suffer(id, (key, enforce), Loss::Place);
             } else {
@@ -141,7 +156,7 @@ impl Reconciler {
         };
         let mut changed = BTreeSet::new();
         for (id, loss) in due {
-            let result = actuator.recover(&id, loss).await;
+            let result = win_back(actuator.as_ref(), &id, loss).await;
             let Some(setback) = self.standing.setbacks.get_mut(&id) else { continue };
             let pause = (FIRST_PAUSE_MS << setback.failures.min(16)).min(LONGEST_PAUSE_MS);
             setback.failures += 1;
@@ -211,6 +226,24 @@ impl Reconciler {
         let retry_at = (!setback.observed_only).then_some(setback.retry_at);
         FailureStatus { what, reason, remedy: Some(remedy), since: setback.since, retry_at }
     }
+}
+
+/// The room's own rule lets the bot in, or an invitation does. Else the homeserver may invite and raise it on behalf of the strongest
+/// local person; that takes one with at least the bot's old level.
+async fn win_back(actuator: &dyn Actuator, room: &RoomId, loss: Loss) -> Result<(), ActError> {
+    let room = || RoomRef::Id(room.clone());
+    let (enter, take) = (Action::Enter { room: room() }, Action::TakePower { room: room() });
+    let refusal = match loss {
+        Loss::Power => return actuator.perform(&take, None).await.map(drop),
+        Loss::Place => match actuator.perform(&enter, None).await {
+            Err(refusal) if refusal.kind == ActErrorKind::Forbidden => refusal,
+            entered => return entered.map(drop),
+        },
+    };
+    if actuator.perform(&take, None).await.is_err() {
+        return Err(refusal);
+    }
+    actuator.perform(&enter, None).await.map(drop)
 }
 
 /// Whether usher made the room for `key`, and the bot is out of it. One the bot never was in is still in the making, or debris.

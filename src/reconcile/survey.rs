@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::outside::Looks;
 use super::{Dirty, PassError, Reconciler};
 use crate::clock;
 use crate::desired::Desired;
@@ -138,6 +139,7 @@ impl Reconciler {
         self.looked_up.clear();
         self.standing.look_again();
         self.mark_services();
+        self.look_outside(Looks::All).await?;
         Ok(())
     }
 
@@ -147,6 +149,7 @@ impl Reconciler {
     /// When the homeserver is away.
     pub async fn read_new_accounts(&mut self) -> Result<(), PassError> {
         self.read_unread().await;
+        self.look_outside(Looks::Some).await?;
         let Some(observed) = &mut self.observed else { return Ok(()) };
         if !observed.accounts.listed {
             // Without a list those who were missing are asked for again, some at each poll.
@@ -223,6 +226,7 @@ impl Reconciler {
         let after = self.children(&gaps);
         news.dirty.extend(before.symmetric_difference(&after).cloned());
         news.dirty.extend(gaps);
+        news.dirty.extend(self.look_outside(Looks::New).await?);
         Ok(news)
     }
 

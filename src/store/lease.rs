@@ -73,6 +73,10 @@ impl WriterLease {
     /// # Errors
     /// [`LeaseError::Held`] while another process has it.
     pub async fn acquire(store: &Store) -> Result<Self, LeaseError> {
+        if store.only_looks() {
+            let cause = "it was opened for looking only".to_owned();
+            return Err(StoreError::Refused { what: "take the writer's lease", cause }.into());
+        }
         let kind = match store.backend() {
             Backend::Sqlite(path) => Kind::File(lock_file(path)?),
             Backend::Postgres => Kind::Row(RowLease::acquire(store).await?),

@@ -19,6 +19,11 @@ const POSTGRES: &[(i64, &str, &str)] = &[
     (3, "lease", include_str!("../../migrations/postgres/0003_lease.sql")),
 ];
 
+/// The newest version this usher knows.
+pub(super) fn latest() -> i64 {
+    SQLITE.last().map_or(0, |(version, _, _)| *version)
+}
+
 pub(super) fn migrator(backend: &Backend) -> Migrator {
     let files = match backend {
         Backend::Sqlite(_) => SQLITE,

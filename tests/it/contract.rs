@@ -31,6 +31,10 @@ async fn all(ground: &Ground) {
     cases::members::memberships_look_as_simulated(ground).await;
     cases::members::refusals_are_classified(ground).await;
     cases::members::joins_need_the_bot_in_the_room_and_admin(ground).await;
+    cases::power::a_room_outside_is_seen_entered_and_taken(ground).await;
+    cases::power::a_room_of_version_12_gives_power_and_keeps_its_creator(ground).await;
+    cases::power::puppets_do_what_the_bot_cannot(ground).await;
+    cases::power::what_makes_a_room_ours_is_taken_back(ground).await;
     cases::members::an_unknown_token_is_fatal(ground).await;
     cases::reads::a_full_read_stays_within_its_budget(ground).await;
     cases::reads::accounts_are_found_by_every_way(ground).await;

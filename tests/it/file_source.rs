@@ -177,6 +177,31 @@ async fn what_is_wrong_is_told_with_line_and_column() {
 }
 
 #[tokio::test]
+async fn words_of_directories_are_answered_with_ours() {
+    let shelf = Shelf::new();
+    for (field, expected) in [
+        ("users:\n  - { id: u1, uid: ann }\n", "localpart"),
+        ("users:\n  - { id: u1, sAMAccountName: ann }\n", "localpart"),
+        ("users:\n  - { id: u1, mail: [] }\n", "emails"),
+        ("users:\n  - { id: u1, cn: Ann }\n", "display_name"),
+        ("users:\n  - { id: u1, displayName: Ann }\n", "display_name"),
+        ("users:\n  - { entryUUID: u1 }\n", "id"),
+        ("users: []\ngroups:\n  - { cn: staff }\n", "name"),
+        ("users: []\ngroups:\n  - { name: staff, memberUid: [ann] }\n", "members"),
+        ("{\"users\": [{\"id\": \"u1\", \"uid\": \"ann\"}]}", "localpart"),
+    ] {
+        let name = if field.starts_with('{') { "a.json" } else { "a.yaml" };
+        let cause = cause(&shelf.put(name, field)).await;
+        assert!(
+            cause.contains("unknown field `") && cause.ends_with(&format!("; did you mean `{expected}`?")),
+            "{cause}"
+        );
+    }
+    let cause = cause(&shelf.put("b.yaml", "users:\n  - { id: u1, shoe_size: 41 }\n")).await;
+    assert!(!cause.contains("did you mean"), "{cause}");
+}
+
+#[tokio::test]
 async fn a_file_that_is_gone_or_empty_or_half_written_is_never_an_empty_directory() {
     let shelf = Shelf::new();
     let path = shelf.put("staff.yaml", STAFF);

@@ -1,6 +1,8 @@
 //! Real servers on loopback, started by the tests that use them and ended with them.
 
+pub mod company;
 pub mod postgres;
+mod programs;
 pub mod proxy;
 pub mod slapd;
 pub mod synapse;

@@ -5,9 +5,11 @@
     reason = "a test that cannot set up its world should fail there and then"
 )]
 
+mod churn;
 mod failures;
 mod relay;
 mod scripted;
+mod several;
 mod stub;
 mod tls;
 
@@ -21,35 +23,10 @@ use usher::cli;
 use usher::config::{LdapAttributes, LdapSource};
 use usher::directory::{Completeness, GroupKind, Snapshot};
 
-use crate::lab::slapd::{BASE, PASSWORD, ROOT_DN, Setup, Slapd};
+pub use crate::lab::slapd::source;
+use crate::lab::slapd::{BASE, Setup, Slapd};
 
 pub const COMPANY: &str = include_str!("../ldap/company.ldif");
-
-/// A source reading everything at `uri` as the root DN, with small pages and short patience.
-pub fn source(uri: &str) -> LdapSource {
-    LdapSource {
-        check_interval_ms: 60_000,
-        uris: vec![uri.to_owned()],
-        base: BASE.to_owned(),
-        filter: None,
-        user_filter: None,
-        group_filter: None,
-        bind_dn: Some(ROOT_DN.to_owned()),
-        bind_password: Some(SecretString::from(PASSWORD)),
-        attributes: LdapAttributes { uid: "uid".to_owned(), name: "cn".to_owned(), mail: "mail".to_owned() },
-        localpart: None,
-        strict_localparts: false,
-        start_tls: false,
-        verify_tls: true,
-        ca_file: None,
-        client_cert: None,
-        page_size: 3,
-        connect_timeout_ms: 5_000,
-        operation_timeout_ms: 5_000,
-        read_timeout_ms: 30_000,
-        probe: false,
-    }
-}
 
 /// One read.
 pub async fn fetch(source: &LdapSource) -> Snapshot {

@@ -6,6 +6,7 @@ mod behaviour;
 mod cli;
 mod faults;
 mod leases;
+mod looks;
 mod operations;
 
 use std::sync::Arc;

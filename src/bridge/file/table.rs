@@ -69,9 +69,9 @@ struct GroupRow {
 /// What is wrong, with line and column where the text itself is at fault.
 pub fn content(text: &str, source: &FileSource) -> Result<Content, String> {
     let table: Table = if text.trim_start().starts_with(['{', '[']) {
-        serde_json::from_str(text).map_err(|error| error.to_string())?
+        serde_json::from_str(text).map_err(|error| with_our_word(error.to_string()))?
     } else {
-        serde_yaml::from_str(text).map_err(|error| error.to_string())?
+        serde_yaml::from_str(text).map_err(|error| with_our_word(error.to_string()))?
     };
     let mapping = Mapping::new(None, "id", source.strict_localparts)?;
     let mut notices = table.notices;
@@ -88,6 +88,31 @@ pub fn content(text: &str, source: &FileSource) -> Result<Content, String> {
         unnamed,
     };
     Ok(Content { snapshot, next_expiry: None })
+}
+
+/// What directories call things, in lower case without `_` and `-`, and what they are called here: of several words the one that
+/// belongs where it stands.
+const OUR_WORDS: [(&[&str], &[&str]); 7] = [
+    (&["entryuuid", "objectguid", "nsuniqueid", "ipauniqueid", "externalid"], &["id"]),
+    (&["uid", "samaccountname", "userprincipalname", "username", "login"], &["localpart"]),
+    (&["cn", "displayname", "commonname", "fullname"], &["display_name", "name"]),
+    (&["mail", "mails", "email", "emailaddress", "emailaddresses"], &["emails"]),
+    (&["active", "accountenabled"], &["enabled"]),
+    (&["member", "uniquemember", "memberuid"], &["members"]),
+    (&["o", "organization"], &["organisation"]),
+];
+
+/// A parser's complaint about a field it does not know, with the word meant if it is one that directories use.
+fn with_our_word(complaint: String) -> String {
+    let Some((_, rest)) = complaint.split_once("unknown field `") else { return complaint };
+    let Some((written, expected)) = rest.split_once('`') else { return complaint };
+    let bare = written.to_lowercase().replace(['_', '-'], "");
+    let theirs = OUR_WORDS.iter().find(|(theirs, _)| theirs.contains(&bare.as_str()));
+    let ours = theirs.and_then(|(_, ours)| ours.iter().find(|word| expected.contains(&format!("`{word}`"))));
+    match ours {
+        Some(word) => format!("{complaint}; did you mean `{word}`?"),
+        None => complaint,
+    }
 }
 
 fn users(

@@ -3,28 +3,24 @@
 //! Reads only what it counts, and prints no addresses or values.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
-
-use ldap3::Scope;
-use rustls::ClientConfig;
+use std::time::Duration;
 
 use super::notices::shown;
 use super::person::{Interpretation, PERSON_CLASSES, stable_id};
-use super::read::{Searches, begin, bracketed};
-use super::search::{Outcome, Query, read_one, search};
+use super::read::{Searches, begin, bracketed, of_classes, person_filter};
+use super::search::{Outcome, PAGED_RESULTS, Query, read_one, search};
 use super::session::{Address, Session, dial};
+use super::tls::Tls;
 use super::tree::GROUP_CLASSES;
-use super::trouble::Trouble;
+use super::trouble::{Trouble, duration_text};
 use crate::bridge::Probe;
 use crate::config::LdapSource;
-
-const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
 
 /// Tries the servers in order until one can be read; steps of a server that was passed over stay in the list.
 pub async fn diagnose(
     source: &LdapSource,
     addresses: &[Address],
-    tls: &Arc<ClientConfig>,
+    tls: &Tls,
     (how, searches): (&Interpretation, &Searches),
 ) -> Vec<Probe> {
     let mut probes = Vec::new();
@@ -32,7 +28,12 @@ pub async fn diagnose(
         match reach(source, address, tls, &mut probes).await {
             Ok(session) => {
                 let mut examined = Examination { source, how, searches, session, probes };
-                examined.run().await;
+                let patience = Duration::from_millis(source.read_timeout_ms);
+                if tokio::time::timeout(patience, examined.run()).await.is_err() {
+                    let limit = duration_text(source.read_timeout_ms);
+                    let detail = format!("what follows the steps above took longer than read_timeout ({limit})");
+                    examined.probes.push(failed("time", detail));
+                }
                 return examined.probes;
             }
             Err(trouble) => {
@@ -55,12 +56,7 @@ fn failed(step: &'static str, detail: String) -> Probe {
     Probe { step, ok: false, detail }
 }
 
-async fn reach(
-    source: &LdapSource,
-    address: &Address,
-    tls: &Arc<ClientConfig>,
-    probes: &mut Vec<Probe>,
-) -> Result<Session, Trouble> {
+async fn reach(source: &LdapSource, address: &Address, tls: &Tls, probes: &mut Vec<Probe>) -> Result<Session, Trouble> {
     let stream = dial(address, source).await?;
     probes.push(passed("connect", address.uri.clone()));
     let mut session = Session::secure(stream, address, source, tls).await?;
@@ -145,7 +141,8 @@ impl Examination<'_> {
             let person = super::person::Person::read(&entry, how, crate::clock::now());
             census.nameless += usize::from(person.localpart.is_err());
         };
-        let outcome = search(&mut self.session, &query(source, &searches.users, &attributes), &mut count).await;
+        let outcome =
+            search(&mut self.session, &Query::below_base(source, &searches.users, &attributes), &mut count).await;
         if let Some(stop) = &outcome.stopped {
             let detail = format!("the server stopped after {} entries: {}", outcome.entries, stop.cause);
             self.probes.push(failed("users", detail));
@@ -163,7 +160,6 @@ impl Examination<'_> {
     /// Which setting keeps everybody out: asks again with one condition less each time.
     async fn culprit(&mut self) -> String {
         let uid = &self.source.attributes.uid;
-        let classes = format!("(|{})", PERSON_CLASSES.map(|class| format!("(objectClass={class})")).concat());
         if self.count("(objectClass=*)").await <= 1 {
             return "nothing is visible below the base; check `base`, or give the bind user the right to read below it"
                 .to_owned();
@@ -171,7 +167,7 @@ impl Examination<'_> {
         if let Some(narrow) = &self.source.filter {
             let without = match &self.source.user_filter {
                 Some(filter) => bracketed(filter),
-                None => format!("(&({uid}=*){classes})"),
+                None => person_filter(uid),
             };
             let found = self.count(&without).await;
             if found > 0 {
@@ -187,7 +183,7 @@ impl Examination<'_> {
                 "{with_uid} entries have `{uid}`, but none is a person by its objectClass; set `user_filter`"
             );
         }
-        let people = self.count(&classes).await;
+        let people = self.count(&of_classes(&PERSON_CLASSES)).await;
         if people > 0 {
             return format!(
                 "{people} people are there, but none shows `{uid}`; set `attributes.uid`, or give the bind user the right to read it"
@@ -197,7 +193,7 @@ impl Examination<'_> {
     }
 
     async fn count(&mut self, filter: &str) -> usize {
-        let outcome = search(&mut self.session, &query(self.source, filter, &["1.1"]), &mut |_| ()).await;
+        let outcome = search(&mut self.session, &Query::below_base(self.source, filter, &["1.1"]), &mut |_| ()).await;
         outcome.entries
     }
 
@@ -207,9 +203,10 @@ impl Examination<'_> {
         let by_class = self.how.groups_by_class;
         let mut groups = 0;
         let mut count = |entry: super::entry::Entry| groups += usize::from(!by_class || entry.is_of(&GROUP_CLASSES));
-        let in_groups = search(&mut self.session, &query(source, &searches.groups, &attributes), &mut count).await;
+        let in_groups =
+            search(&mut self.session, &Query::below_base(source, &searches.groups, &attributes), &mut count).await;
         let in_containers =
-            search(&mut self.session, &query(source, &searches.containers, &["1.1"]), &mut |_| ()).await;
+            search(&mut self.session, &Query::below_base(source, &searches.containers, &["1.1"]), &mut |_| ()).await;
         let stopped = |outcome: &Outcome| outcome.stopped.as_ref().map(|stop| (outcome.entries, stop.cause.clone()));
         if let Some((entries, cause)) = stopped(&in_groups).or_else(|| stopped(&in_containers)) {
             self.probes.push(failed("groups", format!("the server stopped after {entries} entries: {cause}")));
@@ -258,16 +255,5 @@ impl Examination<'_> {
             ),
         };
         self.probes.push(probe);
-    }
-}
-
-fn query<'a>(source: &'a LdapSource, filter: &'a str, attributes: &'a [&'a str]) -> Query<'a> {
-    Query {
-        base: &source.base,
-        scope: Scope::Subtree,
-        filter,
-        attributes,
-        page_size: source.page_size,
-        patience_ms: source.operation_timeout_ms,
     }
 }

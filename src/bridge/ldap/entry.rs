@@ -73,13 +73,19 @@ impl Entry {
                 attribute.expect_constructed().ok_or(Undecodable("an attribute has no parts"))?.into_iter();
             let description = halves.next().and_then(ldap3::asn1::StructureTag::expect_primitive);
             let description = description.ok_or(Undecodable("an attribute has no name"))?;
-            let description =
+            let mut description =
                 String::from_utf8(description).map_err(|_| Undecodable("an attribute's name is not text"))?;
             let set = halves.next().and_then(ldap3::asn1::StructureTag::expect_constructed);
             let set = set.ok_or(Undecodable("an attribute has no values"))?;
             let values: Option<Vec<Vec<u8>>> =
                 set.into_iter().map(ldap3::asn1::StructureTag::expect_primitive).collect();
-            let (name, options) = split_description(&description);
+            let (name, options) = if description.contains(';') {
+                split_description(&description)
+            } else {
+                // Nearly all of them, a million in a large directory: the name is kept where it is.
+                description.make_ascii_lowercase();
+                (description, Options::Plain)
+            };
             let values = values.ok_or(Undecodable("a value is not an octet string"))?;
             entry.attributes.push(Attribute { name, options, values });
         }

@@ -5,12 +5,11 @@
 
 use std::time::Duration;
 
-use ldap3::Scope;
 use tokio::time::{Instant, timeout_at};
 
 use super::change::{self, Mark};
 use super::entry::Entry;
-use super::person::{ID_ATTRIBUTES, Interpretation, MARK_ATTRIBUTES};
+use super::person::{ID_ATTRIBUTES, Interpretation, MARK_ATTRIBUTES, PERSON_CLASSES};
 use super::range::{Cursor, Progress};
 use super::search::{Outcome, Query, Stop, read_one, search};
 use super::session::Session;
@@ -41,10 +40,7 @@ impl Searches {
         // Computers are sorted out here, not by the filter: where the server does not know the class, `(!(objectClass=computer))`
         // is undefined and the whole filter matches nobody.
         let people = source.user_filter.as_deref().map_or_else(|| person_filter(&source.attributes.uid), bracketed);
-        let groups = source.group_filter.as_deref().map_or_else(
-            || format!("(|{})", GROUP_CLASSES.map(|class| format!("(objectClass={class})")).concat()),
-            bracketed,
-        );
+        let groups = source.group_filter.as_deref().map_or_else(|| of_classes(&GROUP_CLASSES), bracketed);
         let narrowed = |filter: String| match &source.filter {
             Some(narrow) => format!("(&{}{filter})", bracketed(narrow)),
             None => filter,
@@ -67,9 +63,15 @@ impl Searches {
 }
 
 /// People are who has the uid attribute and one of S-100's classes.
-fn person_filter(uid: &str) -> String {
-    let classes = super::person::PERSON_CLASSES.map(|class| format!("(objectClass={class})")).concat();
-    format!("(&({uid}=*)(|{classes}))")
+#[must_use]
+pub fn person_filter(uid: &str) -> String {
+    format!("(&({uid}=*){})", of_classes(&PERSON_CLASSES))
+}
+
+/// A filter for entries of any of these classes.
+#[must_use]
+pub fn of_classes<const N: usize>(classes: &[&str; N]) -> String {
+    format!("(|{})", classes.map(|class| format!("(objectClass={class})")).concat())
 }
 
 /// A filter in brackets, which people leave out.
@@ -179,22 +181,15 @@ type Remarks<'a> = (&'a mut Vec<String>, &'a mut Vec<String>);
 /// Containers, people, groups; stops where the connection ends, goes on where the server only refused one search.
 async fn fill(session: &mut Session, reading: Reading<'_>, tree: &mut Tree<'_>, (flaws, notices): Remarks<'_>) {
     let Reading { source, searches, .. } = reading;
-    let query = |filter, attributes| Query {
-        base: &source.base,
-        scope: Scope::Subtree,
-        filter,
-        attributes,
-        page_size: source.page_size,
-        patience_ms: source.operation_timeout_ms,
-    };
-    let found =
-        search(session, &query(&searches.containers, &CONTAINER_ATTRIBUTES), &mut |entry| tree.container(&entry)).await;
+    let query = Query::below_base(source, &searches.containers, &CONTAINER_ATTRIBUTES);
+    let found = search(session, &query, &mut |entry| tree.container(&entry)).await;
     let mut references = found.references;
     if judge("OUs and domains", &found, flaws) {
         return;
     }
     let attributes: Vec<&str> = searches.user_attributes.iter().map(String::as_str).collect();
-    let found = search(session, &query(&searches.users, &attributes), &mut |entry| tree.person(&entry)).await;
+    let query = Query::below_base(source, &searches.users, &attributes);
+    let found = search(session, &query, &mut |entry| tree.person(&entry)).await;
     references = references.max(found.references);
     if judge("users", &found, flaws) {
         return;
@@ -208,7 +203,7 @@ async fn fill(session: &mut Session, reading: Reading<'_>, tree: &mut Tree<'_>, 
             unfinished.push((slot, entry.dn, cursors));
         }
     };
-    let found = search(session, &query(&searches.groups, &GROUP_ATTRIBUTES), &mut take).await;
+    let found = search(session, &Query::below_base(source, &searches.groups, &GROUP_ATTRIBUTES), &mut take).await;
     references = references.max(found.references);
     let gone = judge("groups", &found, flaws);
     if references > 0 {

@@ -1,8 +1,10 @@
 //! Paged searches (RFC 2696) that know whether they saw everything (S-3).
 //!
 //! A search is whole only if every page ended with code 0 and the last one with an empty cookie. Entries are handed on one by one;
-//! never more than a page waits for that. Continuation references are counted, not followed.
+//! never more than a page waits for that. Continuation references are counted, not followed. A server that lies about where its
+//! pages end is found out; one that merely never stops is stopped by the reader's time limit.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -13,6 +15,7 @@ use super::ber;
 use super::entry::Entry;
 use super::session::Session;
 use super::trouble::{code_text, search_remedy};
+use crate::config::LdapSource;
 
 /// What to search for.
 #[derive(Clone, Debug)]
@@ -23,6 +26,21 @@ pub struct Query<'a> {
     pub attributes: &'a [&'a str],
     pub page_size: u32,
     pub patience_ms: u64,
+}
+
+impl<'a> Query<'a> {
+    /// Everything below the source's base that matches `filter`, with the source's page size and patience.
+    #[must_use]
+    pub fn below_base(source: &'a LdapSource, filter: &'a str, attributes: &'a [&'a str]) -> Self {
+        Self {
+            base: &source.base,
+            scope: Scope::Subtree,
+            filter,
+            attributes,
+            page_size: source.page_size,
+            patience_ms: source.operation_timeout_ms,
+        }
+    }
 }
 
 /// What a search brought, whole or not.
@@ -51,11 +69,20 @@ const MOST_EMPTY_PAGES: usize = 100;
 /// Entries of one search at most: far beyond any directory, it only bounds a server that never ends.
 const MOST_ENTRIES: usize = 10_000_000;
 
-const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
+/// The paged-results control (RFC 2696), as servers name it among what they offer.
+pub const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
 
 /// Runs a paged search, handing each entry to `taker`.
 pub async fn search(session: &mut Session, query: &Query<'_>, taker: &mut (dyn FnMut(Entry) + Send)) -> Outcome {
-    let mut catch = Catch { outcome: Outcome::default(), undecoded: Vec::new(), taker };
+    let mut catch = Catch {
+        outcome: Outcome::default(),
+        undecoded: Vec::new(),
+        most_undecoded: usize::try_from(query.page_size).unwrap_or(usize::MAX),
+        beginnings: BTreeSet::new(),
+        begins: true,
+        goes_round: false,
+        taker,
+    };
     let stopped = pages(session, query, &mut catch).await;
     catch.decode();
     Outcome { stopped, ..catch.outcome }
@@ -64,8 +91,15 @@ pub async fn search(session: &mut Session, query: &Query<'_>, taker: &mut (dyn F
 /// What has come in, and what is still to be looked at of it.
 struct Catch<'a> {
     outcome: Outcome,
-    /// At most a page.
     undecoded: Vec<ResultEntry>,
+    /// A page's worth: a server that does not page sends everything in one.
+    most_undecoded: usize,
+    /// Names of the entries that pages began with. A cookie may be the same for every page (389 Directory Server's is), so it tells
+    /// nothing; a page that begins as an earlier one did tells that the server goes round in a circle.
+    beginnings: BTreeSet<String>,
+    /// The next entry is the first of its page.
+    begins: bool,
+    goes_round: bool,
     taker: &'a mut (dyn FnMut(Entry) + Send),
 }
 
@@ -78,6 +112,9 @@ impl Catch<'_> {
                 match Entry::decode(item) {
                     Ok(entry) => {
                         self.outcome.entries += 1;
+                        if std::mem::take(&mut self.begins) {
+                            self.goes_round |= !self.beginnings.insert(entry.dn.clone());
+                        }
                         (self.taker)(entry);
                     }
                     Err(_) => self.outcome.undecodable += 1,
@@ -114,6 +151,10 @@ async fn pages(session: &mut Session, query: &Query<'_>, catch: &mut Catch<'_>) 
             return None;
         }
         empty_pages = if arrived == 0 { empty_pages + 1 } else { 0 };
+        if catch.goes_round {
+            let cause = "the server hands out the same page again and again".to_owned();
+            return Some(Stop { cause, code: Some(0) });
+        }
         if empty_pages >= MOST_EMPTY_PAGES || catch.outcome.entries >= MOST_ENTRIES {
             return Some(Stop { cause: "the server hands out pages without end".to_owned(), code: Some(0) });
         }
@@ -132,6 +173,7 @@ async fn page(
     let ldap = session.ldap.with_timeout(Duration::from_millis(query.patience_ms)).with_controls(vec![control]);
     let mut stream = ldap.streaming_search(query.base, query.scope, query.filter, query.attributes.to_vec()).await?;
     catch.decode();
+    catch.begins = true;
     let mut arrived = 0;
     while let Some(item) = stream.next().await? {
         arrived += 1;
@@ -140,6 +182,9 @@ async fn page(
             let Some(item) = item? else { return Ok((stream.finish().await, arrived)) };
             arrived += 1;
             catch.undecoded.push(item);
+            if catch.undecoded.len() > catch.most_undecoded {
+                catch.decode();
+            }
         }
         catch.decode();
     }

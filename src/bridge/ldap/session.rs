@@ -2,16 +2,16 @@
 //!
 //! Every step has its own time limit. Never tries the next server; that is the reader's choice.
 
-use std::sync::Arc;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError, StdStream};
-use rustls::ClientConfig;
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::tls::Tls;
 use super::trouble::{BROKEN, Trouble, bind_refusal, error_text, io_text, is_passing, no_answer};
 use crate::config::LdapSource;
 
@@ -56,7 +56,20 @@ impl Address {
             }
             Some(port) => port.parse().map_err(|_| format!("`{uri}`: `{port}` is no port"))?,
         };
-        Ok(Self { uri: format!("{scheme}://{place}"), tls_first, host: host.to_owned(), port })
+        let address = Self { uri: format!("{scheme}://{place}"), tls_first, host: host.to_owned(), port };
+        if host.contains(['[', ']', ':']) && address.ipv6().is_none() {
+            return Err(format!("`{uri}`: `{host}` is no IPv6 address; write ldap://[2001:db8::1]"));
+        }
+        Ok(address)
+    }
+
+    /// The host without the brackets of an IPv6 address.
+    fn bare_host(&self) -> &str {
+        self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&self.host)
+    }
+
+    fn ipv6(&self) -> Option<Ipv6Addr> {
+        self.host.starts_with('[').then(|| self.bare_host().parse().ok()).flatten()
     }
 }
 
@@ -77,12 +90,15 @@ impl Drop for Session {
     }
 }
 
+/// What the library is told in place of an IPv6 address: a name that nobody can have (RFC 6761).
+const STAND_IN: &str = "ipv6.invalid";
+
 /// How long a connection's end may take to be told once its answers have stopped.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 impl Session {
     /// Connects, encrypts if configured, and binds.
-    pub async fn open(address: &Address, source: &LdapSource, tls: &Arc<ClientConfig>) -> Result<Self, Trouble> {
+    pub async fn open(address: &Address, source: &LdapSource, tls: &Tls) -> Result<Self, Trouble> {
         let stream = dial(address, source).await?;
         let mut session = Self::secure(stream, address, source, tls).await?;
         session.bind(source).await?;
@@ -90,12 +106,7 @@ impl Session {
     }
 
     /// Starts LDAP on a connection, with TLS before or after as configured.
-    pub async fn secure(
-        stream: TcpStream,
-        address: &Address,
-        source: &LdapSource,
-        tls: &Arc<ClientConfig>,
-    ) -> Result<Self, Trouble> {
+    pub async fn secure(stream: TcpStream, address: &Address, source: &LdapSource, tls: &Tls) -> Result<Self, Trouble> {
         let encrypted = address.tls_first || source.start_tls;
         let step = if encrypted { "tls" } else { "connect" };
         let trouble = |cause: String, retry| Trouble {
@@ -109,11 +120,19 @@ impl Session {
             retry,
         };
         let stream = stream.into_std().map_err(|error| trouble(error.to_string(), true))?;
+        // The connection is there already: of the URI the library takes the scheme, and the name to verify, which it cannot take
+        // from an IPv6 address.
+        let (config, uri) = match address.ipv6() {
+            None => (tls.for_named(), address.uri.clone()),
+            Some(ip) => {
+                (tls.for_ipv6(ip), format!("{}://{STAND_IN}", if address.tls_first { "ldaps" } else { "ldap" }))
+            }
+        };
         let settings = LdapConnSettings::new()
-            .set_config(Arc::clone(tls))
+            .set_config(config)
             .set_starttls(source.start_tls)
             .set_std_stream(StdStream::Tcp(stream));
-        let opening = LdapConnAsync::with_settings(settings, &address.uri);
+        let opening = LdapConnAsync::with_settings(settings, &uri);
         let patience = Duration::from_millis(source.connect_timeout_ms);
         let opened =
             timeout(patience, opening).await.map_err(|_| trouble(no_answer(source.connect_timeout_ms), true))?;
@@ -165,6 +184,8 @@ impl Session {
         abort.abort();
         match end {
             Ok(Err(end)) if end.is_panic() => "the server sent something that is not LDAP".to_owned(),
+            // What the codec says when the connection ends within a message.
+            Ok(Ok(Err(LdapError::Io { source }))) if source.to_string() == "bytes remaining on stream" => text,
             Ok(Ok(Err(LdapError::Io { source }))) if source.kind() == std::io::ErrorKind::Other => {
                 format!("the server sent something that is not LDAP: {}", io_text(&source))
             }
@@ -179,8 +200,7 @@ pub async fn dial(address: &Address, source: &LdapSource) -> Result<TcpStream, T
     let trouble =
         |cause| Trouble { step: "connect", attempted: format!("connect to {}", address.uri), cause, retry: true };
     let patience = Duration::from_millis(source.connect_timeout_ms);
-    let host = address.host.trim_start_matches('[').trim_end_matches(']');
-    match timeout(patience, TcpStream::connect((host, address.port))).await {
+    match timeout(patience, TcpStream::connect((address.bare_host(), address.port))).await {
         Err(_) => Err(trouble(no_answer(source.connect_timeout_ms))),
         Ok(Err(error)) => Err(trouble(io_text(&error))),
         Ok(Ok(stream)) => Ok(stream),
@@ -198,6 +218,14 @@ mod tests {
         assert_eq!(parts("LDAPS://dir.example.org/dc=x"), Ok((true, "dir.example.org".to_owned(), 636)));
         assert_eq!(parts("ldap://[::1]:3389"), Ok((false, "[::1]".to_owned(), 3389)));
         assert_eq!(parts("ldap://[::1]"), Ok((false, "[::1]".to_owned(), 389)));
+        assert_eq!(
+            parts("ldaps://[::1"),
+            Err("`ldaps://[::1`: `[:` is no IPv6 address; write ldap://[2001:db8::1]".to_owned())
+        );
+        assert_eq!(
+            parts("ldaps://::1:636"),
+            Err("`ldaps://::1:636`: `::1` is no IPv6 address; write ldap://[2001:db8::1]".to_owned())
+        );
         assert_eq!(parts("dir"), Err("`dir` is no URI: write ldap://host or ldaps://host".to_owned()));
         assert_eq!(parts("http://x"), Err("`http://x`: scheme `http` is neither ldap nor ldaps".to_owned()));
         assert_eq!(parts("ldap://x:y"), Err("`ldap://x:y`: `y` is no port".to_owned()));

@@ -1,13 +1,16 @@
 //! TLS towards the directory: which authorities are trusted, and the client certificate with its key.
 //!
-//! Never turns verification off unless `verify_tls: false` says so, and never puts key material into an error.
+//! The LDAP library takes host names and IPv4 addresses to verify a certificate against, no IPv6 addresses; for those the name is put
+//! in by a verifier of our own. Never turns verification off unless `verify_tls: false` says so, and never puts key material into an error.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use pkcs8::der::SecretDocument;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WantsClientCert, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use secrecy::ExposeSecret as _;
@@ -15,20 +18,60 @@ use secrecy::ExposeSecret as _;
 use crate::bridge::SourceError;
 use crate::config::{ClientCert, LdapSource};
 
-/// The TLS settings for a source.
-///
-/// # Errors
-/// A CA file, certificate or key that cannot be used, and how to mend it.
-pub fn client_config(source: &LdapSource) -> Result<Arc<ClientConfig>, SourceError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unusable("set up TLS for ldap", error.to_string()))?;
-    let builder = if source.verify_tls {
-        builder.with_root_certificates(authorities(source)?)
-    } else {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider)))
-    };
+/// The TLS settings for a source, whatever server of it is connected to.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    config: Arc<ClientConfig>,
+    verifier: Arc<dyn ServerCertVerifier>,
+}
+
+impl Tls {
+    /// Reads the certificates that the source names.
+    ///
+    /// # Errors
+    /// A CA file, certificate or key that cannot be used, and how to mend it.
+    pub fn new(source: &LdapSource) -> Result<Self, SourceError> {
+        let attempted = "set up TLS for ldap";
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier: Arc<dyn ServerCertVerifier> = if source.verify_tls {
+            let roots = Arc::new(authorities(source)?);
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
+            verifier.map_err(|error| unusable(attempted, error.to_string()))?
+        } else {
+            Arc::new(Unverified(Arc::clone(&provider)))
+        };
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable(attempted, error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::clone(&verifier));
+        let config = client_config(builder, source)?;
+        Ok(Self { config: Arc::new(config), verifier })
+    }
+
+    /// Settings for a server that the library can name, by name or IPv4 address.
+    #[must_use]
+    pub fn for_named(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// Settings for the server at this address, whatever name it is asked for by.
+    #[must_use]
+    pub fn for_ipv6(&self, address: Ipv6Addr) -> Arc<ClientConfig> {
+        let mut config = ClientConfig::clone(&self.config);
+        // Addresses are not sent (RFC 6066, 3), and the stand-in for one must not be.
+        config.enable_sni = false;
+        let name = ServerName::IpAddress(IpAddr::from(address).into());
+        let verifier = At { name, inner: Arc::clone(&self.verifier) };
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+        Arc::new(config)
+    }
+}
+
+fn client_config(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    source: &LdapSource,
+) -> Result<ClientConfig, SourceError> {
     let config = match &source.client_cert {
         None => builder.with_no_client_auth(),
         Some(own) => {
@@ -39,7 +82,7 @@ pub fn client_config(source: &LdapSource) -> Result<Arc<ClientConfig>, SourceErr
                 .map_err(|error| unusable(attempted, certificate_problem(&error)))?
         }
     };
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 fn unusable(attempted: &str, cause: String) -> SourceError {
@@ -141,6 +184,48 @@ fn other_problem(text: &str) -> String {
             .to_owned();
     }
     format!("TLS: {text}")
+}
+
+/// Verifies a server by its own address in place of the name that the library gave.
+#[derive(Debug)]
+struct At {
+    name: ServerName<'static>,
+    inner: Arc<dyn ServerCertVerifier>,
+}
+
+impl ServerCertVerifier for At {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.inner.verify_server_cert(end_entity, intermediates, &self.name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }
 
 /// Takes any certificate, as `verify_tls: false` demands; signatures of the handshake are still checked.

@@ -3,5 +3,6 @@
 pub mod feed;
 pub mod identity;
 pub mod members;
+pub mod power;
 pub mod reads;
 pub mod rooms;

@@ -11,12 +11,12 @@ use usher::app::{self, Built, Purpose};
 use usher::config::{Config, load_with};
 use usher::ids::{Key, UserId};
 use usher::matrix::Promotion;
-use usher::matrix::registration::{self, Outline, Tokens};
 use usher::observability::Status;
 use usher::plan::Scope;
 use usher::reconcile::{NoFeed, daemon};
 
 use crate::fake::Fake;
+use crate::lab::company;
 use crate::lab::proxy::Proxy;
 
 const SERVER: &str = crate::lab::synapse::SERVER_NAME;
@@ -40,19 +40,8 @@ struct Settled {
 impl Settled {
     async fn with(people: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("registration.yaml");
-        let outline = Outline {
-            instance: "main".to_owned(),
-            server_name: SERVER.to_owned(),
-            bot: "usher".into(),
-            listen: None,
-            aliases: [].into(),
-            protected: Vec::new(),
-        };
-        let tokens = || Tokens::draw().unwrap();
-        let yaml = registration::generate(&outline, &tokens(), &tokens(), &[].into()).main;
-        registration::write(&path, &yaml).unwrap();
-        let fake = Fake::start(SERVER, &[&registration::read(&path).unwrap()]).await;
+        let (registration, _) = company::register(folder.path(), SERVER);
+        let fake = Fake::start(SERVER, &[&registration]).await;
         let proxy = Proxy::start(&fake.url()).await;
         let config = config(&folder, proxy.url(), people);
         let mut settled = Self { fake, proxy, config, rooms: 0, _folder: folder };
@@ -94,20 +83,15 @@ fn config(folder: &TempDir, url: &str, people: usize) -> Config {
     let names = |count: usize| (0..count).map(|number| format!("p{number}")).collect::<Vec<_>>();
     let users: Vec<_> = names(people).iter().map(|name| json!({ "id": name, "display_name": name })).collect();
     let table = json!({ "users": users, "groups": [{ "name": "few", "members": names(FEW) }] });
-    std::fs::write(folder.path().join("people.yaml"), table.to_string()).unwrap();
+    company::write_people(folder.path(), &table);
     let mut spaces = vec![json!({ "id": "everybody", "name": "Everybody", "groups": [{ "externalId": "" }] })];
     for number in 0..SMALL_SPACES {
         let group = json!({ "externalId": "few" });
         spaces.push(json!({ "id": format!("s{number}"), "name": format!("Space {number}"), "groups": [group] }));
     }
-    let text = json!({
-        "homeserver": { "url": url, "server_name": SERVER },
-        "appservice": { "registration": "registration.yaml" },
-        "source": { "type": "file", "path": "people.yaml", "check_interval_seconds": 1 },
-        "database": { "url": format!("sqlite://{}", folder.path().join("usher.db").display()) },
-        "provisioner": { "max_rate": 1000, "default_rooms": [{ "id": "general", "properties": { "name": "General" } }] },
-        "spaces": spaces,
-    });
+    let mut text = company::config(folder.path(), (SERVER, url), "usher.db", &spaces);
+    text["source"]["check_interval_seconds"] = json!(1);
+    text["provisioner"]["max_rate"] = json!(1000);
     // JSON is YAML.
     let path: PathBuf = folder.path().join("usher.yaml");
     let loaded = load_with(&[(path, text.to_string())], &|_| None);

@@ -10,7 +10,7 @@ use usher::ids::{Key, RoomId, UserId};
 use usher::matrix::registration::{self, Generated, Outline, Registration, Tokens};
 use usher::matrix::{Access, Homeserver};
 use usher::observed::{Marker, Member, Observed, PowerLevels};
-use usher::plan::{Action, Creation, RoomRef};
+use usher::plan::{Action, Creation, Deed, RoomRef};
 
 use crate::fake::Fake;
 use crate::lab::proxy::Proxy;
@@ -72,9 +72,10 @@ impl Ground {
     async fn on(server: Server, url: &str, generated: &Generated) -> Self {
         let proxy = Proxy::start(url).await;
         let registration = read_back(&generated.main);
-        let homeserver = Homeserver::connect(access(proxy.url()), &registration).await.expect("a client");
-        let hand = LiveActuator::new(homeserver.clone());
         let puppet = read_back(&generated.puppet);
+        let homeserver = Homeserver::connect(access(proxy.url()), &registration).await.expect("a client");
+        let homeserver = homeserver.with_puppets(&puppet).expect("the puppet registration");
+        let hand = LiveActuator::new(homeserver.clone());
         Self { server, proxy, homeserver, hand, registration, puppet, admin: Mutex::default() }
     }
 
@@ -166,7 +167,11 @@ impl Ground {
 
     /// The levels that a level action is done on top of.
     async fn standing(&self, action: &Action) -> Option<PowerLevels> {
-        let Action::SetPowerLevels { room: RoomRef::Id(room), .. } = action else { return None };
+        let (Action::SetPowerLevels { room: RoomRef::Id(room), .. }
+        | Action::Puppet { room: RoomRef::Id(room), deed: Deed::SetLevels { .. }, .. }) = action
+        else {
+            return None;
+        };
         self.homeserver.room(room).await.expect("a read before")?.power_levels
     }
 

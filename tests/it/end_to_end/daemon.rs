@@ -31,6 +31,8 @@ async fn changes_made_by_hand_are_put_right_without_a_poll() {
     assert_eq!(world.as_bot("PUT", &path, levels).await.0, 200);
     until("the level is back", async || world.level("red/general", "bob").await == 0).await;
 
+    // What was written shows a moment before its answer has passed the proxy.
+    until("the last answer", async || world.proxy.writes().len() >= 3).await;
     let seen = world.proxy.seen();
     assert!(seen.iter().all(|seen| !seen.path.ends_with("/joined_rooms")), "nothing was read as a whole");
     assert_eq!(world.proxy.writes().len(), 3, "{:?}", world.proxy.writes());

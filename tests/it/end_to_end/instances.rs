@@ -30,8 +30,16 @@ async fn a_second_writer_on_sqlite_ends_with_5_and_names_the_first() {
 async fn a_second_run_on_postgresql_stands_by_and_takes_over() {
     let postgres = Postgres::shared().await;
     let mut world = World::new().await;
-    world.config["database"] = json!({ "url": postgres.database().await });
+    let url = postgres.database().await;
+    world.config["database"] = json!({ "url": url });
     world.write();
+    world.usher(&["plan"]).await.code(2);
+    world.usher(&["hold", "list"]).await.code(0).says("no database yet");
+    assert_eq!(tables(&url).await, 0, "looking makes no tables");
+    // One writer after the other: the first gives its lease back.
+    for _ in 0..2 {
+        world.usher(&["apply", "--yes"]).await.code(0);
+    }
     let first = world.start(&["run"]);
     until("everybody is in", async || world.is_right().await).await;
     let holder = format!("process {}", first.pid());
@@ -52,4 +60,13 @@ async fn a_second_run_on_postgresql_stands_by_and_takes_over() {
     second.stop().await.code(0);
     world.must_be_settled().await;
     world.assert_no_doubles().await;
+}
+
+async fn tables(url: &str) -> i64 {
+    sqlx::any::install_default_drivers();
+    let pool = sqlx::AnyPool::connect(url).await.unwrap();
+    let count = "SELECT COUNT(*) FROM pg_tables WHERE schemaname = 'public'";
+    let count = sqlx::query_scalar(count).fetch_one(&pool).await.unwrap();
+    pool.close().await;
+    count
 }

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
+use std::io::Write as _;
+
 use serde_json::json;
 
 use super::stage::Stage;
-use super::world::{World, replace};
+use super::world::{World, replace, until};
+use crate::lab::synapse::SERVER_NAME;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_trouble_has_its_exit_code_and_a_text() {
@@ -40,7 +43,7 @@ async fn every_kind_of_trouble_has_its_exit_code_and_a_text() {
     world.config["homeserver"] = json!({ "url": "http://127.0.0.1:1" });
     world.write();
     for verb in [&["plan"][..], &["apply", "--yes"], &["run", "--once"], &["check"]] {
-        world.usher(verb).await.code(75).says("homeserver");
+        world.usher(verb).await.code(75).says("(homeserver.url http://127.0.0.1:1)");
     }
     // Registrations are written with the homeserver down, and keep their tokens.
     world.usher(&["registration", "generate"]).await.code(0);
@@ -87,4 +90,110 @@ async fn a_recorded_world_plans_the_same_again() {
     let again = recorded.decide(&config.unwrap().0).plan;
     let plan: serde_json::Value = serde_json::from_str(&planned.out).unwrap();
     assert_eq!(again.steps.len(), plan["steps"].as_array().unwrap().len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_tells_the_name_the_homeserver_has_for_itself_and_what_is_not_known_without_admin_rights() {
+    let mut world = World::bare(Stage::shared().await).await;
+    let unseen = "not protected as such";
+    world.usher(&["check"]).await.code(0).says(unseen).says("provisioner.protected_users");
+    world.bootstrap().await;
+    let checked = world.usher(&["check"]).await;
+    assert!(!checked.code(0).out.contains(unseen), "{}", checked.out);
+
+    world.config["homeserver"] = json!({ "server_name": "elsewhere.example" });
+    world.write();
+    let named = format!("calls itself '{SERVER_NAME}': write server_name: {SERVER_NAME}");
+    world.usher(&["check"]).await.code(78).says("homeserver.server_name is 'elsewhere.example'").says(&named);
+}
+
+/// S-80, over a whole life: looking verbs make no database, and leave one as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looking_makes_no_database_and_changes_none() {
+    let world = World::new().await;
+    let ann = world.user("ann");
+    let looks: [&[&str]; 7] = [
+        &["plan"],
+        &["check"],
+        &["status"],
+        &["explain", &ann],
+        &["hold", "list"],
+        &["hold", "show", "h-1"],
+        &["run", "--dry-run", "--once"],
+    ];
+    let database = || -> Vec<(String, Vec<u8>)> {
+        let entries = std::fs::read_dir(world.folder.path()).unwrap().map(|entry| entry.unwrap());
+        let of_it = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("usher.db"));
+        of_it.map(|it| (it.file_name().into_string().unwrap(), std::fs::read(it.path()).unwrap())).collect()
+    };
+    let look = async || {
+        for args in looks {
+            world.usher(args).await;
+        }
+        let mut daemon = world.start(&["run", "--dry-run"]);
+        until("a pass", async || world.status().await["last_pass"].is_object()).await;
+        daemon.must_run();
+        daemon.stop().await.code(0);
+        database()
+    };
+    assert_eq!(look().await, []);
+    world.settle().await;
+    let before = database();
+    assert!(
+        before.iter().all(|(name, _)| ["usher.db", "usher.db.lock"].contains(&name.as_str())),
+        "nothing lies beside it"
+    );
+    assert_eq!(look().await, before);
+}
+
+/// What `usher apply` shows at a terminal, where somebody types `answer` once asked; and its exit code.
+async fn apply_at_a_terminal(world: &World, answer: &str) -> (Option<i32>, String) {
+    let shown = world.path("terminal.out");
+    let mut script = std::process::Command::new("script")
+        .args(["-qefc", &format!("{} apply", env!("CARGO_BIN_EXE_usher"))])
+        .arg("/dev/null")
+        .current_dir(world.folder.path())
+        .env_remove("USHER_CONFIG")
+        .env("TERM", "xterm")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::fs::File::create(&shown).unwrap())
+        .spawn()
+        .unwrap();
+    let mut keyboard = script.stdin.take().unwrap();
+    let text = || String::from_utf8_lossy(&std::fs::read(&shown).unwrap()).into_owned();
+    until("the question", async || text().contains("[y/N]")).await;
+    keyboard.write_all(answer.as_bytes()).unwrap();
+    let mut ended = None;
+    until("its end", async || {
+        ended = script.try_wait().unwrap();
+        ended.is_some()
+    })
+    .await;
+    for secret in &world.secrets {
+        assert!(!text().contains(secret), "a secret is shown");
+    }
+    (ended.unwrap().code(), text())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_a_terminal_it_asks_and_the_log_never_runs_into_the_bar() {
+    let world = World::new().await;
+    world.proxy.clear();
+    // Ctrl-C is a no.
+    for no in ["\n", "n\n", "\u{3}"] {
+        let (code, shown) = apply_at_a_terminal(&world, no).await;
+        assert_eq!(code, Some(0), "{shown}");
+        assert!(shown.contains("Nothing was changed."), "{shown}");
+    }
+    assert_eq!(world.proxy.writes(), Vec::<String>::new());
+    let (code, shown) = apply_at_a_terminal(&world, "y\n").await;
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains(" to go") && shown.contains(" INFO "), "{shown}");
+    // What stands in a line is what was written after the last return or erasure.
+    let last = |line: &str| line.rsplit(['\r', 'K']).next().unwrap_or_default().to_owned();
+    for line in shown.split("\r\n").filter(|line| line.contains(" INFO ")) {
+        let (before, _) = line.split_once(" INFO ").unwrap();
+        assert!(!last(before).contains("to go"), "{line:?}");
+    }
+    world.assert_members().await;
 }

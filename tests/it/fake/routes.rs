@@ -76,6 +76,7 @@ fn dispatch(
     let route = call.path.clone();
     match route.as_slice() {
         ["_matrix", "client", "v3", "rooms", room, rest @ ..] => in_room(world, method, &(*room).into(), rest, &call),
+        ["_matrix", "client", "v1", "rooms", room, "hierarchy"] => world.hierarchy(&(*room).into(), &call.asker.user),
         ["_matrix", "client", "v3", rest @ ..] => client(world, method, rest, &call),
         ["_synapse", "admin", rest @ ..] => admin(world, method, rest, &call),
         _ => unknown(method, &call),
@@ -203,6 +204,10 @@ fn in_room(world: &mut World, method: &str, room: &RoomId, path: &[&str], call: 
                 },
             }
         }
+        ("PUT", ["state", "m.room.member", user]) if *user == me.as_str() && call.body["membership"] == "leave" => {
+            world.leave(room, me)?;
+            Ok(json!({ "event_id": world.set(room, me, "m.room.member", user, call.body.clone()) }))
+        }
         ("PUT", ["state", kind, key @ ..]) => {
             let key = key.first().copied().unwrap_or_default();
             world.may_set(room, me, kind, key, &call.body)?;
@@ -223,6 +228,15 @@ fn in_room(world: &mut World, method: &str, room: &RoomId, path: &[&str], call: 
         ("POST", ["kick"]) => world.kick(room, me, &whom, reason).map(|()| json!({})),
         ("POST", ["ban"]) => world.ban(room, me, &whom, reason).map(|()| json!({})),
         ("POST", ["leave"]) => world.leave(room, me).map(|()| json!({})),
+        ("POST", ["join"]) => world.join(room, me).map(|()| json!({ "room_id": room })),
+        ("POST", ["forget"]) => match world.room(room)?.membership(me) {
+            Some("join" | "invite") => refuse(400, "M_UNKNOWN", format!("User {me} is in room {room}")),
+            _ => Ok(json!({})),
+        },
+        ("POST", ["upgrade"]) => {
+            let version = call.body["new_version"].as_str().unwrap_or_default();
+            world.upgrade(room, me, version).map(|successor| json!({ "replacement_room": successor }))
+        }
         _ => unknown(method, call),
     }
 }
@@ -233,6 +247,11 @@ fn admin(world: &mut World, method: &str, path: &[&str], call: &Call<'_>) -> Res
     }
     match (method, path) {
         ("GET", ["v2", "users"]) => Ok(users(world, &call.query)),
+        ("GET", ["v1", "rooms", room, "state"]) => world.state_for_admin(&(*room).into()),
+        ("POST", ["v1", "rooms", room, "make_room_admin"]) => {
+            let user = call.body["user_id"].as_str().unwrap_or(call.asker.user.as_str()).into();
+            world.make_room_admin(&(*room).into(), &user)
+        }
         ("PUT", ["v2", "users", user]) => {
             let account = world.account(&(*user).into());
             for (key, flag) in [("locked", &mut account.locked), ("deactivated", &mut account.deactivated)] {

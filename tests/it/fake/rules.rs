@@ -165,7 +165,7 @@ impl World {
         Ok(())
     }
 
-    fn is_allowed(&self, held: &Room, user: &UserId) -> bool {
+    pub fn is_allowed(&self, held: &Room, user: &UserId) -> bool {
         let allow = held.content("m.room.join_rules", "").and_then(|rule| rule["allow"].as_array());
         allow
             .into_iter()

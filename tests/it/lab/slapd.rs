@@ -21,7 +21,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use certificates::Certificates;
+use secrecy::SecretString;
 use tempfile::TempDir;
+use usher::config::{LdapAttributes, LdapSource};
 
 pub const BASE: &str = "dc=example,dc=org";
 pub const ROOT_DN: &str = "cn=admin,dc=example,dc=org";
@@ -32,6 +34,37 @@ const BASE_ENTRY: &str =
 
 /// How long a server may take to listen.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A source reading everything at `uri` as the root DN, with small pages and short patience.
+pub fn source(uri: &str) -> LdapSource {
+    LdapSource {
+        check_interval_ms: 60_000,
+        uris: vec![uri.to_owned()],
+        base: BASE.to_owned(),
+        filter: None,
+        user_filter: None,
+        group_filter: None,
+        bind_dn: Some(ROOT_DN.to_owned()),
+        bind_password: Some(SecretString::from(PASSWORD)),
+        attributes: LdapAttributes { uid: "uid".to_owned(), name: "cn".to_owned(), mail: "mail".to_owned() },
+        localpart: None,
+        strict_localparts: false,
+        start_tls: false,
+        verify_tls: true,
+        ca_file: None,
+        client_cert: None,
+        page_size: 3,
+        connect_timeout_ms: 5_000,
+        operation_timeout_ms: 5_000,
+        read_timeout_ms: 30_000,
+        probe: false,
+    }
+}
+
+/// Whether this machine has an IPv6 loopback.
+pub fn has_ipv6() -> bool {
+    TcpListener::bind("[::1]:0").is_ok()
+}
 
 /// What is beyond the ordinary about a server.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +120,9 @@ impl Slapd {
         let mut listen = format!("ldap://127.0.0.1:{}/", self.port);
         if let Some(port) = self.tls_port {
             let _ = write!(listen, " ldaps://127.0.0.1:{port}/");
+            if has_ipv6() {
+                let _ = write!(listen, " ldap://[::1]:{}/ ldaps://[::1]:{port}/", self.port);
+            }
         }
         let log = fs::File::create(self.folder.path().join("log")).unwrap();
         let child = Command::new("slapd")
@@ -114,7 +150,7 @@ impl Slapd {
         format!("ldap://127.0.0.1:{}", self.port)
     }
 
-    /// `ldaps://127.0.0.1:port`; only with [`Setup::tls`].
+    /// `ldaps://127.0.0.1:port`; only with [`Setup::tls`], and then at `[::1]` too if the machine has it.
     pub fn tls_uri(&self) -> String {
         format!("ldaps://127.0.0.1:{}", self.tls_port.expect("started with TLS"))
     }
@@ -145,12 +181,20 @@ impl Slapd {
 
     /// Ends the server in good order.
     pub fn stop(&mut self) {
-        self.end("TERM");
+        if let Some(mut child) = self.process.take() {
+            // A frozen process takes no TERM.
+            signal(child.id(), "CONT");
+            signal(child.id(), "TERM");
+            let _ = child.wait();
+        }
     }
 
     /// Ends the server as a power cut would.
     pub fn kill9(&mut self) {
-        self.end("KILL");
+        if let Some(mut child) = self.process.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 
     /// Freezes the server: it accepts connections and answers nothing.
@@ -168,15 +212,6 @@ impl Slapd {
         self.stop();
         self.launch();
     }
-
-    fn end(&mut self, name: &str) {
-        if let Some(mut child) = self.process.take() {
-            // A frozen process takes no TERM.
-            signal(child.id(), "CONT");
-            signal(child.id(), name);
-            let _ = child.wait();
-        }
-    }
 }
 
 impl Drop for Slapd {
@@ -187,7 +222,12 @@ impl Drop for Slapd {
 
 /// Sends a signal to one process. Returns once a `STOP` has reached every thread.
 pub fn signal(pid: u32, name: &str) {
-    let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+    // The process may be gone; the program that tells it must be there, or a test would prove nothing.
+    let _ = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .stderr(Stdio::null())
+        .status()
+        .expect("kill is installed");
     let until = Instant::now() + PATIENCE;
     while name == "STOP" && !is_stopped(pid) && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(1));

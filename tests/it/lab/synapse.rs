@@ -100,7 +100,7 @@ impl Synapse {
     /// Ends it in order.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.process.take() {
-            let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+            let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill is installed");
             let _ = child.wait();
         }
     }

@@ -1,6 +1,7 @@
 //! An LDAP server that says what a test wants said: parts of members as Active Directory hands them out, garbage, pages without end.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -25,6 +26,18 @@ impl Request {
     }
 }
 
+/// What is peculiar about a server beside its answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// What binds are answered with; 0: they succeed.
+    pub bind_code: u8,
+    /// Waited before every message of an answer.
+    pub pause: Duration,
+}
+
+/// At the end of an answer: the server closes the connection there.
+pub const HANG_UP: &[u8] = b"[the line is dead]";
+
 /// A running stub.
 #[derive(Debug)]
 pub struct Stub {
@@ -34,7 +47,12 @@ pub struct Stub {
 
 impl Stub {
     /// Answers every request but binds with what `script` returns; binds succeed.
-    pub async fn start(mut script: impl FnMut(&Request) -> Vec<u8> + Send + 'static) -> Self {
+    pub async fn start(script: impl FnMut(&Request) -> Vec<u8> + Send + 'static) -> Self {
+        Self::start_with(Manner::default(), script).await
+    }
+
+    /// The same with peculiarities.
+    pub async fn start_with(manner: Manner, mut script: impl FnMut(&Request) -> Vec<u8> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("ldap://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -45,12 +63,12 @@ impl Stub {
                 let mut buffer = Vec::new();
                 while let Some(request) = next_request(&mut stream, &mut buffer).await {
                     let answer = match request.operation {
-                        0x60 => message(request.id, 0x61, &result(0)),
+                        0x60 => message(request.id, 0x61, &result(manner.bind_code)),
                         0x42 => break,
                         _ => script(&request),
                     };
                     seen.lock().unwrap().push(request);
-                    if stream.write_all(&answer).await.is_err() {
+                    if send(&mut stream, &answer, manner.pause).await.is_err() {
                         break;
                     }
                 }
@@ -69,6 +87,23 @@ impl Stub {
     pub fn searches(&self) -> usize {
         self.requests.lock().unwrap().iter().filter(|request| request.operation == 0x63).count()
     }
+}
+
+/// Sends an answer, message by message if there are to be pauses; fails where the connection ends.
+async fn send(stream: &mut tokio::net::TcpStream, answer: &[u8], pause: Duration) -> std::io::Result<()> {
+    let (mut rest, hangs_up) = match answer.strip_suffix(HANG_UP) {
+        Some(rest) => (rest, true),
+        None => (answer, false),
+    };
+    while !pause.is_zero()
+        && let Some((_, _, length)) = element(rest)
+    {
+        tokio::time::sleep(pause).await;
+        stream.write_all(&rest[..length]).await?;
+        rest = &rest[length..];
+    }
+    stream.write_all(rest).await?;
+    if hangs_up { Err(std::io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
 }
 
 async fn next_request(stream: &mut tokio::net::TcpStream, buffer: &mut Vec<u8>) -> Option<Request> {

@@ -5,7 +5,7 @@ use usher::config::{ClientCert, LdapSource};
 
 use super::{COMPANY, failure, fetch, source};
 use crate::lab::slapd::certificates::PASSPHRASE;
-use crate::lab::slapd::{Setup, Slapd};
+use crate::lab::slapd::{Setup, Slapd, has_ipv6};
 
 fn server() -> Slapd {
     Slapd::start_with(COMPANY, &Setup { tls: true, ..Setup::default() })
@@ -44,6 +44,31 @@ async fn a_certificate_for_another_name_is_refused() {
     let elsewhere = LdapSource { start_tls: true, ..trusting(&slapd, &uri) };
     let cause = "the server's certificate is for another name; use a name it is for in the URI";
     assert_eq!(failure(&elsewhere).await, (format!("set up TLS with {uri}: {cause}"), true));
+}
+
+#[tokio::test]
+async fn an_ipv6_address_is_verified_against_the_certificate() {
+    let slapd = server();
+    let source = |scheme: &str, host: &str| {
+        let uri = if scheme == "ldaps" { slapd.tls_uri() } else { slapd.uri() };
+        LdapSource { start_tls: scheme == "ldap", ..trusting(&slapd, &uri.replace("127.0.0.1", host)) }
+    };
+    for scheme in ["ldaps", "ldap"] {
+        let own = source(scheme, "[::1]");
+        if !has_ipv6() {
+            // Without an IPv6 loopback it ends at the connection; what it is called is no problem before that.
+            println!("this machine has no IPv6 loopback: certificates for IPv6 addresses were not tried");
+            assert!(failure(&own).await.0.starts_with(&format!("connect to {}: ", own.uris[0])));
+            continue;
+        }
+        assert_eq!(fetch(&own).await.users.len(), 15);
+        // The same server at an address its certificate does not name.
+        let mapped = source("ldaps", "[::ffff:127.0.0.1]");
+        let cause = "the server's certificate is for another name; use a name it is for in the URI";
+        assert_eq!(failure(&mapped).await, (format!("set up TLS with {}: {cause}", mapped.uris[0]), true));
+        let unverified = LdapSource { verify_tls: false, ..mapped };
+        assert_eq!(fetch(&unverified).await.users.len(), 15);
+    }
 }
 
 #[tokio::test]

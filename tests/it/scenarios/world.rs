@@ -10,7 +10,9 @@ use usher::directory::{Directory, Snapshot};
 use usher::ids::{Key, RoomId, Timestamp, UserId};
 use usher::ledger::{Ledger, Refusal, RemovalRecord};
 use usher::observed::{Known, Member, Observed};
-use usher::plan::{Action, Class, Decision, Header, Lesson, Plan, Scope, Step, WINDOW_MS, World, guarded, render};
+use usher::plan::{
+    Action, Class, Decision, Header, Lesson, Plan, Scope, Step, WINDOW_MS, World, counted, guarded, render,
+};
 
 const SERVER: &str = "example.org";
 const BOT: &str = "@usher:example.org";
@@ -196,11 +198,11 @@ impl Stage {
             plan,
             &Header {
                 source: format!(
-                    "scenario: {} users, {} groups, {completeness}",
-                    directory.users.len(),
-                    directory.groups.len()
+                    "scenario: {}, {}, {completeness}",
+                    counted(directory.users.len() as u64, "user", "users"),
+                    counted(directory.groups.len() as u64, "group", "groups"),
                 ),
-                target: format!("{SERVER}: {} rooms", self.observed.rooms.len()),
+                target: format!("{SERVER}: {}", counted(self.observed.rooms.len() as u64, "room", "rooms")),
                 server: SERVER.to_owned(),
             },
         )
@@ -245,7 +247,8 @@ impl Stage {
             Action::SetPowerLevels { changes, .. } => changes.as_slice(),
             _ => &[],
         };
-        let removals = step.removal.iter().chain(changes.iter().filter_map(|change| change.removal.as_ref()));
+        let removals =
+            step.removal.as_deref().into_iter().chain(changes.iter().filter_map(|change| change.removal.as_ref()));
         for removal in removals.filter(|removal| removal.counts) {
             self.ledger.removals.extend(removal.person.clone().map(|person| RemovalRecord {
                 class: removal.class,

@@ -128,3 +128,142 @@ fn the_program_itself_ends_with_the_codes_it_documents() {
     assert_eq!(script.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&script.stdout).contains("_usher"));
 }
+
+/// The program in a folder of its own, with these files in it.
+fn usher_in(folder: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
+    let ended = Command::new(env!("CARGO_BIN_EXE_usher"))
+        .args(args)
+        .current_dir(folder)
+        .env_remove("USHER_CONFIG")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    (
+        ended.status.code(),
+        String::from_utf8_lossy(&ended.stdout).into_owned() + &*String::from_utf8_lossy(&ended.stderr),
+    )
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_named_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().canonicalize().unwrap();
+    std::fs::create_dir(place.join("etc")).unwrap();
+    std::fs::write(place.join("base.yaml"), "homeserver: { url: 'http://127.0.0.1:1', server_name: a.b }\n").unwrap();
+    let here = format!("usher: there is no usher.yaml in {}: name your configuration with -c FILE", place.display());
+    let absolute = place.join("x.yaml").display().to_string();
+    let cases: [(&[&str], &str); 6] = [
+        (&["plan"], &here),
+        (&["check"], &here),
+        (&["config", "dump"], &here),
+        (&["plan", "-c", &absolute], &format!("usher: there is no {absolute}: name")),
+        (&["-c", "etc", "plan"], "usher: etc is a directory"),
+        (&["-c", "base.yaml", "plan", "-c", "gone.yaml"], "usher: there is no gone.yaml in "),
+    ];
+    for (args, text) in cases {
+        let (code, said) = usher_in(&place, args);
+        assert_eq!(code, Some(78), "{args:?}: {said}");
+        assert!(said.starts_with(text) && !said.contains("1:1"), "{args:?}: {said}");
+    }
+}
+
+const FILE_SOURCE: &str = "homeserver: { url: 'http://127.0.0.1:1', server_name: example.com }\n\
+     source: { type: file, path: people.yaml }\nops: { listen: '127.0.0.1:1' }\n";
+
+#[test]
+fn a_homeserver_that_cannot_be_reached_is_named_by_its_url() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("usher.yaml"), FILE_SOURCE).unwrap();
+    std::fs::write(folder.path().join("people.yaml"), "users: [{ id: '1', localpart: ann }]\n").unwrap();
+    std::fs::write(folder.path().join("admin-token"), "t\n").unwrap();
+    assert_eq!(usher_in(folder.path(), &["registration", "generate"]).0, Some(0));
+    let bootstrap = ["bootstrap", "--admin-token-file", "admin-token"];
+    for args in [&["plan"][..], &["explain", "ann"], &["check"], &["apply", "--yes"], &["run", "--once"], &bootstrap] {
+        let (code, said) = usher_in(folder.path(), args);
+        assert_eq!(code, Some(75), "{args:?}: {said}");
+        assert!(said.contains("(homeserver.url http://127.0.0.1:1)"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn looking_leaves_no_file_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("usher.yaml"), FILE_SOURCE).unwrap();
+    std::fs::write(folder.path().join("people.yaml"), "users: [{ id: '1', localpart: ann }]\n").unwrap();
+    assert_eq!(usher_in(folder.path(), &["registration", "generate"]).0, Some(0));
+    for args in [
+        &["plan"][..],
+        &["check"],
+        &["explain", "ann"],
+        &["status"],
+        &["hold", "list"],
+        &["hold", "show", "h-1"],
+        &["hold", "approve", "--all"],
+        &["run", "--dry-run", "--once"],
+    ] {
+        usher_in(folder.path(), args);
+        let names: std::collections::BTreeSet<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let expected = ["people.yaml", "usher-registration.yaml", "usher.yaml"].map(std::ffi::OsString::from);
+        assert_eq!(names, expected.into(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_registration_that_cannot_be_written_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!("{FILE_SOURCE}appservice: {{ registration: nowhere/usher.yaml }}\n");
+    std::fs::write(folder.path().join("usher.yaml"), config).unwrap();
+    let (code, said) = usher_in(folder.path(), &["registration", "generate"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("make the directory") && said.contains("nowhere"), "{said}");
+    let config = format!("{FILE_SOURCE}appservice: {{ registration: /proc/usher.yaml }}\n");
+    std::fs::write(folder.path().join("usher.yaml"), config).unwrap();
+    let (code, said) = usher_in(folder.path(), &["registration", "generate"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("may not write into /proc, which belongs to root") && said.contains("appservice.registration"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_token_file_that_holds_no_token_is_named_before_anything_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("usher.yaml"), FILE_SOURCE).unwrap();
+    std::fs::write(folder.path().join("empty"), "\n").unwrap();
+    assert_eq!(usher_in(folder.path(), &["registration", "generate"]).0, Some(0));
+    for file in ["empty", "gone", "."] {
+        let (code, said) = usher_in(folder.path(), &["bootstrap", "--admin-token-file", file]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(
+            said.starts_with(&format!("usher: {file}: ")) && said.contains("access token of a server admin"),
+            "{said}"
+        );
+    }
+}
+
+/// A log that nobody reads any more ends no daemon.
+#[test]
+fn it_goes_on_when_the_reader_of_its_log_goes_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = FILE_SOURCE.replace("listen: '127.0.0.1:1'", "listen: '127.0.0.1:0'") + "logging: { level: silly }\n";
+    std::fs::write(folder.path().join("usher.yaml"), config).unwrap();
+    std::fs::write(folder.path().join("people.yaml"), "users: [{ id: '1', localpart: ann }]\n").unwrap();
+    assert_eq!(usher_in(folder.path(), &["registration", "generate"]).0, Some(0));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
+    command.arg("run").current_dir(folder.path()).env_remove("USHER_CONFIG").stderr(std::process::Stdio::piped());
+    let mut daemon = super::Child(command.spawn().unwrap());
+    let mut log = std::io::BufReader::new(daemon.0.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("the pass could not be made") {
+        line.clear();
+        assert_ne!(std::io::BufRead::read_line(&mut log, &mut line).unwrap(), 0, "it has ended");
+    }
+    drop(log);
+    // The next pass, which has something to say, comes within seconds.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    assert!(daemon.0.try_wait().unwrap().is_none(), "it has ended");
+    super::signal(daemon.0.id(), "TERM");
+    assert_eq!(daemon.0.wait().unwrap().code(), Some(0));
+}

@@ -127,6 +127,7 @@ async fn a_row_that_cannot_be_read_is_an_error_and_never_an_omission(database: &
 async fn a_database_that_cannot_be_opened_says_which_and_why() {
     for (url, expected) in [
         ("sqlite:///nonexistent/usher.db", "does the directory exist"),
+        ("sqlite:///tmp", "is it a file, and may this user read and write it"),
         ("mysql://db/usher", "must begin with sqlite:// or postgres://"),
         ("sqlite::memory:", "usher needs a file"),
     ] {

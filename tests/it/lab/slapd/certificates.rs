@@ -21,7 +21,7 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Makes them in `folder`, for a server on 127.0.0.1.
+    /// Makes them in `folder`, for a server on 127.0.0.1 and `::1`.
     pub fn make(folder: &Path) -> Self {
         let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
         let ca = ["req", "-x509", "-days", "2", "-subj", "/CN=Lab authority", "-keyout", "ca.key", "-out", "ca.pem"];
@@ -32,7 +32,7 @@ impl Certificates {
         );
         fs::write(
             folder.join("server.ext"),
-            "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth\n",
+            "subjectAltName=IP:127.0.0.1,IP:::1,DNS:localhost\nextendedKeyUsage=serverAuth\n",
         )
         .unwrap();
         sign(folder, "server.csr", "server.pem", Some("server.ext"));

@@ -1,0 +1,115 @@
+//! Looking at rooms the bot is not in: those that hang in spaces it is in (S-31). The feed does not show them, so each poll looks at
+//! some of them, in turn, and every full read at all.
+
+use std::collections::BTreeSet;
+
+use super::Reconciler;
+use crate::ids::RoomId;
+use crate::matrix::MatrixError;
+use crate::observed::Observed;
+
+/// Rooms looked at from outside in one poll: one request each, or with no admin rights one per space. A private room that is opened
+/// is noticed once its turn comes.
+const LOOKS_PER_POLL: usize = 20;
+
+/// How many of the rooms outside are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looks {
+    All,
+    /// Those never seen, and some of the others, in turn.
+    Some,
+    /// Those never seen.
+    New,
+}
+
+impl Reconciler {
+    /// Looks at rooms outside; hands back those that look different.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub(super) async fn look_outside(&mut self, looks: Looks) -> Result<BTreeSet<RoomId>, MatrixError> {
+        let Some(observed) = &mut self.observed else { return Ok(BTreeSet::new()) };
+        let hanging = hanging_outside(observed);
+        observed.outside.retain(|room, _| hanging.contains(room));
+        let mut due: Vec<RoomId> = match looks {
+            Looks::All => hanging.iter().cloned().collect(),
+            Looks::Some | Looks::New => {
+                hanging.difference(&self.looked_outside).take(LOOKS_PER_POLL).cloned().collect()
+            }
+        };
+        if looks == Looks::Some {
+            let after = self.outside_after.take();
+            let known = hanging.intersection(&self.looked_outside);
+            let turn = known.filter(|room| after.as_ref().is_none_or(|after| *room > after));
+            let turn: Vec<RoomId> = turn.take(LOOKS_PER_POLL.saturating_sub(due.len())).cloned().collect();
+            self.outside_after = turn.last().cloned();
+            due.extend(turn);
+        }
+        self.looked_outside.retain(|room| hanging.contains(room));
+        let due: BTreeSet<RoomId> = due.into_iter().collect();
+        let changed =
+            if observed.accounts.listed { self.look_as_admin(&due).await? } else { self.look_as_member(&due).await? };
+        self.looked_outside.extend(due);
+        Ok(changed)
+    }
+
+    async fn look_as_admin(&mut self, due: &BTreeSet<RoomId>) -> Result<BTreeSet<RoomId>, MatrixError> {
+        let mut changed = BTreeSet::new();
+        for id in due {
+            self.parts.heartbeat.tick();
+            let seen = self.parts.homeserver.room_from_outside(id).await?;
+            if let Some(observed) = &mut self.observed {
+                let before = match seen {
+                    Some(room) => {
+                        let differs = observed.outside.get(id) != Some(&room);
+                        observed.outside.insert(id.clone(), room);
+                        differs
+                    }
+                    None => observed.outside.remove(id).is_some(),
+                };
+                if before {
+                    changed.insert(id.clone());
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    async fn look_as_member(&mut self, due: &BTreeSet<RoomId>) -> Result<BTreeSet<RoomId>, MatrixError> {
+        let mut changed = BTreeSet::new();
+        let Some(observed) = &self.observed else { return Ok(changed) };
+        let holds =
+            |room: &crate::observed::Room| room.is_space && room.children.keys().any(|child| due.contains(child));
+        let spaces: Vec<RoomId> =
+            observed.rooms.iter().filter(|(_, room)| holds(room)).map(|(id, _)| id.clone()).collect();
+        for space in spaces {
+            self.parts.heartbeat.tick();
+            let shown = self.parts.homeserver.children_from_outside(&space).await?;
+            let Some(observed) = &mut self.observed else { return Ok(changed) };
+            let children: Vec<RoomId> =
+                observed.rooms[&space].children.keys().filter(|child| due.contains(*child)).cloned().collect();
+            for child in children {
+                let before = observed.outside.get(&child);
+                if before == shown.get(&child) {
+                    continue;
+                }
+                match shown.get(&child) {
+                    Some(room) => drop(observed.outside.insert(child.clone(), room.clone())),
+                    None => drop(observed.outside.remove(&child)),
+                }
+                changed.insert(child);
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// Children of the bot's spaces that it is not in.
+fn hanging_outside(observed: &Observed) -> BTreeSet<RoomId> {
+    let spaces = observed.rooms.values().filter(|room| room.is_space);
+    let children = spaces.flat_map(|space| space.children.keys());
+    children
+        .filter(|child| !observed.rooms.contains_key(*child) && !observed.unread.contains(*child))
+        .cloned()
+        .collect()
+}
