@@ -282,14 +282,7 @@ impl Reconciler {
             let decided = self.decide(scope).await?;
             (plan, complete) = (decided.plan, decided.desired.complete);
             let now = clock::now();
-            let due: Vec<Step> = plan
-                .pending()
-                .filter(|step| {
-                    self.troubles.is_empty()
-                        || self.troubles.get(&step.id()).is_none_or(|trouble| trouble.retry_at <= now)
-                })
-                .cloned()
-                .collect();
+            let due = self.due(&plan, now);
             if due.is_empty() || self.stop.is_cancelled() || rounds >= MOST_ROUNDS || self.parts.actuator.is_none() {
                 break;
             }
@@ -324,6 +317,16 @@ impl Reconciler {
         }
         result.plan = Some(plan);
         Ok(result)
+    }
+
+    /// What is to be done now: not what failed and waits, nor what must not be done before that (a space is not left with people in it).
+    fn due(&self, plan: &Plan, now: Timestamp) -> Vec<Step> {
+        let waits = |step: &Step| self.troubles.get(&step.id()).is_some_and(|trouble| trouble.retry_at > now);
+        let (waiting, mut due): (Vec<&Step>, Vec<&Step>) =
+            plan.pending().partition(|step| !self.troubles.is_empty() && waits(step));
+        let unfinished: BTreeSet<&Key> = waiting.into_iter().filter_map(Step::gives_up).collect();
+        due.retain(|step| step.closes().is_none_or(|thing| !unfinished.contains(thing)));
+        due.into_iter().cloned().collect()
     }
 
     async fn slice(&mut self, due: Vec<Step>, length: Duration) -> execute::Report {

@@ -15,7 +15,7 @@ use crate::http::ops::Heartbeat;
 use crate::ids::{RoomId, UserId};
 use crate::matrix::{Batch, MatrixError};
 use crate::observed::{Account, Presence};
-use crate::plan::{self, Action, Plan};
+use crate::plan::{self, Action, Plan, Withheld};
 
 /// A batch of the feed, and when it arrived.
 #[derive(Debug)]
@@ -194,6 +194,10 @@ impl Reconciler {
             for (room, event) in batch.events.iter().filter(|(room, _)| self.readings.precede(room, arrival)) {
                 if observed.fold(room, event) {
                     news.dirty.insert(room.clone());
+                    // What hangs in a space is touched by the link.
+                    if event.kind == "m.space.child" {
+                        news.dirty.insert(event.state_key.as_str().into());
+                    }
                 }
             }
             for room in batch.left.iter().filter(|room| self.readings.precede(room, arrival)) {
@@ -262,6 +266,8 @@ impl Reconciler {
             .steps
             .iter()
             .filter(|step| listed && matches!(step.action, Action::Kick { .. } | Action::Lock { .. }))
+            // While clean-up is off nobody is removed for it, and those may be thousands.
+            .filter(|step| step.withheld != Some(Withheld::GcOff))
             .filter_map(|step| step.action.user())
             .filter(|user| !self.services.contains_key(*user))
             .cloned()
