@@ -21,6 +21,9 @@ const ADMINISTRATOR: i64 = 100;
 /// What replaces a room. From version 12 on only creators may by default, and ours is about to leave.
 const TOMBSTONE: &str = "m.room.tombstone";
 
+/// Why the rest of something is done.
+const BEFORE: &str = "given up before";
+
 /// Something of ours that is managed no longer.
 struct Leftover<'a> {
     id: &'a RoomId,
@@ -116,12 +119,7 @@ impl<'a> Planner<'a> {
         }
         let name = room.name.clone().unwrap_or_else(|| key.to_string());
         // Configured again: the new space has the key's place.
-        let (place, name) = if configured {
-            let slot = id.as_str().into();
-            (Key::Room { space: key.space().clone(), slot }, format!("{name}, given up before"))
-        } else {
-            (key.clone(), name)
-        };
+        let (place, name) = if configured { given_up_before(id, key, &name) } else { (key.clone(), name) };
         let reason = if self.desired.mirrored { Reason::NoLongerMirrored } else { Reason::NoLongerConfigured };
         let additive = room.marker.as_ref().is_some_and(|marker| marker.additive);
         let enforce = self.desired.provisioner.enforce.max(if additive { Enforce::Additive } else { Enforce::Strict });
@@ -151,7 +149,7 @@ impl<'a> Planner<'a> {
         let (place, why, enforce) = match wanted {
             // It is a room like any other by now: people hang it where they like, and it is taken over again (S-31).
             _ if begun && hangs && open => return None,
-            Some(wanted) if begun => (wanted.key.clone(), "given up before", self.enforce(wanted, Some(id))),
+            Some(wanted) if begun => (wanted.key.clone(), BEFORE, self.enforce(wanted, Some(id))),
             Some(wanted) => {
                 if self.located.get(&wanted.key) != Some(&id) || !self.was_withdrawn(wanted, id, room) || hangs && open
                 {
@@ -161,7 +159,7 @@ impl<'a> Planner<'a> {
                 (wanted.key.clone(), why, self.enforce(wanted, Some(id)))
             }
             None => {
-                let why = if begun { "given up before" } else { self.adrift((room, key), (hangs, open))? };
+                let why = if begun { BEFORE } else { self.adrift((room, key), (hangs, open))? };
                 let policy = &self.desired.provisioner;
                 let enforce = if is_of_people(key) { policy.user_rooms.enforce } else { policy.enforce };
                 (key.clone(), why, enforce)
@@ -170,6 +168,7 @@ impl<'a> Planner<'a> {
         // Nobody is removed: additive is no reason to keep it.
         let withheld = self.policy(if enforce == Enforce::Observe { enforce } else { Enforce::Strict });
         let name = room.name.clone().unwrap_or_else(|| key.to_string());
+        let (place, name) = if begun { given_up_before(id, &place, &name) } else { (place, name) };
         Some(Leftover { id, room, key, place, name, reason: Reason::NoLongerManaged(why), begun, withheld })
     }
 
@@ -208,8 +207,7 @@ impl<'a> Planner<'a> {
         let public = template.properties.get("preset").is_some_and(|preset| preset == "public_chat");
         let consented = template.groups.is_none() && !own_rule && !public && room.created_for.is_some();
         // A space that was made anew: the rule still names the one before.
-        let former =
-            |allowed: &RoomId| room.parents.contains_key(allowed) && !self.observed.rooms.contains_key(allowed);
+        let former = |allowed: &RoomId| room.parents.contains_key(allowed);
         let managed = |allowed: &RoomId| self.located.iter().any(|(key, at)| key.is_space() && *at == allowed);
         let rule = room.join_rule.as_ref();
         consented && rule.is_some() && !admits(rule, |allowed| managed(allowed) || former(allowed))
@@ -236,7 +234,8 @@ impl<'a> Planner<'a> {
             }
             self.unlink_everywhere(leftover);
         }
-        let succession = self.succession(leftover, &staying);
+        // Whoever is undecided is also nobody to hand it to.
+        let succession = if undecided { Succession::Settled(None) } else { self.succession(leftover, &staying) };
         let leaves = matches!(succession, Succession::Settled(_));
         let (Succession::Settled(levels) | Succession::Nobody(levels)) = succession;
         if let Some((content, changes)) = levels {
@@ -424,6 +423,12 @@ impl<'a> Planner<'a> {
         let ours = *user == self.observed.bot || *user == self.observed.sender;
         works && !ours && user.server() == self.observed.server && !self.is_suspended(user)
     }
+}
+
+/// Where the rest of an old thing stands while its key may be another room's.
+fn given_up_before(id: &RoomId, key: &Key, name: &str) -> (Key, String) {
+    let slot = id.as_str().into();
+    (Key::Room { space: key.space().clone(), slot }, format!("{name}, {BEFORE}"))
 }
 
 fn step(leftover: &Leftover<'_>, action: Action, reason: Reason) -> Step {

@@ -26,7 +26,7 @@ impl fmt::Display for Reason {
             Self::NotInRoom => f.write_str("not in the room"),
             Self::Structure(what) => f.write_str(what),
             Self::NoLongerConfigured => f.write_str("no longer configured"),
-            Self::NoLongerMirrored => f.write_str("the source no longer has it"),
+            Self::NoLongerMirrored => f.write_str("not in the source's tree"),
             Self::NoLongerManaged(why) => f.write_str(why),
         }
     }

@@ -368,7 +368,9 @@ impl<'a> Planner<'a> {
         marker.key = wanted.key.clone();
         marker.abandoned = false;
         // How strictly a space was held must outlive its place in the configuration (S-41).
-        marker.additive = wanted.key.is_space() && wanted.enforce == Enforce::Additive;
+        if wanted.key.is_space() && wanted.enforce != Enforce::Observe {
+            marker.additive = wanted.enforce == Enforce::Additive;
+        }
         if let Key::Space(space) = &wanted.key {
             let rooms: Vec<&RoomSlot> = self
                 .desired
@@ -385,8 +387,10 @@ impl<'a> Planner<'a> {
         let differs =
             |current: &Marker| current.made != marker.made || current.abandoned || current.additive != marker.additive;
         if unmarked || current.map_or(!marker.made.is_empty() || marker.additive, differs) {
-            let reason = Reason::Structure("remembers what was made");
-            self.state(wanted, here, StateChange::Marker(marker), reason);
+            let only_policy =
+                current.is_some_and(|current| current.additive != marker.additive && current.made == marker.made);
+            let what = if only_policy { "remembers how strictly it is held" } else { "remembers what was made" };
+            self.state(wanted, here, StateChange::Marker(marker), Reason::Structure(what));
         }
     }
 
