@@ -119,7 +119,8 @@ impl<'a> Planner<'a> {
         }
         let name = room.name.clone().unwrap_or_else(|| key.to_string());
         // Configured again: the new space has the key's place.
-        let (place, name) = if configured { given_up_before(id, key, &name) } else { (key.clone(), name) };
+        let (place, name) =
+            if configured { (beside(id, key), format!("{name}, {BEFORE}")) } else { (key.clone(), name) };
         let reason = if self.desired.mirrored { Reason::NoLongerMirrored } else { Reason::NoLongerConfigured };
         let additive = room.marker.as_ref().is_some_and(|marker| marker.additive);
         let enforce = self.desired.provisioner.enforce.max(if additive { Enforce::Additive } else { Enforce::Strict });
@@ -149,7 +150,17 @@ impl<'a> Planner<'a> {
         let (place, why, enforce) = match wanted {
             // It is a room like any other by now: people hang it where they like, and it is taken over again (S-31).
             _ if begun && hangs && open => return None,
-            Some(wanted) if begun => (wanted.key.clone(), BEFORE, self.enforce(wanted, Some(id))),
+            Some(wanted) if begun => {
+                let enforce = self.enforce(wanted, Some(id));
+                let remembered = self.space_room(wanted.key.space()).map(rooms::made).unwrap_or_default();
+                let stays_out = matches!(&wanted.key, Key::Room { slot, .. } if remembered.contains(slot));
+                if stays_out && !self.located.contains_key(&wanted.key) {
+                    (wanted.key.clone(), BEFORE, enforce)
+                } else {
+                    // Its key is, or will be, another room's.
+                    (beside(id, &wanted.key), BEFORE, enforce)
+                }
+            }
             Some(wanted) => {
                 if self.located.get(&wanted.key) != Some(&id) || !self.was_withdrawn(wanted, id, room) || hangs && open
                 {
@@ -168,7 +179,7 @@ impl<'a> Planner<'a> {
         // Nobody is removed: additive is no reason to keep it.
         let withheld = self.policy(if enforce == Enforce::Observe { enforce } else { Enforce::Strict });
         let name = room.name.clone().unwrap_or_else(|| key.to_string());
-        let (place, name) = if begun { given_up_before(id, &place, &name) } else { (place, name) };
+        let name = if begun { format!("{name}, {BEFORE}") } else { name };
         Some(Leftover { id, room, key, place, name, reason: Reason::NoLongerManaged(why), begun, withheld })
     }
 
@@ -425,10 +436,9 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Where the rest of an old thing stands while its key may be another room's.
-fn given_up_before(id: &RoomId, key: &Key, name: &str) -> (Key, String) {
-    let slot = id.as_str().into();
-    (Key::Room { space: key.space().clone(), slot }, format!("{name}, {BEFORE}"))
+/// Where the rest of an old thing stands while its key is another room's.
+fn beside(id: &RoomId, key: &Key) -> Key {
+    Key::Room { space: key.space().clone(), slot: id.as_str().into() }
 }
 
 fn step(leftover: &Leftover<'_>, action: Action, reason: Reason) -> Step {
