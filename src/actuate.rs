@@ -121,12 +121,20 @@ impl LiveActuator {
         self.homeserver.remove_alias(alias).await.map(|()| Outcome::default()).map_err(classify)
     }
 
+    /// Takes an alias from a room; one that points elsewhere is another room's by now.
+    async fn remove_alias(&self, alias: &RoomAlias, room: &RoomId) -> Result<Outcome, ActError> {
+        if self.homeserver.resolve(alias).await.map_err(classify)?.as_ref() == Some(room) {
+            self.homeserver.remove_alias(alias).await.map_err(classify)?;
+        }
+        Ok(Outcome::default())
+    }
+
     /// Whether the room behind a fencing alias was made by us for `key`. One the bot cannot see may still be in the making, for an
     /// usher that was killed: it is looked at a few times before it counts as debris.
     async fn becomes_ours(&self, id: &RoomId, key: &Key) -> Result<bool, ActError> {
         for _ in 0..DEBRIS_LOOKS {
             if let Some(room) = self.homeserver.room(id).await.map_err(classify)? {
-                return Ok(room.created_for.as_ref() == Some(key));
+                return Ok(room.created_for.as_ref() == Some(key) && !room.is_given_up());
             }
             tokio::time::sleep(DEBRIS_PAUSE).await;
         }
@@ -291,7 +299,7 @@ impl Actuator for LiveActuator {
                 other => plain(other),
             },
             Action::Puppet { room, user, deed } => self.puppet(resolved(room)?, user, deed, standing).await,
-            Action::RemoveAlias { alias, .. } => plain(homeserver.remove_alias(alias).await),
+            Action::RemoveAlias { room, alias, .. } => self.remove_alias(alias, resolved(room)?).await,
         }
     }
 }

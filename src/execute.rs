@@ -52,7 +52,12 @@ pub async fn run(
     watch: &mut dyn Watch,
     slice: Duration,
 ) -> Report {
-    let mut slice = Slice { report: Report::default(), lost: BTreeSet::new(), deadline: Instant::now() + slice };
+    let mut slice = Slice {
+        report: Report::default(),
+        lost: BTreeSet::new(),
+        unfinished: BTreeSet::new(),
+        deadline: Instant::now() + slice,
+    };
     for wave in waves(steps) {
         if !slice.wave(wave, observed, actuator, watch).await {
             return slice.report;
@@ -76,6 +81,8 @@ struct Slice {
     report: Report,
     /// Things whose making failed or is unclear.
     lost: BTreeSet<Key>,
+    /// Things that are given up, and something about that failed: they are not left.
+    unfinished: BTreeSet<Key>,
     deadline: Instant,
 }
 
@@ -159,8 +166,12 @@ impl Slice {
         None
     }
 
-    /// Whether something the step needs went wrong: its room, a room it links to, or a room the marker is to remember.
+    /// Whether something the step needs went wrong: its room, a room it links to, or a room the marker is to remember; or what must be done
+    /// before a room is left.
     fn is_doomed(&self, step: &Step) -> bool {
+        if step.closes().is_some_and(|thing| self.unfinished.contains(thing)) {
+            return true;
+        }
         if self.lost.is_empty() {
             return false;
         }
@@ -210,6 +221,7 @@ impl Slice {
             }
             (_, ActErrorKind::Stale | ActErrorKind::Refused | ActErrorKind::Forbidden) => true,
         };
+        self.unfinished.extend(step.gives_up().cloned());
         match &step.action {
             Action::CreateRoom(creation) => {
                 self.lost.insert(creation.key.clone());

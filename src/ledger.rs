@@ -74,11 +74,13 @@ pub struct Refusal {
 pub struct RemovalRecord {
     pub class: Class,
     pub space: Key,
-    pub person: UserId,
+    /// Nobody where a whole space or room was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub person: Option<UserId>,
     pub at: Timestamp,
     /// People joined or invited in that space just before.
     pub space_base: u64,
-    /// People joined or invited anywhere just before.
+    /// People joined or invited anywhere just before; for spaces and rooms given up, how many of them there were.
     pub total_base: u64,
 }
 

@@ -170,6 +170,14 @@ pub struct Room {
     pub encrypted: bool,
 }
 
+impl Room {
+    /// Whether it was ours and is managed no longer (S-41, S-42).
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.marker.as_ref().is_some_and(|marker| marker.abandoned)
+    }
+}
+
 /// A person's place in a room. Only departures remember who caused them: that is what S-19 asks about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -231,9 +239,13 @@ pub struct Marker {
     /// Slots of the rooms once made in this space: one that a moderator took out is not made again (S-30).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub made: BTreeSet<RoomSlot>,
-    /// No longer managed (S-41).
+    /// No longer managed: a space that was abandoned, a room that was released (S-41, S-42). Said here rather than by taking the marker
+    /// away, because the create content names the key for ever, and what a crash leaves half given up must be found again.
     #[serde(default, skip_serializing_if = "is_false")]
     pub abandoned: bool,
+    /// The space was held additively when it was last looked at: it is left without kicks, also when nothing else remembers that (S-41).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub additive: bool,
     /// Whoever made the room before usher took it over (S-31).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original_creator: Option<UserId>,

@@ -5,6 +5,7 @@
 
 mod creation;
 mod explain;
+mod gc;
 mod guard;
 mod json;
 mod levels;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use explain::explain;
+pub use gc::clean_up_waits;
 pub use guard::{HeldItem, WINDOW_MS, guard};
 pub use json::to_json;
 use planner::Planner;
@@ -58,6 +60,23 @@ pub struct Plan {
 pub struct Heads {
     pub spaces: BTreeMap<Key, u64>,
     pub total: u64,
+    /// Not people, but what clean-up is measured by: how many spaces and rooms are ours.
+    pub own_spaces: u64,
+    pub own_rooms: u64,
+}
+
+impl Heads {
+    /// What a limit of `class` over everything is a percentage of.
+    #[must_use]
+    pub fn base(&self, class: Class) -> u64 {
+        if class == Class::Spaces {
+            self.own_spaces
+        } else if class == Class::Rooms {
+            self.own_rooms
+        } else {
+            self.total
+        }
+    }
 }
 
 /// One change.
@@ -221,8 +240,8 @@ pub enum StateChange {
         from: Key,
         marker: Marker,
     },
-    /// The room is nothing of ours any more (S-42).
-    Unmark,
+    /// The room is nothing of ours any more: the marker it has says so from now on (S-41, S-42).
+    Unmark(Marker),
 }
 
 /// A change of one effective level, for showing and counting. `user: None` is a key such as `invite` or `state_default`.
@@ -277,6 +296,10 @@ pub enum Reason {
     /// The room's own structure must match (links, markers, guards).
     Structure(&'static str),
     NoLongerConfigured,
+    /// The unit a mirrored space stood for is gone from the source, which is confirmed (S-24).
+    NoLongerMirrored,
+    /// A room is released: what made it so (S-42, S-106).
+    NoLongerManaged(&'static str),
 }
 
 /// Why a step is not done.
@@ -300,6 +323,8 @@ pub enum Withheld {
     Refused { code: String, until: Timestamp },
     /// Another step must come first that is itself withheld.
     DependsOnWithheld,
+    /// Somebody in the space is suspended: it is left when that is decided (S-24).
+    Undecided,
 }
 
 /// What class of hold, and the figures that made it.
@@ -343,7 +368,7 @@ pub enum Class {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removal {
     pub class: Class,
-    /// The space it counts for.
+    /// The space it counts for; for rooms that are released the room.
     pub space: Key,
     /// Nobody for spaces and rooms.
     pub person: Option<UserId>,
@@ -428,11 +453,7 @@ pub enum Note {
         place: Key,
         what: String,
     },
-    /// A space usher made that the configuration does not name any more.
-    NoLongerConfigured {
-        place: Key,
-    },
-    /// A moderator took the room out of its space (S-30).
+    /// A moderator took the room out of its space, or closed it to the space (S-30, S-106).
     TakenOut {
         place: Key,
     },
@@ -492,6 +513,7 @@ pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger, scope: &Sco
         planner.room(room, scope);
     }
     planner.locks();
+    planner.clean_up(scope);
     planner.finish(scope)
 }
 
@@ -512,10 +534,14 @@ pub fn guarded(
     }
     let mut whole = plan(desired, observed, ledger, &Scope::Everything, now);
     guard(&mut whole, (desired, observed), ledger, limits, now);
-    whole.steps.retain(|step| match step.action.room() {
+    let covered = |step: &Step| match step.action.room() {
         Some(RoomRef::Id(room)) => scope.covers(room),
         Some(RoomRef::New(_)) | None => false,
-    });
+    };
+    // What is to be done elsewhere before something is left waits for the next whole pass, and so does leaving it.
+    let elsewhere: BTreeSet<Key> =
+        whole.steps.iter().filter(|step| !covered(step)).filter_map(|step| step.gives_up().cloned()).collect();
+    whole.steps.retain(|step| covered(step) && step.closes().is_none_or(|thing| !elsewhere.contains(thing)));
     whole.lessons.clear();
     whole
 }

@@ -334,7 +334,8 @@ impl Reconciler {
         Ok(result)
     }
 
-    /// What of `plan` is to be done now: not what failed a moment ago, nor what is fought over.
+    /// What of `plan` is to be done now: not what failed a moment ago, nor what is fought over, nor what must not be done before
+    /// that (a space is not left with people in it).
     fn due(&mut self, plan: &Plan, whole: bool) -> Vec<Step> {
         let now = clock::now();
         for fight in self.fights.look(plan, whole, now) {
@@ -346,10 +347,11 @@ impl Reconciler {
         }
         let (calm, troubled) = (self.fights.is_calm(), !self.troubles.is_empty());
         let failed = |step: &Step| self.troubles.get(&step.id()).is_some_and(|trouble| trouble.retry_at > now);
-        plan.pending()
-            .filter(|step| !(troubled && failed(step)) && (calm || !self.fights.waits(step, now)))
-            .cloned()
-            .collect()
+        let waits = |step: &Step| (troubled && failed(step)) || (!calm && self.fights.waits(step, now));
+        let (waiting, mut due): (Vec<&Step>, Vec<&Step>) = plan.pending().partition(|step| waits(step));
+        let unfinished: BTreeSet<&Key> = waiting.into_iter().filter_map(Step::gives_up).collect();
+        due.retain(|step| step.closes().is_none_or(|thing| !unfinished.contains(thing)));
+        due.into_iter().cloned().collect()
     }
 
     /// Steps that are left though they were tried again and again, because the world is never as planned.

@@ -237,9 +237,11 @@ impl Report {
                 | Note::Suspended { .. }
                 | Note::ForeignUser { .. }
                 | Note::LevelsDoNotFit { .. }
-                | Note::NoLongerConfigured { .. }
                 | Note::TakenOut { .. } => {}
             }
+        }
+        if let Some(text) = plan::clean_up_waits(&decided.plan) {
+            self.advice("clean-up", &text);
         }
         let missing = decided.plan.notes.iter().filter(|note| matches!(note, Note::NoAccount { .. })).count();
         if missing > 0 {

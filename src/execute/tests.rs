@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::ids::{SpaceId, UserId};
 use crate::observed::{Child, Marker};
-use crate::plan::Reason;
+use crate::plan::{Class, Reason, Removal};
 
 /// Remembers what it was asked, fails what it was told to.
 #[derive(Default)]
@@ -96,6 +96,7 @@ fn creation(key: &Key, allow: Vec<RoomRef>) -> Action {
         key: key.clone(),
         made: BTreeSet::new(),
         abandoned: false,
+        additive: false,
         original_creator: None,
     };
     Action::CreateRoom(Box::new(Creation { key: key.clone(), body: json!({ "room_version": "12" }), allow, marker }))
@@ -162,6 +163,41 @@ async fn a_refused_person_does_not_keep_the_others_out() {
     let report = run(world(), &mut observed(), &actuator, &mut Always, SLICE).await;
     assert_eq!(report.failed.len(), 2, "the space and its room");
     assert_eq!(report.skipped, 0);
+}
+
+/// Two people are taken out of a space, it is unlinked, marked, and left.
+fn abandonment(id: &str) -> Vec<Step> {
+    let key = space(id);
+    let here = || RoomRef::Id(RoomId::from(format!("!{id}")));
+    let Action::CreateRoom(creation) = creation(&key, Vec::new()) else { unreachable!() };
+    let kick = |user| Action::Kick { room: here(), user: UserId::new(user, "x"), text: Arc::from("") };
+    let unlink = StateChange::Unchild { child: RoomId::from(format!("!{id}")) };
+    let actions = [
+        kick("u1"),
+        kick("u2"),
+        Action::SetState { room: RoomRef::Id("!parent".into()), state: unlink },
+        Action::SetState { room: here(), state: StateChange::Unmark(creation.marker) },
+        Action::RemoveAlias { room: here(), key: key.clone(), alias: "#alias:x".into() },
+        Action::Leave { room: here() },
+    ];
+    let removal = Removal { class: Class::Spaces, space: key.clone(), person: None, counts: true, emptied: None };
+    let removal = Some(Box::new(removal));
+    actions.into_iter().map(|action| Step { removal: removal.clone(), ..step(action, &key) }).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_space_is_marked_and_left_only_when_everything_before_is_done() {
+    for refused in ["remove @u1:x in !a", "set no child !a in !parent"] {
+        let actuator = Scripted { refuse: vec![refused], ..Scripted::default() };
+        let steps = abandonment("a").into_iter().chain(abandonment("b")).collect();
+        let report = run(steps, &mut observed(), &actuator, &mut Always, SLICE).await;
+        assert_eq!((report.failed.len(), report.skipped), (1, 3), "marker, alias and leaving: {refused}");
+        let asked = actuator.asked.lock().unwrap();
+        assert!(asked.iter().any(|asked| asked == "remove @u2:x in !a"), "{asked:?}");
+        let closed: Vec<&str> = asked.iter().map(String::as_str).filter(|asked| asked.ends_with("in !b")).collect();
+        let expected = ["remove @u1:x", "remove @u2:x", "set no marker", "remove alias ", "leave "];
+        assert_eq!(closed, expected.map(|deed| format!("{deed} in !b")));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fold::{creators_rule, join_rule};
-use super::{Account, CREATED_FOR, Known, MARKER_TYPE, Member, Observed, PowerLevels, Room, StateEvent};
+use super::{Account, CREATED_FOR, Known, MARKER_TYPE, Marker, Member, Observed, PowerLevels, Room, StateEvent};
 use crate::actuate::Outcome;
 use crate::ids::{EventId, Interner, Key, RoomId, UserId};
 use crate::plan::{Action, Creation, Deed, RoomRef, StateChange};
@@ -90,7 +90,10 @@ impl StateChange {
             Self::Marker(marker) | Self::Rename { marker, .. } => {
                 Some((MARKER_TYPE, bot.as_str().to_owned(), json!(marker)))
             }
-            Self::Unmark => Some((MARKER_TYPE, bot.as_str().to_owned(), json!({}))),
+            Self::Unmark(marker) => {
+                let given_up = Marker { abandoned: true, ..marker.clone() };
+                Some((MARKER_TYPE, bot.as_str().to_owned(), json!(given_up)))
+            }
         }
     }
 }

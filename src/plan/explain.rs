@@ -6,7 +6,7 @@ use super::{Plan, counted, members, rooms};
 use crate::config::Enforce;
 use crate::desired::{Desired, Standing};
 use crate::directory::{Directory, Found};
-use crate::ids::{Key, UserId};
+use crate::ids::{Key, RoomId, UserId};
 use crate::observed::{Member, Observed, Presence, Room};
 
 /// What usher knows of `what`: an MXID or localpart, a configured space or `space/room`, a room id, or a group.
@@ -28,6 +28,13 @@ pub fn explain(
         desired.rooms.iter().find(|room| room.key.to_string() == what || page.located(&room.key) == Some(what))
     {
         return Some(page.room(room));
+    }
+    let given_up = plan
+        .rooms
+        .iter()
+        .find(|(id, key)| (id.as_str() == what || key.to_string() == what) && desired.room(key).is_none());
+    if let Some((id, key)) = given_up {
+        return Some(page.given_up(id, key));
     }
     let known = desired.people.standing(&user).is_some()
         || matches!(observed.accounts.presence(&user), Presence::Exists(_))
@@ -154,6 +161,30 @@ impl Page<'_> {
         let _ = writeln!(out, "  enforce    {enforce}");
         let planned = self.plan.steps.iter().filter(|step| step.place.as_ref() == Some(&room.key)).count();
         let _ = writeln!(out, "  planned    {}", counted(planned as u64, "step", "steps"));
+        out
+    }
+
+    /// Something that is managed no longer: why, and what becomes of it.
+    fn given_up(&self, id: &RoomId, key: &Key) -> String {
+        let title = self.plan.titles.iter().find(|(known, _)| known == key).map_or("", |(_, title)| title);
+        let mut out = format!("{title} [{key}]\n");
+        if let Some(room) = self.observed.rooms.get(id) {
+            let count = |wanted: &Member| room.members.values().filter(|member| *member == wanted).count();
+            let _ = writeln!(out, "  room       {id}, version {}", room.version);
+            let _ = writeln!(out, "  people     {} joined, {} invited", count(&Member::Join), count(&Member::Invite));
+        }
+        let fate = if key.is_space() { "abandoned" } else { "released" };
+        let steps: Vec<_> = self.plan.steps.iter().filter(|step| step.gives_up() == Some(key)).collect();
+        let why = steps.last().map(|step| step.reason.to_string()).unwrap_or_default();
+        let _ = writeln!(out, "  {fate:<10} {}", if why.is_empty() { "already" } else { &why });
+        let withheld = steps.iter().find_map(|step| step.withheld.as_ref());
+        if let Some(withheld) = withheld {
+            let _ = writeln!(out, "  not done   {withheld}");
+        }
+        let _ = writeln!(out, "  planned    {}", counted(steps.len() as u64, "step", "steps"));
+        for step in steps {
+            let _ = writeln!(out, "    {}", self.plan.line(step));
+        }
         out
     }
 

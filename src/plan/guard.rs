@@ -34,7 +34,9 @@ pub fn guard(
     let guard = Guard { ledger, limits, now, heads: std::mem::take(&mut plan.heads) };
     let parted = part_levels(plan);
     if !desired.complete {
-        guard.withhold(&mut plan.steps, |step| takes_away(step).then_some(Withheld::IncompleteRead));
+        guard.withhold(&mut plan.steps, |step| {
+            (takes_away(step) && !releases(step)).then_some(Withheld::IncompleteRead)
+        });
     }
     if ledger.mirrored.is_some_and(|mirrored| mirrored != desired.mirrored) {
         guard.withhold(&mut plan.steps, |_| Some(always(Class::ModeSwitch, None)));
@@ -50,6 +52,10 @@ pub fn guard(
     });
     guard.limit_spaces(&mut losses);
     guard.limit_totals(&mut losses);
+    guard.limit_things(&mut losses, Class::Spaces, limits.spaces);
+    guard.hold_with_their_space(&mut losses);
+    guard.limit_things(&mut losses, Class::Rooms, limits.rooms);
+    close_last(&mut losses);
     guard.spare_approved(&mut losses);
     if parted {
         rejoin_levels(plan);
@@ -66,7 +72,7 @@ fn each<'s>(losses: &'s mut [&mut Step]) -> impl Iterator<Item = &'s mut Step> {
 pub(super) fn counts(step: &Step) -> bool {
     let of_change = |change: &LevelChange| change.removal.as_ref().is_some_and(|removal| removal.counts);
     match &step.action {
-        Action::SetPowerLevels { changes, .. } => changes.iter().any(of_change),
+        Action::SetPowerLevels { changes, .. } if changes.iter().any(of_change) => true,
         _ => step.removal.as_ref().is_some_and(|removal| removal.counts),
     }
 }
@@ -121,9 +127,26 @@ fn takes_away(step: &Step) -> bool {
 }
 
 fn removal_of(step: &Step) -> Option<&Removal> {
-    match &step.action {
+    let of_changes = match &step.action {
         Action::SetPowerLevels { changes, .. } => changes.iter().find_map(|change| change.removal.as_ref()),
-        _ => step.removal.as_deref(),
+        _ => None,
+    };
+    of_changes.or(step.removal.as_deref())
+}
+
+/// Takes usher out of a room and nobody else: what a read of the source says has nothing to do with it.
+fn releases(step: &Step) -> bool {
+    removal_of(step).is_some_and(|removal| removal.class == Class::Rooms)
+}
+
+/// What is given up is left when everything before that is done, or not at all.
+fn close_last(losses: &mut [&mut Step]) {
+    let waiting: BTreeSet<Key> =
+        losses.iter().filter(|step| !step.is_pending()).filter_map(|step| step.gives_up()).cloned().collect();
+    for step in each(losses).filter(|step| step.is_pending()) {
+        if step.closes().is_some_and(|thing| waiting.contains(thing)) {
+            step.withheld = Some(Withheld::DependsOnWithheld);
+        }
     }
 }
 
@@ -151,13 +174,49 @@ impl Guard<'_> {
             && self.ledger.approvals.get(&step.id()).is_some_and(|until| *until > self.now)
     }
 
-    /// Removals done in the window, of one kind.
-    fn past(&self, demotions: bool) -> impl Iterator<Item = &crate::ledger::RemovalRecord> {
+    /// Removals of a class done in the window.
+    fn past(&self, class: Class) -> impl Iterator<Item = &crate::ledger::RemovalRecord> {
         self.ledger
             .removals
             .iter()
-            .filter(move |record| self.now.since_ms(record.at) < WINDOW_MS)
-            .filter(move |record| (record.class == Class::Demotions) == demotions)
+            .filter(move |record| record.class == class && self.now.since_ms(record.at) < WINDOW_MS)
+    }
+
+    /// Spaces and rooms are given up as one thing each, people and all (S-81). What was begun within the limit is finished.
+    fn limit_things(&self, losses: &mut [&mut Step], class: Class, limit: Limit) {
+        let of_class =
+            |step: &Step| removal_of(step).filter(|removal| removal.class == class && removal.counts).cloned();
+        let open = losses.iter().filter(|step| step.is_pending() && !self.is_approved(step));
+        let planned: BTreeSet<Key> = open.filter_map(|step| of_class(step)).map(|removal| removal.space).collect();
+        if planned.is_empty() {
+            return;
+        }
+        let past: Vec<_> = self.past(class).collect();
+        let now = self.heads.base(class);
+        let base = past.iter().min_by_key(|record| record.at).map_or(now, |record| record.total_base);
+        let begun: BTreeSet<Key> = past.iter().map(|record| record.space.clone()).collect();
+        let (count, limit) = (planned.union(&begun).count() as u64, allowed(limit, base));
+        if count > limit {
+            let hold = Hold { class, space: None, count, limit: Some(limit), base, detail: None };
+            self.withhold(each(losses), |step| {
+                let removal = of_class(step)?;
+                (!begun.contains(&removal.space)).then(|| Withheld::Held(Box::new(hold.clone())))
+            });
+        }
+    }
+
+    /// The rooms of a space that is given up go with it: what holds the one holds the others.
+    fn hold_with_their_space(&self, losses: &mut [&mut Step]) {
+        let mut spaces: BTreeMap<Key, Withheld> = BTreeMap::new();
+        for step in losses.iter() {
+            if let (Some(space), Some(why)) = (step.gives_up().filter(|thing| thing.is_space()), &step.withheld) {
+                spaces.entry(space.clone()).or_insert_with(|| why.clone());
+            }
+        }
+        self.withhold(each(losses), |step| {
+            let thing = step.gives_up().filter(|thing| !thing.is_space())?;
+            spaces.get(&Key::Space(thing.space().clone())).cloned()
+        });
     }
 
     fn limit_spaces(&self, losses: &mut [&mut Step]) {
@@ -166,10 +225,10 @@ impl Guard<'_> {
             people.entry(removal.space.clone()).or_default().insert(person.clone());
         }
         for (space, mut people) in people {
-            let past: Vec<_> = self.past(false).filter(|record| record.space == space).collect();
+            let past: Vec<_> = self.past(Class::KicksPerSpace).filter(|record| record.space == space).collect();
             let present = self.heads.spaces.get(&space).copied().unwrap_or(0);
             let base = past.iter().min_by_key(|record| record.at).map_or(present, |record| record.space_base);
-            people.extend(past.iter().map(|record| record.person.clone()));
+            people.extend(past.iter().filter_map(|record| record.person.clone()));
             let limit = allowed(self.limits.kicks_per_space, base);
             if people.len() as u64 > limit {
                 let count = people.len() as u64;
@@ -188,18 +247,18 @@ impl Guard<'_> {
 
     fn limit_totals(&self, losses: &mut [&mut Step]) {
         let classes = [
-            (Class::KicksPerSpace, Class::KicksTotal, self.limits.kicks_total, false),
-            (Class::Demotions, Class::Demotions, self.limits.demotions, true),
+            (Class::KicksPerSpace, Class::KicksTotal, self.limits.kicks_total),
+            (Class::Demotions, Class::Demotions, self.limits.demotions),
         ];
-        for (counted, class, limit, demotions) in classes {
+        for (counted, class, limit) in classes {
             let mut people: BTreeSet<UserId> =
                 self.counted(losses, counted).into_iter().map(|(_, person)| person.clone()).collect();
             if people.is_empty() {
                 continue;
             }
-            let past: Vec<_> = self.past(demotions).collect();
+            let past: Vec<_> = self.past(counted).collect();
             let base = past.iter().min_by_key(|record| record.at).map_or(self.heads.total, |record| record.total_base);
-            people.extend(past.iter().map(|record| record.person.clone()));
+            people.extend(past.iter().filter_map(|record| record.person.clone()));
             let (count, limit) = (people.len() as u64, allowed(limit, base));
             if count > limit {
                 let hold = Hold { class, space: None, count, limit: Some(limit), base, detail: None };

@@ -1,7 +1,7 @@
 //! Who should be in a room and is not, and who is and should not be (S-13, S-14, S-18 to S-20, S-24).
 //!
 //! The rule says who is entitled; protected, foreign and suspended people are excluded before a removal can be made
-//! ([`Removable`] is the only way to a kick).
+//! ([`Planner::tie`] stands before every kick: [`Removable`] and [`Planner::dismissal`] are the only ways to one).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +47,16 @@ pub(super) enum Candidate {
     NoAccount,
     /// Deactivated, suspended, or nobody knows.
     Barred,
+}
+
+/// Why somebody is never taken out of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tie {
+    /// The bot and the sender.
+    Own,
+    Foreign,
+    Protected,
+    Undecided,
 }
 
 /// One room while its people are compared.
@@ -291,17 +301,45 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// What keeps `user` where they are, whatever is wanted of the room.
+    pub(super) fn tie(&self, user: &UserId) -> Option<Tie> {
+        if *user == self.observed.bot || *user == self.observed.sender {
+            Some(Tie::Own)
+        } else if user.server() != self.observed.server {
+            Some(Tie::Foreign)
+        } else if is_protected(self.desired, self.observed, user) {
+            Some(Tie::Protected)
+        } else if self.is_suspended(user) {
+            Some(Tie::Undecided)
+        } else {
+            None
+        }
+    }
+
+    /// A removal from a space that is managed no longer (S-41); nothing for whoever is tied to it.
+    pub(super) fn dismissal(
+        &self,
+        (place, room): (&Key, &RoomRef),
+        user: &UserId,
+        (reason, name): (Reason, &str),
+    ) -> Option<Step> {
+        if self.tie(user).is_some() {
+            return None;
+        }
+        let text = Arc::from(reason.to_the_person(name));
+        let action = Action::Kick { room: room.clone(), user: user.clone(), text };
+        Some(Step { action, reason, place: Some(place.clone()), withheld: None, removal: None })
+    }
+
     /// Whether `user`, who is in a room without a right to be, may be taken out of it, and why.
     fn removable<'u>(&mut self, wanted: &DesiredRoom, id: Option<&RoomId>, user: &'u UserId) -> Option<Removable<'u>> {
-        if *user == self.observed.bot || *user == self.observed.sender {
-            return None;
-        }
-        if user.server() != self.observed.server {
-            self.note(Note::ForeignUser { place: wanted.key.clone(), user: user.clone() });
-            return None;
-        }
-        if is_protected(self.desired, self.observed, user) || self.is_suspended(user) {
-            return None;
+        match self.tie(user) {
+            None => {}
+            Some(Tie::Foreign) => {
+                self.note(Note::ForeignUser { place: wanted.key.clone(), user: user.clone() });
+                return None;
+            }
+            Some(Tie::Own | Tie::Protected | Tie::Undecided) => return None,
         }
         let remembered = self.remembered(wanted, id, user);
         let was_entitled = remembered != Remembered::Nothing;

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::members::Candidate;
-use super::{Action, Heads, Note, Plan, Scope, Step, Withheld, guard, members};
+use super::{Action, Heads, Note, Plan, Scope, Step, Withheld, guard, members, rooms};
 use crate::desired::{Desired, DesiredRoom, Entitlement, Standing};
 use crate::directory::roll::Roll;
 use crate::ids::{Key, RoomId, Timestamp, UserId};
@@ -88,8 +88,11 @@ impl Planner<'_> {
             self.plan.notes.extend(self.desired.notes.iter().cloned());
             self.lessons();
         }
-        self.plan.titles = self.desired.rooms.iter().map(|room| (room.key.clone(), room.name.clone())).collect();
-        self.plan.rooms = self.located.iter().map(|(key, id)| ((*id).clone(), (*key).clone())).collect();
+        let mut titles: Vec<_> = self.desired.rooms.iter().map(|room| (room.key.clone(), room.name.clone())).collect();
+        // What is given up is shown last.
+        titles.append(&mut self.plan.titles);
+        self.plan.titles = titles;
+        self.plan.rooms.extend(self.located.iter().map(|(key, id)| ((*id).clone(), (*key).clone())));
         self.plan.notes.sort();
         self.plan.notes.dedup();
         // Stable: within a phase the configuration's order stays.
@@ -134,6 +137,11 @@ impl Planner<'_> {
         for user in everybody {
             people.enter(user.as_str());
         }
-        Heads { spaces, total: people.len() as u64 }
+        let ours = self.observed.rooms.values().filter_map(|room| rooms::identity(room, &self.observed.bot));
+        let (mut own_spaces, mut own_rooms) = (0, 0);
+        for key in ours {
+            *(if key.is_space() { &mut own_spaces } else { &mut own_rooms }) += 1;
+        }
+        Heads { spaces, total: people.len() as u64, own_spaces, own_rooms }
     }
 }

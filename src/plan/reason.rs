@@ -26,6 +26,8 @@ impl fmt::Display for Reason {
             Self::NotInRoom => f.write_str("not in the room"),
             Self::Structure(what) => f.write_str(what),
             Self::NoLongerConfigured => f.write_str("no longer configured"),
+            Self::NoLongerMirrored => f.write_str("not in the source's tree"),
+            Self::NoLongerManaged(why) => f.write_str(why),
         }
     }
 }
@@ -51,6 +53,8 @@ impl Reason {
             Self::NotInRoom => "not_in_room",
             Self::Structure(_) => "structure",
             Self::NoLongerConfigured => "no_longer_configured",
+            Self::NoLongerMirrored => "no_longer_mirrored",
+            Self::NoLongerManaged(_) => "no_longer_managed",
         }
     }
 
@@ -66,6 +70,9 @@ impl Reason {
             Self::LeftDirectory { .. } => "You are no longer in your organisation's directory".to_owned(),
             Self::Disabled => "Your directory account is disabled".to_owned(),
             Self::NeverEntitled => format!("{place} is open to its directory groups only"),
+            Self::NoLongerConfigured | Self::NoLongerMirrored => {
+                format!("{place} is closed: your organisation no longer has this space. Its rooms stay")
+            }
             Self::SetUp
             | Self::Configured(_)
             | Self::Mirrored
@@ -73,7 +80,7 @@ impl Reason {
             | Self::LevelRule
             | Self::NotInRoom
             | Self::Structure(_)
-            | Self::NoLongerConfigured => "Your organisation's directory says so".to_owned(),
+            | Self::NoLongerManaged(_) => "Your organisation's directory says so".to_owned(),
         }
     }
 }
@@ -94,6 +101,7 @@ impl fmt::Display for Withheld {
                 write!(f, "the homeserver refused ({code}); next try {}", until.to_minute())
             }
             Self::DependsOnWithheld => f.write_str("needs a step that is withheld"),
+            Self::Undecided => f.write_str("somebody in it is suspended: it is left once that is decided"),
         }
     }
 }
@@ -110,7 +118,8 @@ impl Withheld {
             | Self::NotBuilt
             | Self::GroupUnknown(_)
             | Self::Refused { .. }
-            | Self::DependsOnWithheld => false,
+            | Self::DependsOnWithheld
+            | Self::Undecided => false,
         }
     }
 }
@@ -150,7 +159,7 @@ impl StateChange {
             Self::Unparent { parent } => format!("no parent {parent}"),
             Self::Marker(_) => "marker".to_owned(),
             Self::Rename { from, marker } => format!("id {from} -> {}", marker.key),
-            Self::Unmark => "no marker".to_owned(),
+            Self::Unmark(_) => "no marker".to_owned(),
         }
     }
 }
@@ -201,10 +210,12 @@ impl fmt::Display for Note {
             Self::ExceptionUnknown { user, place } => {
                 write!(f, "exception of {user}: there is no managed room '{place}'")
             }
-            Self::NoLongerConfigured { place } => {
-                write!(f, "{place}: no longer configured; left as it is (this version cleans nothing up)")
+            Self::TakenOut { place } => {
+                write!(
+                    f,
+                    "{place}: a moderator took this room out of its space, or closed it to the space: it is not made again"
+                )
             }
-            Self::TakenOut { place } => write!(f, "{place}: a moderator took this room out of its space: left alone"),
         }
     }
 }
@@ -227,7 +238,6 @@ impl Note {
             Self::ForeignUser { .. } => "foreign_user",
             Self::LevelsDoNotFit { .. } => "levels_do_not_fit",
             Self::Unenforceable { .. } => "unenforceable",
-            Self::NoLongerConfigured { .. } => "no_longer_configured",
             Self::TakenOut { .. } => "taken_out",
             Self::ExceptionUnknown { .. } => "exception_unknown",
         }

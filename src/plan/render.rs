@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Action, Deed, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step};
+use super::{Action, Class, Deed, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step};
 use crate::ids::{RoomId, UserId};
 
 /// Width the text is laid out for.
@@ -143,7 +143,8 @@ impl Page<'_> {
         match state {
             StateChange::Name(text) => ("set", format!("name \"{text}\"")),
             StateChange::Topic(text) => ("set", format!("topic \"{text}\"")),
-            StateChange::Avatar(_) | StateChange::Marker(_) | StateChange::Unmark => ("set", state.label()),
+            StateChange::Avatar(_) | StateChange::Marker(_) => ("set", state.label()),
+            StateChange::Unmark(_) => ("mark", "as given up".to_owned()),
             StateChange::CanonicalAlias(alias) => ("set", format!("alias {alias}")),
             StateChange::JoinRule(rule) => ("set", format!("join rule {}", rule.rule)),
             StateChange::GuestAccess(access) => ("set", format!("guest access {access}")),
@@ -283,6 +284,19 @@ fn held(out: &mut String, items: &[HeldItem], plan: &Plan) {
     }
 }
 
+impl Class {
+    /// What its limit counts.
+    fn unit(self) -> (&'static str, &'static str) {
+        if self == Self::Spaces {
+            ("space", "spaces")
+        } else if self == Self::Rooms {
+            ("room", "rooms")
+        } else {
+            ("person", "people")
+        }
+    }
+}
+
 impl HeldItem {
     /// The hold in a line: class, place, figures.
     #[must_use]
@@ -296,12 +310,9 @@ impl HeldItem {
             let _ = write!(text, ": {detail}");
         }
         if let Some(limit) = self.hold.limit {
-            let _ = write!(
-                text,
-                ": {} in 24 h, limit {limit} of {}",
-                counted(self.hold.count, "person", "people"),
-                self.hold.base
-            );
+            let (one, many) = self.hold.class.unit();
+            let count = counted(self.hold.count, one, many);
+            let _ = write!(text, ": {count} in 24 h, limit {limit} of {}", self.hold.base);
         }
         let _ = write!(text, " ({})", counted(self.steps.len() as u64, "step", "steps"));
         plain(&text)
@@ -398,8 +409,11 @@ impl Plan {
     pub fn summary(&self) -> String {
         let mut made = 0_u64;
         let (mut invited, mut removed, mut levels, mut other) = (0_u64, 0_u64, 0_u64, 0_u64);
+        let (mut abandoned, mut released) = (0_u64, 0_u64);
         for step in self.pending() {
             match &step.action {
+                Action::Leave { .. } if step.gives_up().is_some_and(Key::is_space) => abandoned += 1,
+                Action::SetState { state: StateChange::Unmark(marker), .. } if !marker.key.is_space() => released += 1,
                 Action::CreateRoom(_) => made += 1,
                 Action::Invite { .. } | Action::Join { .. } | Action::Puppet { deed: Deed::Join, .. } => invited += 1,
                 Action::Kick { .. } | Action::Puppet { deed: Deed::Leave { .. }, .. } => removed += 1,
@@ -420,6 +434,8 @@ impl Plan {
         let mut parts = Vec::new();
         for (count, one, many) in [
             (made, "room to make", "rooms to make"),
+            (abandoned, "space to abandon", "spaces to abandon"),
+            (released, "room to release", "rooms to release"),
             (invited, "person to bring in", "people to bring in"),
             (removed, "removal", "removals"),
             (levels, "level", "levels"),

@@ -66,18 +66,14 @@ impl<'a> Planner<'a> {
             }
             self.located.insert(key, rooms[0].1);
         }
-        for key in orphans.into_iter().filter(|key| key.is_space()) {
-            self.plan.notes.push(if self.desired.undecided.contains(key.space()) {
-                let what = "missing from the source, not yet confirmed: left as it is".to_owned();
-                Note::Unenforceable { place: key.clone(), what }
-            } else {
-                Note::NoLongerConfigured { place: key.clone() }
-            });
+        for key in orphans.into_iter().filter(|key| key.is_space() && self.desired.undecided.contains(key.space())) {
+            let what = "missing from the source, not yet confirmed: left as it is".to_owned();
+            self.plan.notes.push(Note::Unenforceable { place: key.clone(), what });
         }
     }
 
     /// The key that goes by another space id now (`renamed_from`, S-43).
-    fn renamed(&self, key: &Key) -> Option<Key> {
+    pub(super) fn renamed(&self, key: &Key) -> Option<Key> {
         let space = self.desired.renamed.get(key.space())?.clone();
         Some(match key {
             Key::Space(_) => Key::Space(space),
@@ -154,7 +150,7 @@ impl<'a> Planner<'a> {
 
     fn existing(&mut self, wanted: &'a DesiredRoom, id: &'a RoomId) {
         let Some(room) = self.observed.rooms.get(id) else { return };
-        if self.was_taken_out(wanted, id) {
+        if self.was_withdrawn(wanted, id, room) {
             self.note(Note::TakenOut { place: wanted.key.clone() });
             return;
         }
@@ -172,14 +168,7 @@ impl<'a> Planner<'a> {
         self.people(wanted, &RoomRef::Id(id.clone()), Some(room));
     }
 
-    /// Whether a moderator took this room out of its space: it was linked once (the marker says so) and is not now (S-30, S-106).
-    fn was_taken_out(&self, wanted: &DesiredRoom, id: &RoomId) -> bool {
-        let Key::Room { space, slot } = &wanted.key else { return false };
-        let Some(parent) = self.space_room(space) else { return false };
-        made(parent).contains(slot) && !parent.children.contains_key(id)
-    }
-
-    fn space_room(&self, space: &SpaceId) -> Option<&'a Room> {
+    pub(super) fn space_room(&self, space: &SpaceId) -> Option<&'a Room> {
         let id = self.located.get(&Key::Space(space.clone()))?;
         self.observed.rooms.get(*id)
     }
@@ -242,15 +231,8 @@ impl<'a> Planner<'a> {
     }
 
     /// A space of the same name and people whose id is no longer configured: probably renamed (S-43).
-    fn probable_rename(&self, wanted: &DesiredRoom) -> Option<Hold> {
-        let Key::Space(_) = wanted.key else { return None };
-        let old = self.observed.rooms.values().find_map(|room| {
-            let key = identity(room, &self.observed.bot)?;
-            let vanished = key.is_space() && room.successor.is_none() && self.wanted(key).is_none();
-            let alike =
-                vanished && room.name.as_deref() == Some(wanted.name.as_str()) && self.has_people_of(key, wanted);
-            alike.then_some(key)
-        })?;
+    pub(super) fn probable_rename(&self, wanted: &DesiredRoom) -> Option<Hold> {
+        let old = self.probably_was(wanted)?;
         Some(Hold {
             class: Class::Rename,
             space: Some(wanted.key.clone()),
@@ -260,6 +242,18 @@ impl<'a> Planner<'a> {
             detail: Some(format!(
                 "space {old} has the same name and is no longer configured: set renamed_from: {old}?"
             )),
+        })
+    }
+
+    /// The vanished space that a new one probably is.
+    pub(super) fn probably_was(&self, wanted: &DesiredRoom) -> Option<&'a Key> {
+        let Key::Space(_) = wanted.key else { return None };
+        self.observed.rooms.values().find_map(|room| {
+            let key = identity(room, &self.observed.bot)?;
+            let vanished = key.is_space() && room.successor.is_none() && self.wanted(key).is_none();
+            let alike =
+                vanished && room.name.as_deref() == Some(wanted.name.as_str()) && self.has_people_of(key, wanted);
+            alike.then_some(key)
         })
     }
 
@@ -373,6 +367,10 @@ impl<'a> Planner<'a> {
         let mut marker = current.cloned().unwrap_or_else(|| self.marker(&wanted.key));
         marker.key = wanted.key.clone();
         marker.abandoned = false;
+        // How strictly a space was held must outlive its place in the configuration (S-41).
+        if wanted.key.is_space() && wanted.enforce != Enforce::Observe {
+            marker.additive = wanted.enforce == Enforce::Additive;
+        }
         if let Key::Space(space) = &wanted.key {
             let rooms: Vec<&RoomSlot> = self
                 .desired
@@ -386,10 +384,13 @@ impl<'a> Planner<'a> {
             marker.made.extend(rooms.into_iter().cloned());
         }
         let unmarked = room.is_some() && current.is_none();
-        let differs = |current: &Marker| current.made != marker.made || current.abandoned;
-        if unmarked || current.map_or(!marker.made.is_empty(), differs) {
-            let reason = Reason::Structure("remembers what was made");
-            self.state(wanted, here, StateChange::Marker(marker), reason);
+        let differs =
+            |current: &Marker| current.made != marker.made || current.abandoned || current.additive != marker.additive;
+        if unmarked || current.map_or(!marker.made.is_empty() || marker.additive, differs) {
+            let only_policy =
+                current.is_some_and(|current| current.additive != marker.additive && current.made == marker.made);
+            let what = if only_policy { "remembers how strictly it is held" } else { "remembers what was made" };
+            self.state(wanted, here, StateChange::Marker(marker), Reason::Structure(what));
         }
     }
 
@@ -399,6 +400,7 @@ impl<'a> Planner<'a> {
             key: key.clone(),
             made: BTreeSet::new(),
             abandoned: false,
+            additive: false,
             original_creator: None,
         }
     }
@@ -482,16 +484,19 @@ fn differs(wanted: &str, current: Option<&str>) -> bool {
     wanted != current.unwrap_or_default()
 }
 
-fn made(space: &Room) -> BTreeSet<RoomSlot> {
+pub(super) fn made(space: &Room) -> BTreeSet<RoomSlot> {
     space.marker.as_ref().map(|marker| marker.made.clone()).unwrap_or_default()
 }
 
-/// Desired things that no room carries, or several: where their fencing aliases point must be looked up before planning.
+/// Desired things that no room carries, or several, and what is given up while the bot is still in it: where their fencing aliases point
+/// must be looked up before planning.
 #[must_use]
 pub fn missing(desired: &Desired, observed: &Observed) -> BTreeSet<Key> {
     let mut carriers: BTreeMap<&Key, usize> = BTreeMap::new();
     for key in observed.rooms.values().filter_map(|room| identity(room, &observed.bot)) {
         *carriers.entry(key).or_default() += 1;
     }
-    desired.rooms.iter().map(|room| &room.key).filter(|key| carriers.get(key) != Some(&1)).cloned().collect()
+    let unmade = desired.rooms.iter().map(|room| &room.key).filter(|key| carriers.get(key) != Some(&1));
+    let given_up = observed.rooms.values().filter(|room| room.is_given_up());
+    unmade.chain(given_up.filter_map(|room| Some(&room.marker.as_ref()?.key))).cloned().collect()
 }

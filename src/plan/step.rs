@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{Action, Deed, Hold, Phase, RoomRef, StateChange, Step, StepId, Withheld};
+use super::{Action, Class, Deed, Hold, Phase, RoomRef, StateChange, Step, StepId, Withheld};
 use crate::ids::{Key, UserId};
 
 impl Action {
@@ -18,6 +18,10 @@ impl Action {
             Self::Kick { .. } if in_space => Phase::SpaceKicks,
             Self::Kick { .. } => Phase::RoomKicks,
             Self::DropAlias { .. } | Self::CreateRoom(_) | Self::Enter { .. } | Self::TakePower { .. } => Phase::Make,
+            // After the levels: whoever is to administer the room must be able to when it is nobody's.
+            Self::SetState { state: StateChange::Unmark(_), .. } | Self::RemoveAlias { .. } | Self::Leave { .. } => {
+                Phase::Leave
+            }
             Self::SetState { .. } => Phase::Shape,
             Self::SetPowerLevels { .. } => Phase::Levels,
             Self::Invite { .. } | Self::Join { .. } if in_space => Phase::SpaceInvites,
@@ -30,7 +34,6 @@ impl Action {
                 Deed::Join if in_space => Phase::SpaceInvites,
                 Deed::Join => Phase::RoomInvites,
             },
-            Self::RemoveAlias { .. } | Self::Leave { .. } => Phase::Leave,
         }
     }
 
@@ -119,7 +122,7 @@ impl Step {
     #[must_use]
     pub fn part_ids(&self) -> Vec<StepId> {
         match &self.action {
-            Action::SetPowerLevels { room, changes, .. } if changes.len() > 1 => changes
+            Action::SetPowerLevels { room, changes, .. } if changes.len() > 1 && self.removal.is_none() => changes
                 .iter()
                 .map(|change| {
                     // The content is no part of the identity.
@@ -136,6 +139,19 @@ impl Step {
     #[must_use]
     pub fn is_pending(&self) -> bool {
         self.withheld.is_none()
+    }
+
+    /// The thing it helps to give up (S-41, S-42).
+    #[must_use]
+    pub fn gives_up(&self) -> Option<&Key> {
+        let removal = self.removal.as_ref()?;
+        matches!(removal.class, Class::Spaces | Class::Rooms).then_some(&removal.space)
+    }
+
+    /// The thing it takes usher's hands off: only once everything else about giving that up is done.
+    #[must_use]
+    pub fn closes(&self) -> Option<&Key> {
+        self.gives_up().filter(|_| self.action.phase(self.place.as_ref()) == Phase::Leave)
     }
 
     /// The hold it waits behind.

@@ -100,7 +100,9 @@ impl Reconciler {
     /// Removals that were done and count: not intruders, and not what an operator approved (S-104).
     fn record_removals(&mut self, plan: &Plan, step: &Step, now: Timestamp) {
         let removals: Vec<Option<&Removal>> = match &step.action {
-            Action::SetPowerLevels { changes, .. } => changes.iter().map(|change| change.removal.as_ref()).collect(),
+            Action::SetPowerLevels { changes, .. } if step.removal.is_none() => {
+                changes.iter().map(|change| change.removal.as_ref()).collect()
+            }
             _ => vec![step.removal.as_deref()],
         };
         if !removals.iter().flatten().any(|removal| removal.counts) {
@@ -109,14 +111,20 @@ impl Reconciler {
         for (removal, id) in removals.into_iter().zip(step.part_ids()) {
             let approved = self.ledger.approvals.get(&id).is_some_and(|until| *until > now);
             let Some(removal) = removal.filter(|removal| removal.counts && !approved) else { continue };
-            let Some(person) = &removal.person else { continue };
+            // A space or room that is given up counts once, whatever that takes.
+            let of_it = |known: &RemovalRecord| {
+                known.class == removal.class && known.space == removal.space && now.since_ms(known.at) < WINDOW_MS
+            };
+            if step.gives_up().is_some() && self.ledger.removals.iter().any(of_it) {
+                continue;
+            }
             self.ledger.removals.push(RemovalRecord {
                 class: removal.class,
                 space: removal.space.clone(),
-                person: person.clone(),
+                person: removal.person.clone(),
                 at: now,
                 space_base: plan.heads.spaces.get(&removal.space).copied().unwrap_or(0),
-                total_base: plan.heads.total,
+                total_base: plan.heads.base(removal.class),
             });
         }
     }

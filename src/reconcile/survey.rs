@@ -15,7 +15,7 @@ use crate::http::ops::Heartbeat;
 use crate::ids::{RoomId, UserId};
 use crate::matrix::{Batch, MatrixError};
 use crate::observed::{Account, Presence};
-use crate::plan::{self, Action, Plan};
+use crate::plan::{self, Action, Plan, Withheld};
 
 /// A batch of the feed, and when it arrived.
 #[derive(Debug)]
@@ -290,6 +290,8 @@ impl Reconciler {
             .steps
             .iter()
             .filter(|step| listed && matches!(step.action, Action::Kick { .. } | Action::Lock { .. }))
+            // While clean-up is off nobody is removed for it, and those may be thousands.
+            .filter(|step| step.withheld != Some(Withheld::GcOff))
             .filter_map(|step| step.action.user())
             .filter(|user| !self.services.contains_key(*user))
             .cloned()

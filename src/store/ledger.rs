@@ -163,7 +163,7 @@ impl Store {
                 at: Timestamp(number(row, 0)?),
                 class: class_from(&text(row, 1)?).map_err(damaged(WHAT_READ))?,
                 space: parsed(&text(row, 2)?)?,
-                person: text(row, 3)?.into(),
+                person: Some(text(row, 3)?).filter(|person| !person.is_empty()).map(UserId::from),
                 space_base: number(row, 4)?.unsigned_abs(),
                 total_base: number(row, 5)?.unsigned_abs(),
             });
@@ -226,7 +226,9 @@ fn removals(old: &Ledger, new: &Ledger) -> TableChange {
     fn keyed(ledger: &Ledger) -> BTreeMap<Identity, (u64, u64)> {
         let mut map = BTreeMap::new();
         for record in &ledger.removals {
-            let (place, person) = (json(&record.space), record.person.as_str().to_owned());
+            // A column of the key cannot be null: nobody is nothing.
+            let person = record.person.as_ref().map_or("", UserId::as_str).to_owned();
+            let place = json(&record.space);
             let mut identity = (record.at.0, class_name(record.class), place, person, 0);
             while map.contains_key(&identity) {
                 identity.4 += 1;

@@ -3,6 +3,7 @@
 
 mod aliases;
 mod child;
+mod cleanup;
 mod crashes;
 mod daemon;
 mod drill;

@@ -250,14 +250,14 @@ impl Stage {
         let removals =
             step.removal.as_deref().into_iter().chain(changes.iter().filter_map(|change| change.removal.as_ref()));
         for removal in removals.filter(|removal| removal.counts) {
-            self.ledger.removals.extend(removal.person.clone().map(|person| RemovalRecord {
+            self.ledger.removals.push(RemovalRecord {
                 class: removal.class,
                 space: removal.space.clone(),
-                person,
+                person: removal.person.clone(),
                 at: self.now,
                 space_base: plan.heads.spaces.get(&removal.space).copied().unwrap_or(0),
-                total_base: plan.heads.total,
-            }));
+                total_base: plan.heads.base(removal.class),
+            });
         }
     }
 
@@ -367,8 +367,10 @@ impl Stage {
             merge(&mut whole["rooms"], &json!({ id.as_str(): self.full_room(room) }));
         }
         for (key, target) in patch["aliases"].as_object().into_iter().flatten() {
-            let pair = json!([key_of(key), target]);
-            whole["aliases"].as_array_mut().unwrap().push(pair);
+            let key = json!(key_of(key));
+            let aliases = whole["aliases"].as_array_mut().unwrap();
+            aliases.retain(|pair| pair[0] != key);
+            aliases.extend((!target.is_null()).then(|| json!([key, target])));
         }
         if let Some(listed) = patch.get("listed") {
             whole["accounts"]["listed"] = listed.clone();

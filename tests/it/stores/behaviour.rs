@@ -41,11 +41,12 @@ pub fn full() -> Ledger {
     let removal = |person: u32| RemovalRecord {
         class: Class::KicksPerSpace,
         space: Key::Space("eng".into()),
-        person: user(person),
+        person: Some(user(person)),
         at: Timestamp(1_700_000_000_123),
         space_base: 40,
         total_base: 60,
     };
+    let given_up = RemovalRecord { class: Class::Spaces, person: None, at: Timestamp(1_700_000_000_124), ..removal(5) };
     let memory = GroupMemory { id: "g-1".into(), name: "Mods".into(), users: vec!["p-1".into(), "p-2".into()] };
     let absence = Absence { since: Timestamp(10), reads: 1, last_read: Timestamp(20) };
     let refusal = Refusal { code: "M_FORBIDDEN".into(), retry_at: Timestamp(99) };
@@ -57,7 +58,7 @@ pub fn full() -> Ledger {
         entitled: BTreeMap::from([(Key::Space("eng".into()), Arc::new(everybody)), (room(), Arc::default())]),
         forgiven: BTreeSet::from([("!r:example.com".into(), user(1), "$e".into())]),
         refusals: BTreeMap::from([((room(), user(2)), refusal)]),
-        removals: vec![removal(3), removal(4)],
+        removals: vec![removal(3), removal(4), given_up],
         approvals: BTreeMap::from([(StepId("s-1".into()), Timestamp(500))]),
         mirrored: Some(false),
         settled: true,
@@ -126,7 +127,7 @@ async fn equal_removals_are_counted_each(database: &Database) {
     ledger.removals.insert(0, twin);
     store.save(&diff(&full(), &ledger)).await.unwrap();
     store.save(&diff(&Ledger::default(), &ledger)).await.unwrap();
-    assert_eq!(store.load_ledger().await.unwrap().removals.len(), 3);
+    assert_eq!(store.load_ledger().await.unwrap().removals.len(), 4);
 }
 
 async fn a_hundred_thousand_people_are_saved_in_few_statements(database: &Database) {

@@ -97,8 +97,10 @@ pub async fn puppets_do_what_the_bot_cannot(ground: &Ground) {
 
 pub async fn what_makes_a_room_ours_is_taken_back(ground: &Ground) {
     let space = ground.space("given-back").await;
-    ground.do_and_compare(&Action::SetState { room: at(&space), state: StateChange::Unmark }).await;
     let key = Key::Space("given-back".into());
+    let marker = ground.homeserver.room(&space).await.unwrap().unwrap().marker.expect("it is ours");
+    ground.do_and_compare(&Action::SetState { room: at(&space), state: StateChange::Unmark(marker) }).await;
+    assert!(ground.homeserver.room(&space).await.unwrap().unwrap().is_given_up());
     let alias = key.alias("main", "lab.test");
     ground.do_and_compare(&Action::RemoveAlias { room: at(&space), key, alias: alias.clone() }).await;
     assert_eq!(ground.homeserver.resolve(&alias).await.unwrap(), None);
