@@ -4,16 +4,19 @@
 //! `Observed::simulate` and `LiveActuator::perform`.
 
 mod creation;
+mod creators;
 mod explain;
 mod guard;
 mod json;
 mod levels;
 mod members;
 mod planner;
+mod reach;
 mod reason;
 mod render;
 mod rooms;
 mod step;
+mod takeover;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -337,6 +340,8 @@ pub enum Class {
     ModeSwitch,
     /// A probable rename (S-43).
     Rename,
+    /// A room of version 12 or later whose creator should not stand above everybody is replaced (S-22).
+    Upgrades,
 }
 
 /// What a step takes away, for counting.
@@ -473,6 +478,8 @@ impl Scope {
 pub enum Phase {
     Identity,
     Locks,
+    /// People at the bot's own level lower themselves, or the bot could not remove them.
+    StepsDown,
     SpaceKicks,
     RoomKicks,
     Make,
@@ -487,10 +494,16 @@ pub enum Phase {
 #[must_use]
 pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger, scope: &Scope, now: Timestamp) -> Plan {
     let mut planner = Planner::new(desired, observed, ledger, now);
+    let user_rooms = planner.user_rooms();
+    planner.take_in(&user_rooms);
     planner.identity();
     for room in &desired.rooms {
         planner.room(room, scope);
     }
+    for room in &user_rooms {
+        planner.take_over(room, scope);
+    }
+    planner.follow_upgrades(scope);
     planner.locks();
     planner.finish(scope)
 }

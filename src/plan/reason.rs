@@ -129,6 +129,7 @@ impl fmt::Display for Class {
             Self::LedgerLost => "the database is younger than the rooms",
             Self::ModeSwitch => "switch between mirror and mapping",
             Self::Rename => "probable rename",
+            Self::Upgrades => "room to be upgraded",
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::levels::CREATOR;
 use super::{Action, Deed, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step};
 use crate::ids::{RoomId, UserId};
 
@@ -177,7 +178,8 @@ impl Page<'_> {
             (Some(user), _) => self.short(user),
             (None, key) => key.clone().unwrap_or_default(),
         };
-        format!("{who} {} -> {}", change.from, change.to)
+        let from = if change.from == CREATOR { "creator".to_owned() } else { change.from.to_string() };
+        format!("{who} {from} -> {}", change.to)
     }
 
     fn short(&self, user: &UserId) -> String {
