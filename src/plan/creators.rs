@@ -121,7 +121,8 @@ impl<'a> Planner<'a> {
                 if !space.children.contains_key(new) {
                     let link = Child { via: vec![self.observed.server.clone()], ..link.clone() };
                     let state = StateChange::Child { child: RoomRef::Id(new.clone()), link };
-                    self.state(wanted, &here, state, reason.clone());
+                    let taken = self.taken.iter().find(|room| room.id == *new).map_or(wanted, |room| &room.wanted);
+                    self.state(taken, &here, state, reason.clone());
                 }
                 self.state(wanted, &here, StateChange::Unchild { child: old.clone() }, reason);
             }
@@ -129,7 +130,7 @@ impl<'a> Planner<'a> {
     }
 
     /// What the bot has replaced a room by, if it says so itself.
-    fn own_successor(&self, old: &RoomId) -> Option<&'a RoomId> {
+    pub(super) fn own_successor(&self, old: &RoomId) -> Option<&'a RoomId> {
         let new = self.observed.rooms.get(old)?.successor.as_ref()?;
         let room = self.observed.rooms.get(new)?;
         let ours = room.predecessor.as_ref() == Some(old) && room.creators.contains(&self.observed.bot);

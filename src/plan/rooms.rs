@@ -195,7 +195,11 @@ impl<'a> Planner<'a> {
         if let Key::Room { space, slot } = &wanted.key
             && self.space_room(space).is_some_and(|parent| made(parent).contains(slot))
         {
-            self.note(Note::TakenOut { place: wanted.key.clone() });
+            // One that somebody upgraded has its own note.
+            let carries = |room: &Room| identity(room, &self.observed.bot) == Some(&wanted.key);
+            if !self.observed.rooms.values().any(carries) {
+                self.note(Note::TakenOut { place: wanted.key.clone() });
+            }
             return;
         }
         if let Some(target) = self.observed.aliases.get(&wanted.key) {

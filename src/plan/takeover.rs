@@ -6,14 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::levels::{self, GUARD_LEVEL};
+use super::levels;
+use super::members::Remembered;
 use super::reach::{Way, admits, is_immutable};
 use super::rooms::identity;
 use super::{Action, Deed, Lesson, LevelChange, Note, Planner, Reason, RoomRef, Scope, StateChange, Step, Withheld};
 use crate::config::Enforce;
 use crate::desired::{DesiredRoom, Entitlement, Members, RoomKind, Rule};
 use crate::ids::{Key, RoomId, RoomSlot, UserId};
-use crate::observed::{Marker, Member, PowerLevels, Room};
+use crate::observed::{Marker, Member, Room};
 
 /// A room people made, and what it is to become.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub(super) struct UserRoom {
 }
 
 const OPENED: &str = "people opened it to this space";
+const REMOTE: &str = "was made on another homeserver: left alone";
+const NOBODY: &str = "has nobody of this homeserver in it who can administer it: left alone";
 
 impl<'a> Planner<'a> {
     /// Every room people made that hangs in a managed space and whose join rule admits the members of one.
@@ -41,7 +44,9 @@ impl<'a> Planner<'a> {
         let mut found: BTreeMap<(usize, &RoomId), UserRoom> = BTreeMap::new();
         for (space, _) in &spaces {
             let children = self.observed.rooms.get(*space).into_iter().flat_map(|space| space.children.keys());
-            for id in children.filter(|id| !managed.contains(id)) {
+            // What usher has upgraded is about to hang where the old room does.
+            let candidates = children.flat_map(|child| self.own_successor(child).into_iter().chain([child]));
+            for id in candidates.filter(|id| !managed.contains(id)) {
                 let Some(room) = self.consenting(id) else { continue };
                 let allow = room.join_rule.iter().flat_map(|rule| &rule.allow);
                 let mut admitting: Vec<usize> = allow.filter_map(|space| order.get(space).copied()).collect();
@@ -157,12 +162,12 @@ impl<'a> Planner<'a> {
             return;
         }
         if room.unclear {
-            let what = "one of the spaces it is open to could not be read: it is left as it is until it can";
-            return self.note(Note::Unenforceable { place: wanted.key.clone(), what: what.to_owned() });
+            let why = "is open to a space that could not be read: it is left as it is until it can";
+            return self.leave_alone(wanted, why);
         }
         match self.observed.rooms.get(&room.id) {
-            Some(there) if self.is_remote(there) => self.note_remote(wanted),
-            Some(there) if self.commands(there) => self.hold_taken(wanted, &here, there),
+            Some(there) if self.is_remote(there) => self.leave_alone(wanted, REMOTE),
+            Some(there) if self.commands(there) => self.hold_taken(room, &here, there),
             Some(there) => self.take_power(wanted, &here, there),
             None => {
                 if let Some(there) = self.observed.outside.get(&room.id) {
@@ -177,21 +182,16 @@ impl<'a> Planner<'a> {
         !room.creators.is_empty() && !room.creators.iter().any(local)
     }
 
-    fn note_remote(&mut self, wanted: &DesiredRoom) {
-        let what = "was made on another homeserver: left alone".to_owned();
-        self.note(Note::Unenforceable { place: wanted.key.clone(), what });
-    }
-
-    fn note_nobody(&mut self, wanted: &DesiredRoom) {
-        let what = "nobody of this homeserver who is in it can administer it: left alone".to_owned();
+    /// A room that is not taken over, and why not.
+    fn leave_alone(&mut self, wanted: &DesiredRoom, why: &str) {
+        let what = format!("'{}' {why}", wanted.name);
         self.note(Note::Unenforceable { place: wanted.key.clone(), what });
     }
 
     fn enter(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, there: &'a Room) {
         let bot = &self.observed.bot;
         if matches!(there.members.get(bot), Some(Member::Ban { .. })) {
-            let what = "the bot is banned there: left alone".to_owned();
-            return self.note(Note::Unenforceable { place: wanted.key.clone(), what });
+            return self.leave_alone(wanted, "has banned the bot: left alone");
         }
         // Without admin rights a room shows only its name and join rule: what is in it is seen from inside.
         let known = !there.version.is_empty();
@@ -199,11 +199,11 @@ impl<'a> Planner<'a> {
         let mut withheld = self.without_means();
         if known {
             if self.is_remote(there) {
-                return self.note_remote(wanted);
+                return self.leave_alone(wanted, REMOTE);
             }
             match self.way_to_power(there) {
                 _ if invited && self.commands(there) => withheld = None,
-                Way::Nobody => return self.note_nobody(wanted),
+                Way::Nobody => return self.leave_alone(wanted, NOBODY),
                 Way::Missing(what) => withheld = Some(Withheld::MissingRight(what)),
                 Way::Admin if !invited && !admits(self.observed, there) => {
                     return self.step(wanted, Action::TakePower { room: here.clone() }, Reason::Structure(OPENED));
@@ -224,7 +224,7 @@ impl<'a> Planner<'a> {
     fn take_power(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, there: &'a Room) {
         let reason = Reason::Structure(OPENED);
         match self.way_to_power(there) {
-            Way::Nobody => self.note_nobody(wanted),
+            Way::Nobody => self.leave_alone(wanted, NOBODY),
             Way::Admin => self.step(wanted, Action::TakePower { room: here.clone() }, reason),
             Way::Missing(what) => {
                 self.step(wanted, Action::TakePower { room: here.clone() }, reason);
@@ -276,7 +276,8 @@ impl<'a> Planner<'a> {
     }
 
     /// A room in which the bot has power: the marker, the people, the levels, the creators.
-    fn hold_taken(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, there: &'a Room) {
+    fn hold_taken(&mut self, room: &'a UserRoom, here: &RoomRef, there: &'a Room) {
+        let wanted = &room.wanted;
         let begin = self.plan.steps.len();
         if there.marker.as_ref().is_none_or(|marker| marker.abandoned) {
             let marker = Marker { original_creator: self.maker(there).cloned(), ..self.marker(&wanted.key) };
@@ -285,17 +286,27 @@ impl<'a> Planner<'a> {
         }
         self.people(wanted, here, Some(there));
         self.creators(wanted, here, there, begin);
-        if self.is_first_enforcement(wanted) && self.desired.complete && !self.takes_something(begin) {
-            // From now on, whoever has no right here is an intruder. Nobody is listed: the spaces' own memories say who had one.
-            self.plan.lessons.push(Lesson::Entitled { key: wanted.key.clone(), levels: Arc::default() });
-        }
+        self.remember_taken(wanted, &room.id, begin);
     }
 
-    fn takes_something(&self, begin: usize) -> bool {
-        self.plan.steps[begin..].iter().any(|step| match &step.action {
-            Action::SetPowerLevels { changes, .. } => changes.iter().any(|change| change.removal.is_some()),
-            _ => step.removal.is_some(),
-        })
+    /// Once a room was held to its rule, whoever has no right there is an intruder, but for those who had one and are still in it. The
+    /// others are not listed: the spaces' own memories say who had a right (S-81).
+    fn remember_taken(&mut self, wanted: &DesiredRoom, id: &RoomId, begin: usize) {
+        let steps = &self.plan.steps[begin..];
+        let before = self.ledger.entitled.get(&wanted.key);
+        if !self.desired.complete || before.is_none() && takes_something(steps) {
+            return;
+        }
+        let leftovers = steps.iter().filter(|step| step.removal.is_some()).filter_map(|step| step.action.user());
+        let levels: BTreeMap<UserId, i64> = leftovers
+            .filter_map(|user| match self.remembered(wanted, Some(id), user) {
+                Remembered::Level(level) => Some((user.clone(), level)),
+                Remembered::NewRule | Remembered::Nothing => None,
+            })
+            .collect();
+        if before.is_none_or(|before| **before != levels) {
+            self.plan.lessons.push(Lesson::Entitled { key: wanted.key.clone(), levels: levels.into() });
+        }
     }
 
     /// Titles in the order things are shown: what people made comes after a space's own rooms.
@@ -317,7 +328,14 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Whether anybody in the room stands above all levels and is not the bot.
+fn takes_something(steps: &[Step]) -> bool {
+    steps.iter().any(|step| match &step.action {
+        Action::SetPowerLevels { changes, .. } => changes.iter().any(|change| change.removal.is_some()),
+        _ => step.removal.is_some(),
+    })
+}
+
+/// Whoever in the room stands above all levels and is not the bot.
 pub(super) fn foreign_creators<'r>(room: &'r Room, bot: &'r UserId) -> impl Iterator<Item = &'r UserId> {
     room.creators.iter().filter(move |user| *user != bot && is_immutable(room, user))
 }
