@@ -41,7 +41,9 @@ impl<'a> Planner<'a> {
             (Enforce::Observe, _) => "enforce: observe",
             (Enforce::Additive, _) => "enforce: additive",
             (Enforce::Strict, V12Creators::Tolerate) => "v12_creators: tolerate",
-            (Enforce::Strict, V12Creators::Remove) => "v12_creators: remove; a creator who belongs here stays above all levels",
+            (Enforce::Strict, V12Creators::Remove) => {
+                "v12_creators: remove; a creator who belongs here stays above all levels"
+            }
             (Enforce::Strict, V12Creators::Upgrade) => return,
         };
         // Those who do not belong here at all are taken out, or shown, among the others.
@@ -62,7 +64,13 @@ impl<'a> Planner<'a> {
     }
 
     /// The bot replaces the room by one it has made itself, where nobody stands above it.
-    fn upgrade(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, (there, creator): (&'a Room, &UserId), begin: usize) {
+    fn upgrade(
+        &mut self,
+        wanted: &'a DesiredRoom,
+        here: &RoomRef,
+        (there, creator): (&'a Room, &UserId),
+        begin: usize,
+    ) {
         let reason = Reason::Structure("nobody can lower the creator of a room of version 12 or later");
         let own = there.power_levels.as_ref().map_or(0, |levels| levels.user_level(&self.observed.bot));
         let needed = there.power_levels.as_ref().map_or(0, |levels| levels.level_for_state(levels::TOMBSTONE));

@@ -35,8 +35,7 @@ pub(super) enum Way {
 }
 
 const NO_RUNG: &str = "make usher's sender a server admin (usher bootstrap), or set appservice.puppet_registration";
-const PROTECTED: &str =
-    "its administrators are protected users: make usher's sender a server admin (usher bootstrap), or raise the bot yourself";
+const PROTECTED: &str = "its administrators are protected users: make usher's sender a server admin (usher bootstrap), or raise the bot yourself";
 pub(super) const EQUAL: &str = "somebody at the bot's own level is lowered or removed only as themselves: set appservice.puppet_registration, or lower them yourself";
 const LEAVES: &str = "a creator only leaves as themselves: set appservice.puppet_registration";
 
@@ -48,8 +47,9 @@ impl Planner<'_> {
         }
         let bot = &self.observed.bot;
         let Some(levels) = room.power_levels.as_ref().filter(|_| !is_immutable(room, bot)) else { return Hand::Bot };
-        let level = levels.user_level(user);
-        if level <= 0 || level < levels.user_level(bot) {
+        let (level, own) = (levels.user_level(user), levels.user_level(bot));
+        // Where the bot has lost its power nothing it does succeeds, whomever it is done to.
+        if level < own || own < GUARD_LEVEL {
             Hand::Bot
         } else if self.may_puppet(user) {
             Hand::Puppet
@@ -60,7 +60,7 @@ impl Planner<'_> {
 
     /// Whether usher may act as `user`, as far as the plan can tell; the registration and the homeserver have the last word.
     pub(super) fn may_puppet(&self, user: &UserId) -> bool {
-        self.desired.puppets && may_be_acted_for(self.desired, self.observed, user)
+        self.desired.puppets && may_be_acted_for(self.desired, self.observed, user) && !self.is_suspended(user)
     }
 
     /// How somebody is taken out of a room, and what stands against it.
@@ -110,13 +110,21 @@ impl Planner<'_> {
         // The room's maker first: their own level is set by the same event.
         let first = |user: &UserId| room.made_by.as_ref() == Some(user);
         let suitable = able.iter().filter(|(user, _)| self.may_puppet(user));
-        if let Some((user, power)) = suitable.max_by_key(|(user, power)| (first(user), *power, std::cmp::Reverse(*user))) {
+        if let Some((user, power)) =
+            suitable.max_by_key(|(user, power)| (first(user), *power, std::cmp::Reverse(*user)))
+        {
             return Way::Puppet((*user).clone(), Some(*power).filter(|power| *power != levels::CREATOR));
         }
         // The admin API gives what a listed person has, and a creator's bot 100.
         let given = |(user, power): &(&UserId, i64)| {
             let listed = levels.users.contains_key(*user);
-            if *power == levels::CREATOR { GUARD_LEVEL } else if listed { *power } else { 0 }
+            if *power == levels::CREATOR {
+                GUARD_LEVEL
+            } else if listed {
+                *power
+            } else {
+                0
+            }
         };
         match able.iter().map(given).max() {
             Some(given) if self.observed.accounts.listed && given >= needed => Way::Admin,
