@@ -437,6 +437,12 @@ pub enum Note {
     NoLongerConfigured {
         place: Key,
     },
+    /// A room that people made is being taken over, and these are in it without a right: the round that removes them is still to come.
+    TakeOver {
+        place: Key,
+        name: String,
+        strangers: Vec<UserId>,
+    },
     /// A moderator took the room out of its space (S-30).
     TakenOut {
         place: Key,

@@ -35,7 +35,7 @@ impl<'a> Planner<'a> {
         }
         let policy = self.desired.provisioner.v12_creators;
         if policy == V12Creators::Upgrade && self.enforce(wanted, id) == Enforce::Strict {
-            return self.upgrade(wanted, here, (there, judged[0].0), begin);
+            return self.upgrade(wanted, here, there, begin);
         }
         let why = match (self.enforce(wanted, id), policy) {
             (Enforce::Observe, _) => "enforce: observe",
@@ -64,18 +64,14 @@ impl<'a> Planner<'a> {
     }
 
     /// The bot replaces the room by one it has made itself, where nobody stands above it.
-    fn upgrade(
-        &mut self,
-        wanted: &'a DesiredRoom,
-        here: &RoomRef,
-        (there, creator): (&'a Room, &UserId),
-        begin: usize,
-    ) {
+    fn upgrade(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, there: &'a Room, begin: usize) {
         let reason = Reason::Structure("nobody can lower the creator of a room of version 12 or later");
         let own = there.power_levels.as_ref().map_or(0, |levels| levels.user_level(&self.observed.bot));
         let needed = there.power_levels.as_ref().map_or(0, |levels| levels.level_for_state(levels::TOMBSTONE));
         let raises = own < needed && !is_immutable(there, &self.observed.bot);
-        if raises && self.may_puppet(creator) {
+        let joined = |user: &&UserId| there.members.get(*user) == Some(&Member::Join);
+        let creator = foreign_creators(there, &self.observed.bot).filter(joined).find(|user| self.may_puppet(user));
+        if let Some(creator) = creator.filter(|_| raises) {
             // Levels are one event: what else changes in them comes first.
             let busy = self.plan.steps[begin..].iter().any(|step| {
                 matches!(

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::levels;
-use super::members::Remembered;
+use super::members::{Remembered, is_protected};
 use super::reach::{Way, admits, is_immutable};
 use super::rooms::identity;
 use super::{Action, Deed, Lesson, LevelChange, Note, Planner, Reason, RoomRef, Scope, StateChange, Step, Withheld};
@@ -168,10 +168,14 @@ impl<'a> Planner<'a> {
         match self.observed.rooms.get(&room.id) {
             Some(there) if self.is_remote(there) => self.leave_alone(wanted, REMOTE),
             Some(there) if self.commands(there) => self.hold_taken(room, &here, there),
-            Some(there) => self.take_power(wanted, &here, there),
+            Some(there) => {
+                self.take_power(wanted, &here, there);
+                self.foretell(wanted, there);
+            }
             None => {
                 if let Some(there) = self.observed.outside.get(&room.id) {
                     self.enter(wanted, &here, there);
+                    self.foretell(wanted, there);
                 }
             }
         }
@@ -213,6 +217,25 @@ impl<'a> Planner<'a> {
         }
         self.step(wanted, Action::Enter { room: here.clone() }, Reason::Structure(OPENED));
         self.withhold_last(withheld);
+    }
+
+    /// Says ahead of time whom a later round of the take-over removes (S-31).
+    fn foretell(&mut self, wanted: &'a DesiredRoom, there: &Room) {
+        let id = self.located.get(&wanted.key).copied();
+        let here = |step: &Step| step.is_pending() && step.place.as_ref() == Some(&wanted.key);
+        if !self.plan.steps.last().is_some_and(here) || self.enforce(wanted, id) != Enforce::Strict {
+            return;
+        }
+        let rule = self.effective_rule(wanted, id);
+        let inside = there.members.iter().filter(|(_, member)| member.is_in()).map(|(user, _)| user);
+        let strangers: Vec<UserId> = inside
+            .filter(|user| user.server() == self.observed.server && !rule.members.contains_key(user))
+            .filter(|user| !is_protected(self.desired, self.observed, user) && !self.is_suspended(user))
+            .cloned()
+            .collect();
+        if !strangers.is_empty() {
+            self.note(Note::TakeOver { place: wanted.key.clone(), name: wanted.name.clone(), strangers });
+        }
     }
 
     fn withhold_last(&mut self, withheld: Option<Withheld>) {
