@@ -37,6 +37,8 @@ pub struct Desired {
     pub mirrored: bool,
     /// Whether leavers are locked rather than removed (S-24).
     pub deprovisioning: bool,
+    /// Whether usher may act as local people (S-22).
+    pub puppets: bool,
     /// Accounts to be locked, once accounts are built: confirmed gone, or disabled.
     pub locks: Vec<(UserId, Reason)>,
     pub notes: Vec<Note>,
@@ -75,8 +77,14 @@ pub struct DesiredRoom {
 /// What differs between spaces and rooms.
 #[derive(Clone, Debug)]
 pub enum RoomKind {
-    Space { federate: Option<bool> },
+    Space {
+        federate: Option<bool>,
+    },
     Room(RoomTemplate),
+    /// A room people made and opened to these managed spaces (S-31): its name, topic, links and join rule are theirs.
+    Taken {
+        spaces: Vec<Key>,
+    },
 }
 
 /// Who belongs in a room, and with what level. Shared by the rooms of a space (S-13).
@@ -168,6 +176,7 @@ pub fn desire(config: &Config, directory: &Directory, ledger: &Ledger, now: Time
         complete: directory.is_complete(),
         mirrored,
         deprovisioning: config.user_provisioner.deprovisioning.is_some(),
+        puppets: config.appservice.puppet_registration.is_some(),
         locks,
         notes,
         groups,

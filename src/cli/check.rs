@@ -237,6 +237,7 @@ impl Report {
                 | Note::Suspended { .. }
                 | Note::ForeignUser { .. }
                 | Note::LevelsDoNotFit { .. }
+                | Note::TakeOver { .. }
                 | Note::TakenOut { .. } => {}
             }
         }

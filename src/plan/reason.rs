@@ -3,6 +3,11 @@
 use std::fmt;
 
 use super::{Class, Note, Reason, StateChange, Withheld};
+use crate::ids::UserId;
+
+/// How many people a note names.
+const NAMED: usize = 5;
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -138,6 +143,7 @@ impl fmt::Display for Class {
             Self::LedgerLost => "the database is younger than the rooms",
             Self::ModeSwitch => "switch between mirror and mapping",
             Self::Rename => "probable rename",
+            Self::Upgrades => "room to be upgraded",
         })
     }
 }
@@ -216,6 +222,16 @@ impl fmt::Display for Note {
                     "{place}: a moderator took this room out of its space, or closed it to the space: it is not made again"
                 )
             }
+            Self::TakeOver { place, name, strangers } => {
+                let named: Vec<&str> = strangers.iter().take(NAMED).map(UserId::as_str).collect();
+                let more = strangers.len() - named.len();
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                let named = named.join(", ");
+                write!(
+                    f,
+                    "{place}: once '{name}' is taken over, those who have no right there are to be removed: {named}{more}"
+                )
+            }
         }
     }
 }
@@ -238,6 +254,7 @@ impl Note {
             Self::ForeignUser { .. } => "foreign_user",
             Self::LevelsDoNotFit { .. } => "levels_do_not_fit",
             Self::Unenforceable { .. } => "unenforceable",
+            Self::TakeOver { .. } => "take_over",
             Self::TakenOut { .. } => "taken_out",
             Self::ExceptionUnknown { .. } => "exception_unknown",
         }

@@ -24,11 +24,11 @@ impl<'a> Planner<'a> {
             extra: BTreeMap::new(),
             candidates: vec![OnceCell::new(); desired.people.len()],
             without_account: BTreeSet::new(),
+            taken: &[],
             plan: Plan::default(),
         };
         planner.locate();
         planner.hold();
-        planner.place_exceptions();
         planner
     }
 
@@ -104,10 +104,10 @@ impl<'a> Planner<'a> {
     }
 
     /// Exceptions by room id or alias, with the right rising to the spaces above (S-107).
-    fn place_exceptions(&mut self) {
+    pub(super) fn place_exceptions(&mut self) {
         for exception in &self.desired.room_exceptions {
             let key = self.located.iter().find_map(|(key, id)| {
-                let room = self.observed.rooms.get(*id)?;
+                let room = self.observed.rooms.get(*id).or_else(|| self.observed.outside.get(*id))?;
                 let named =
                     id.as_str() == exception.room || room.canonical_alias.as_deref() == Some(exception.room.as_str());
                 named.then_some(*key)
@@ -119,11 +119,18 @@ impl<'a> Planner<'a> {
                 continue;
             };
             self.extra.entry(key).or_default().push((exception.user.clone(), exception.entitlement));
-            let mut above = self.wanted(key).and_then(|room| room.parent.clone());
-            while let Some(space) = above.take().and_then(|parent| self.wanted(&Key::Space(parent))) {
-                let entitlement = crate::desired::Entitlement { level: 0, ..exception.entitlement };
-                self.extra.entry(&space.key).or_default().push((exception.user.clone(), entitlement));
-                above.clone_from(&space.parent);
+            let entitlement = crate::desired::Entitlement { level: 0, ..exception.entitlement };
+            let first = match self.wanted(key).map(|room| (&room.kind, &room.parent)) {
+                Some((RoomKind::Taken { spaces }, _)) => spaces.clone(),
+                Some((_, Some(parent))) => vec![Key::Space(parent.clone())],
+                Some((_, None)) | None => Vec::new(),
+            };
+            for first in &first {
+                let mut above = self.wanted(first);
+                while let Some(space) = above {
+                    self.extra.entry(&space.key).or_default().push((exception.user.clone(), entitlement));
+                    above = space.parent.clone().and_then(|parent| self.wanted(&Key::Space(parent)));
+                }
             }
         }
     }
@@ -177,7 +184,11 @@ impl<'a> Planner<'a> {
         if let Key::Room { space, slot } = &wanted.key
             && self.space_room(space).is_some_and(|parent| made(parent).contains(slot))
         {
-            self.note(Note::TakenOut { place: wanted.key.clone() });
+            // One that somebody upgraded has its own note.
+            let carries = |room: &Room| identity(room, &self.observed.bot) == Some(&wanted.key);
+            if !self.observed.rooms.values().any(carries) {
+                self.note(Note::TakenOut { place: wanted.key.clone() });
+            }
             return;
         }
         if let Some(target) = self.observed.aliases.get(&wanted.key) {
@@ -335,7 +346,7 @@ impl<'a> Planner<'a> {
         let reason = Reason::Structure("hangs in its space");
         if !linked {
             let (order, suggested) = match &wanted.kind {
-                RoomKind::Space { .. } => (None, false),
+                RoomKind::Space { .. } | RoomKind::Taken { .. } => (None, false),
                 RoomKind::Room(template) => (template.order.clone(), template.suggested),
             };
             let link = Child { via: via.clone(), order, suggested };

@@ -289,7 +289,9 @@ impl Reconciler {
         let candidates: BTreeSet<UserId> = plan
             .steps
             .iter()
-            .filter(|step| listed && matches!(step.action, Action::Kick { .. } | Action::Lock { .. }))
+            .filter(|step| {
+                listed && matches!(step.action, Action::Kick { .. } | Action::Lock { .. } | Action::Puppet { .. })
+            })
             // While clean-up is off nobody is removed for it, and those may be thousands.
             .filter(|step| step.withheld != Some(Withheld::GcOff))
             .filter_map(|step| step.action.user())
