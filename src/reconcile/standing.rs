@@ -308,6 +308,7 @@ mod tests {
             key: key(),
             made: BTreeSet::new(),
             abandoned: true,
+            additive: false,
             original_creator: None,
         };
         assert!(!lost(&Room { marker: Some(marker), ..room(Some(left()), 150) }), "left on purpose");

@@ -114,6 +114,7 @@ pub async fn a_new_id_takes_the_fence_along(ground: &Ground) {
         key: new.clone(),
         made: [].into(),
         abandoned: false,
+        additive: false,
         original_creator: None,
     };
     let rename = Action::SetState { room: at(&space), state: StateChange::Rename { from: old.clone(), marker } };
