@@ -101,6 +101,8 @@ pub struct Appservice {
     pub bot: Localpart,
     /// Where to take transactions, if at all.
     pub listen: Option<String>,
+    /// Where the homeserver reaches that listener, when not at its own address.
+    pub url: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,7 +34,7 @@ impl Slot {
             instance: instance.clone(),
             server_name: SERVER_NAME.to_owned(),
             bot: bot.as_str().into(),
-            listen: None,
+            url: None,
             aliases: BTreeSet::new(),
             protected: vec!["@usher-.*".to_owned(), "@_usher.*".to_owned(), "@root.*".to_owned()],
         };
