@@ -33,6 +33,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 
 pub use dump::{dump, dump_with};
+pub use homeserver::reachable_at;
 pub use load::{load, load_with};
 pub use problem::{Loaded, Problem, Severity};
 

@@ -83,6 +83,11 @@ impl Hints {
         self.returned.subscribe()
     }
 
+    /// Looks at what came since the last [`Hints::take`], and leaves it there.
+    pub fn peek<T>(&self, look: impl FnOnce(&Hinted) -> T) -> T {
+        look(&self.named.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// What came since the last call.
     #[must_use]
     pub fn take(&self) -> Hinted {

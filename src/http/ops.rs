@@ -18,8 +18,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::config::reachable_at;
-
 use super::BindError;
 use crate::observability::{Metrics, Mode, Status};
 use crate::store::Store;

@@ -19,7 +19,8 @@ pub enum Ping {
     Unreached { cause: String, remedy: &'static str },
 }
 
-const NO_URL: &str = "run `usher registration generate` and restart Synapse, which has read a registration without a url";
+const NO_URL: &str =
+    "run `usher registration generate` and restart Synapse, which has read a registration without a url";
 const NO_WAY: &str = "from where Synapse runs, the url of the registration must lead to appservice.listen: \
                       compare the two (`usher check`), set appservice.url, run `usher registration generate`, restart Synapse";
 const NOT_US: &str = "something else answers at the url of the registration, or Synapse has an older hs_token: \

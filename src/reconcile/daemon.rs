@@ -223,7 +223,9 @@ impl Daemon {
         }
         match self.reconciler.look_where_hinted(&hinted).await {
             Ok(changed) => self.inbox.news.dirty.extend(changed),
-            Err(error) => tracing::debug!(%error, "what a transaction hinted at could not be looked at; a poll does it"),
+            Err(error) => {
+                tracing::debug!(%error, "what a transaction hinted at could not be looked at; a poll does it");
+            }
         }
     }
 

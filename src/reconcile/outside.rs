@@ -60,8 +60,8 @@ impl Reconciler {
     /// When the homeserver is away.
     pub(super) async fn look_where_hinted(&mut self, hinted: &Hinted) -> Result<BTreeSet<RoomId>, MatrixError> {
         let Some(observed) = &self.observed else { return Ok(BTreeSet::new()) };
-        let mut outside = hinted.rooms.iter().filter(|room| !observed.rooms.contains_key(*room)).peekable();
-        if outside.peek().is_none() && !hinted.any {
+        let outside: Vec<&RoomId> = hinted.rooms.iter().filter(|room| !observed.rooms.contains_key(*room)).collect();
+        if outside.is_empty() && !hinted.any {
             return Ok(BTreeSet::new());
         }
         // As if they had never been looked at.

@@ -13,5 +13,7 @@ mod offboarding;
 mod outages;
 mod people;
 mod stage;
+mod transactions;
 mod verbs;
+mod walk;
 mod world;

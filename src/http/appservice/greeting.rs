@@ -34,7 +34,10 @@ pub async fn greet(homeserver: Homeserver, mut returned: watch::Receiver<()>, st
             }
             Ok(Ping::Unreached { cause, remedy }) => {
                 if told != cause {
-                    tracing::warn!(cause, "the homeserver's transactions do not reach usher, which works without; {remedy}");
+                    tracing::warn!(
+                        cause,
+                        "the homeserver's transactions do not reach usher, which works without; {remedy}"
+                    );
                     told = cause;
                 }
                 Some(UNREACHED_PAUSE)
