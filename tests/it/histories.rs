@@ -122,7 +122,7 @@ impl Reader {
                 self.reconciler = reconciler(&self.homeserver, &self.config).await;
                 self.waiting.clear();
                 let index = self.stored.len().saturating_sub(1 + back);
-                self.position = self.stored[index].clone();
+                self.position.clone_from(&self.stored[index]);
                 self.stored.truncate(index + 1);
                 self.owes_read = true;
             }
@@ -195,7 +195,7 @@ fn config() -> Config {
          source: {{ type: file, path: people.yaml }}\nspaces: [{{ id: s, name: S }}]\n"
     );
     let loaded = usher::config::load_with(&[("usher.yaml".into(), text)], &|_| None);
-    loaded.strict().map(|(config, _)| config).unwrap_or_else(|problems| panic!("{problems:?}"))
+    loaded.strict().map_or_else(|problems| panic!("{problems:?}"), |(config, _)| config)
 }
 
 async fn connect(url: &str) -> Homeserver {

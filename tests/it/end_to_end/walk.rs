@@ -98,7 +98,7 @@ impl Walk {
             rooms.push(world.room(thing).await);
         }
         let (done, count) = (BTreeMap::new(), BTreeMap::new());
-        let mut walk = Self { world, daemon, moments, rooms, own: Vec::new(), employment, done, count };
+        let walk = Self { world, daemon, moments, rooms, own: Vec::new(), employment, done, count };
         for name in NAMES {
             for room in walk.rooms.clone() {
                 walk.join(name, &room).await;
@@ -113,12 +113,12 @@ impl Walk {
 
     fn somebody(&mut self) -> &'static str {
         let all: Vec<&'static str> = NAMES.into_iter().chain(STRANGERS).collect();
-        *self.pick(&all)
+        self.pick(&all)
     }
 
     /// Mostly those who may do a lot.
     fn somebody_strong(&mut self) -> &'static str {
-        if self.moments.below(4) == 0 { self.somebody() } else { *self.pick(&CHIEFS) }
+        if self.moments.below(4) == 0 { self.somebody() } else { self.pick(&CHIEFS) }
     }
 
     fn some_room(&mut self) -> RoomId {
