@@ -97,9 +97,11 @@ async fn follow(
     let mut woken = hints.woken();
     loop {
         woken.mark_unchanged();
+        // Whether the homeserver is back is known as soon as it answers at all.
+        let wait = if interrupted { Duration::ZERO } else { SYNC_WAIT };
         let next = tokio::select! {
             () = stop.cancelled() => return,
-            next = homeserver.next_batch(position.as_deref(), SYNC_WAIT) => next,
+            next = homeserver.next_batch(position.as_deref(), wait) => next,
         };
         match next {
             Ok(batch) => {

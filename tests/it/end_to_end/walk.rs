@@ -107,8 +107,8 @@ impl Walk {
         walk
     }
 
-    fn pick<'a, T>(&mut self, some: &'a [T]) -> &'a T {
-        &some[usize::try_from(self.moments.below(some.len() as u64)).unwrap()]
+    fn pick<T: Clone>(&mut self, some: &[T]) -> T {
+        some[usize::try_from(self.moments.below(some.len() as u64)).unwrap()].clone()
     }
 
     fn somebody(&mut self) -> &'static str {
@@ -123,7 +123,7 @@ impl Walk {
 
     fn some_room(&mut self) -> RoomId {
         let rooms = self.rooms.clone();
-        self.pick(&rooms).clone()
+        self.pick(&rooms)
     }
 
     /// Whether this may be done once more.
@@ -194,7 +194,7 @@ impl Walk {
         if status != 200 {
             return Some(false);
         }
-        levels["users"][self.world.user(whom)] = json!(*self.pick(&[0, 50, 99, 100]));
+        levels["users"][self.world.user(whom)] = json!(self.pick(&[0, 50, 99, 100]));
         Some(self.put(by, &room, ("m.room.power_levels", ""), levels).await)
     }
 
@@ -213,7 +213,7 @@ impl Walk {
             return None;
         }
         let (by, index) = (self.somebody_strong(), usize::try_from(self.moments.below(3)).unwrap());
-        let version = *self.pick(&["10", "11", "12"]);
+        let version = self.pick(&["10", "11", "12"]);
         let rule = json!({ "join_rule": "restricted",
                            "allow": [{ "type": "m.room_membership", "room_id": self.rooms[index] }] });
         let body = json!({ "name": format!("{by}'s room"), "room_version": version,
@@ -233,7 +233,7 @@ impl Walk {
             return None;
         }
         let own = self.own.clone();
-        let (room, space) = self.pick(&own).clone();
+        let (room, space) = self.pick(&own);
         if !self.once_more(format!("place of {room}")) {
             return None;
         }
@@ -247,7 +247,7 @@ impl Walk {
             return None;
         }
         let own = self.own.clone();
-        let (room, space) = self.pick(&own).clone();
+        let (room, space) = self.pick(&own);
         if !self.once_more(format!("upgrade of {room}")) {
             return None;
         }
@@ -264,7 +264,7 @@ impl Walk {
 
     /// The directory changes: somebody changes the team, or begins or ends to lead. The teams' first stay, so that none is ever empty.
     fn reorganise(&mut self) -> Option<bool> {
-        let name = *self.pick(&["bob", "cat", "dan", "hal", "ida", "jon"]);
+        let name = self.pick(&["bob", "cat", "dan", "hal", "ida", "jon"]);
         let (from, to) = match self.moments.below(3) {
             0 => (Some("red"), "blue"),
             1 => (Some("blue"), "red"),
