@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::actuate::{Actuator, LiveActuator};
@@ -14,7 +15,10 @@ use crate::bridge;
 use crate::cli::Exit;
 use crate::clock;
 use crate::config::Config;
+use crate::http::BindError;
+use crate::http::appservice::{self, Appservice, Hints};
 use crate::http::ops::{self, Heartbeat, Operations};
+use crate::ids::UserId;
 use crate::matrix::{Homeserver, MatrixError, Trouble, registration};
 use crate::observability::{Metrics, Mode, Status};
 use crate::reconcile::{Parts, PassError, Reconciler, alive, daemon};
@@ -90,6 +94,12 @@ impl From<LeaseError> for Failure {
             LeaseError::File { .. } => Self::new(Exit::Error, error.to_string()),
             LeaseError::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<BindError> for Failure {
+    fn from(error: BindError) -> Self {
+        Self::new(Exit::Error, error.to_string())
     }
 }
 
@@ -278,7 +288,6 @@ pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> 
             None => return Ok(()),
         }
     }
-    let listener = ops::bind(&config.ops.listen).await.map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
     let mode = if purpose == Purpose::Look { Mode::DryRun } else { Mode::Standby };
     let (status, seen) = watch::channel(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -287,24 +296,24 @@ pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> 
         started_at: clock::now(),
         ..Status::default()
     });
-    let operations = Operations {
-        heartbeat: parts.heartbeat.clone(),
-        metrics: Arc::clone(&parts.metrics),
-        status: seen,
-        store: parts.store.subscribe(),
-        token: config.ops.token.clone(),
-    };
-    let serving = tokio::spawn(ops::serve(listener, operations, stop.clone()));
+    let mut listeners = Listeners::default();
+    listeners.open_operations(config, &parts, seen, &stop).await?;
+    listeners.open_transactions(config, &stop).await?;
     let built = match built {
         Some(built) => Some(built),
         None => build_or_stand_by(config, purpose, &parts, (&stop, &deadline)).await?,
     };
     let ended = match built {
-        Some(built) => follow(config, built, status, &deadline).await,
+        Some(built) => {
+            if mode != Mode::DryRun {
+                listeners.greet(&built.homeserver, &stop);
+            }
+            follow(config, built, (status, listeners.hints.clone()), &deadline).await
+        }
         None => Ok(()),
     };
     stop.cancel();
-    deadline.bound(serving).await;
+    deadline.bound(listeners.served.join_all()).await;
     let store = parts.store.borrow().clone();
     if let Some(store) = store {
         deadline.bound(store.close()).await;
@@ -312,11 +321,71 @@ pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> 
     ended
 }
 
+/// What usher serves while it runs, each part until the stop.
+#[derive(Default)]
+struct Listeners {
+    served: JoinSet<()>,
+    hints: Hints,
+    takes_transactions: bool,
+}
+
+impl Listeners {
+    async fn open_operations(
+        &mut self,
+        config: &Config,
+        parts: &Shown,
+        status: watch::Receiver<Status>,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let listener = ops::bind(&config.ops.listen).await?;
+        let operations = Operations {
+            heartbeat: parts.heartbeat.clone(),
+            metrics: Arc::clone(&parts.metrics),
+            status,
+            store: parts.store.subscribe(),
+            token: config.ops.token.clone(),
+        };
+        let serving = ops::serve(listener, operations, stop.clone());
+        self.served.spawn(async { broken("ops.listen", serving.await) });
+        Ok(())
+    }
+
+    /// Takes transactions, where wanted. Also while standing by: whoever is asked must answer, or the homeserver's queue is blocked.
+    async fn open_transactions(&mut self, config: &Config, stop: &CancellationToken) -> Result<(), Failure> {
+        let Some(listen) = &config.appservice.listen else { return Ok(()) };
+        let registration = registration::read(&config.appservice.registration)
+            .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+        let listener = appservice::bind(listen).await?;
+        let service = Appservice {
+            token: registration.hs_token,
+            bot: UserId::new(config.appservice.bot.as_str(), &config.homeserver.server_name),
+            hints: self.hints.clone(),
+        };
+        let serving = appservice::serve(listener, service, stop.clone());
+        self.served.spawn(async { broken("appservice.listen", serving.await) });
+        self.takes_transactions = true;
+        Ok(())
+    }
+
+    /// Finds out whether transactions arrive.
+    fn greet(&mut self, homeserver: &Homeserver, stop: &CancellationToken) {
+        if self.takes_transactions {
+            self.served.spawn(appservice::greet(homeserver.clone(), self.hints.returned(), stop.clone()));
+        }
+    }
+}
+
+fn broken(key: &str, ended: std::io::Result<()>) {
+    if let Err(error) = ended {
+        tracing::error!(key, %error, "a listener broke; restart usher");
+    }
+}
+
 /// The loop, until stopped.
 async fn follow(
     config: &Config,
     built: Built,
-    status: watch::Sender<Status>,
+    (status, hints): (watch::Sender<Status>, Hints),
     deadline: &Deadline,
 ) -> Result<(), Failure> {
     let show = status.borrow().mode == Mode::DryRun;
@@ -326,7 +395,7 @@ async fn follow(
     let mode = status.borrow().mode;
     let (server, url) = (&config.homeserver.server_name, &config.homeserver.url);
     tracing::info!(instance = config.instance, server, url, ?mode, "usher runs");
-    let mut daemon = tokio::spawn(daemon::run(built.reconciler, built.homeserver, status, show));
+    let mut daemon = tokio::spawn(daemon::run(built.reconciler, built.homeserver, (status, hints), show));
     match deadline.bound(&mut daemon).await {
         Some(Ok(daemon::Ended::Stopped)) => {
             tracing::info!("usher stopped");

@@ -33,6 +33,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 
 pub use dump::{dump, dump_with};
+pub use homeserver::reachable_at;
 pub use load::{load, load_with};
 pub use problem::{Loaded, Problem, Severity};
 
@@ -101,6 +102,8 @@ pub struct Appservice {
     pub bot: Localpart,
     /// Where to take transactions, if at all.
     pub listen: Option<String>,
+    /// Where the homeserver reaches that listener, when not at its own address.
+    pub url: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ mod admin;
 mod feed;
 mod outside;
 mod pace;
+mod ping;
 mod puppet;
 mod read;
 pub mod registration;
@@ -20,6 +21,7 @@ use secrecy::SecretString;
 
 pub use admin::{Promotion, Rung};
 pub use feed::Batch;
+pub use ping::Ping;
 pub use read::{NewAccounts, Probed, Reread};
 pub use requests::{Request, RequestCount, Requests};
 pub use write::Membership;
@@ -71,6 +73,8 @@ impl From<&Config> for Access {
 /// Who we are.
 struct Identity {
     instance: String,
+    /// The registration's id.
+    registration: String,
     server: String,
     /// The registration's sender: registers users and speaks to the admin API (DESIGN decision 9).
     sender: UserId,
@@ -99,6 +103,7 @@ impl Homeserver {
         let plain = |url: &str| url.trim_end_matches('/').to_owned();
         let identity = Identity {
             instance: access.instance,
+            registration: registration.id.clone(),
             sender: UserId::new(&registration.sender_localpart, &server),
             bot: UserId::new(access.bot.as_str(), &server),
             url: plain(&access.url),

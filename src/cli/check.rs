@@ -7,7 +7,8 @@ use super::{Exit, printed, problem_list};
 use crate::app::{self, Failure};
 use crate::config::{self, AccountsBackend, Config};
 use crate::ids::UserId;
-use crate::matrix::{Homeserver, MatrixError, Promotion, Rung, registration};
+use crate::matrix::registration::{self, Registration};
+use crate::matrix::{Homeserver, MatrixError, Promotion, Rung};
 use crate::observed::Presence;
 use crate::plan::{self, Note, Scope};
 use crate::store::{Backend, Store};
@@ -140,6 +141,7 @@ impl Report {
         } else {
             self.ok("registration", "covers the bot and usher's aliases only");
         }
+        self.transactions(config, &main);
         let homeserver = match app::homeserver(config).await {
             Ok(homeserver) => homeserver,
             Err(failure) => {
@@ -165,6 +167,34 @@ impl Report {
         }
         self.puppets(config, &homeserver).await;
         Some(homeserver)
+    }
+
+    /// Whether the registration brings transactions to where usher takes them. Nothing depends on it but how soon usher wakes.
+    fn transactions(&mut self, config: &Config, main: &Registration) {
+        const REMEDY: &str = "run `usher registration generate` and restart Synapse";
+        match (config.appservice.transactions_url(), &main.url) {
+            (None, None) => {}
+            (Some(wanted), Some(url)) if *url == wanted => {
+                self.ok("transactions", &format!("the homeserver brings them to {url}"));
+            }
+            (Some(wanted), Some(url)) => self.advice(
+                "transactions",
+                &format!(
+                    "the registration has the homeserver bring them to {url}, but appservice takes them at {wanted}: {REMEDY}"
+                ),
+            ),
+            (Some(wanted), None) => self.advice(
+                "transactions",
+                &format!("appservice takes them at {wanted}, but the registration names no url: {REMEDY}"),
+            ),
+            (None, Some(url)) => self.advice(
+                "transactions",
+                &format!(
+                    "the registration has the homeserver bring them to {url}, but appservice.listen is not set: Synapse keeps \
+                     them for usher for ever. Set it, or {REMEDY}"
+                ),
+            ),
+        }
     }
 
     fn rung(&mut self, config: &Config, homeserver: &Homeserver, rung: Rung) {

@@ -32,6 +32,9 @@ pub(super) async fn generate(files: &[PathBuf], force: bool) -> Result<Exit, Fai
         let path = std::path::absolute(path).unwrap_or_else(|_| (*path).clone());
         let _ = writeln!(text, "  - {}", path.display());
     }
+    if let Some(url) = appservice.transactions_url() {
+        let _ = write!(text, "\nSynapse brings transactions to {url}: it must reach usher there.\n");
+    }
     text.push_str("\nThen: usher bootstrap --admin-token-file FILE\n");
     Ok(printed(&text))
 }

@@ -11,8 +11,7 @@ use serde::Serialize;
 
 use super::Exit;
 use crate::app::Failure;
-use crate::config::Ops;
-use crate::http::ops::reachable_at;
+use crate::config::{Ops, reachable_at};
 use crate::observability::{HoldStatus, Mode, PassStatus, PlanStatus, Status};
 use crate::store::Store;
 

@@ -1,5 +1,6 @@
 //! `instance`, `homeserver`, `appservice`, `accounts` and `database`.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::section::Section;
@@ -62,6 +63,7 @@ pub(super) fn appservice(root: &mut Section<'_>, first: &Path) -> Appservice {
         puppet_registration: None,
         bot: Localpart::from("usher"),
         listen: None,
+        url: None,
     };
     let Some(mut section) = root.section("appservice") else { return appservice };
     if let Some(path) = section.path("registration") {
@@ -79,9 +81,50 @@ pub(super) fn appservice(root: &mut Section<'_>, first: &Path) -> Appservice {
             field.fail(format!("must be a localpart of a-z, 0-9 and ._=-/+, not {}{hint}", field.shown()));
         }
     }
-    appservice.listen = section.field("listen").and_then(|field| field.listen());
+    let listen = section.field("listen");
+    let url = section.field("url");
+    appservice.listen = listen.as_ref().and_then(super::value::Field::listen);
+    appservice.url = url.as_ref().and_then(|field| field.url(HTTP));
+    match (&listen, &url) {
+        (None, Some(url)) => url.fail("is where the homeserver brings transactions: set appservice.listen too"),
+        (Some(listen), None) if appservice.listen.as_deref().is_some_and(is_everywhere) => {
+            listen.advise(
+                "is every address of this machine: name the one at which the homeserver reaches usher in appservice.url, \
+                 or the registration says 127.0.0.1",
+            );
+        }
+        _ => {}
+    }
     section.finish();
     appservice
+}
+
+/// Where a client on this machine reaches a listener bound to `listen`: the loopback address stands for "all addresses".
+#[must_use]
+pub fn reachable_at(listen: &str) -> String {
+    let Ok(mut address) = listen.parse::<SocketAddr>() else { return listen.to_owned() };
+    if address.ip().is_unspecified() {
+        let loopback: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        address.set_ip(loopback);
+    }
+    address.to_string()
+}
+
+/// Whether a listener there has no address of its own.
+fn is_everywhere(listen: &str) -> bool {
+    listen.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())
+}
+
+impl Appservice {
+    /// The URL at which the homeserver is to bring transactions; `None`: none are wanted.
+    #[must_use]
+    pub fn transactions_url(&self) -> Option<String> {
+        let listen = self.listen.as_deref()?;
+        Some(self.url.clone().unwrap_or_else(|| format!("http://{}", reachable_at(listen))))
+    }
 }
 
 pub(super) fn accounts(root: &mut Section<'_>) -> Accounts {
@@ -141,4 +184,16 @@ pub(super) fn database_url(root: &mut Section<'_>, first: &Path) -> String {
     });
     section.finish();
     url.unwrap_or_else(default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_addresses_are_reached_by_loopback() {
+        assert_eq!(reachable_at("0.0.0.0:8042"), "127.0.0.1:8042");
+        assert_eq!(reachable_at("[::]:8042"), "[::1]:8042");
+        assert_eq!(reachable_at("localhost:8042"), "localhost:8042");
+    }
 }

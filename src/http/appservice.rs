@@ -4,24 +4,31 @@
 //! folded. It wakes the feed, and names rooms the feed does not show. Whatever the body, an authenticated transaction is answered
 //! 200 once taken in: one that is refused blocks the homeserver's queue for ever.
 
+mod greeting;
+
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use subtle::ConstantTimeEq as _;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+pub use greeting::greet;
+
+use super::BindError;
 use crate::ids::{RoomId, UserId};
 
 /// Largest transaction read: a hundred events of 64 KiB, threefold. What is larger is taken in unread.
@@ -29,13 +36,19 @@ const LARGEST_BODY: usize = 20 * 1024 * 1024;
 /// How long a body may take to arrive.
 const BODY_LIMIT: Duration = Duration::from_mins(1);
 /// Rooms remembered between two looks; beyond them, all are looked at.
-const MOST_ROOMS: usize = 1_000;
+pub const MOST_ROOMS: usize = 1_000;
+/// Longest room id there is, in bytes (Matrix specification, appendix 4.2.1).
+const LONGEST_ID: usize = 255;
+/// Shortest pause that a transaction ends: a storm of them must not become one of requests.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// What transactions hinted at since the last look. Clones share it; it never grows beyond [`MOST_ROOMS`] names.
+/// What passes between the listener and the loop: what transactions hinted at since the last look, and that the homeserver is back.
+/// Clones share it; it never grows beyond [`MOST_ROOMS`] names.
 #[derive(Clone, Debug)]
 pub struct Hints {
     named: Arc<Mutex<Hinted>>,
     woken: watch::Sender<()>,
+    returned: watch::Sender<()>,
 }
 
 /// Rooms in which something happened.
@@ -48,7 +61,7 @@ pub struct Hinted {
 
 impl Default for Hints {
     fn default() -> Self {
-        Self { named: Arc::default(), woken: watch::channel(()).0 }
+        Self { named: Arc::default(), woken: watch::channel(()).0, returned: watch::channel(()).0 }
     }
 }
 
@@ -57,6 +70,22 @@ impl Hints {
     #[must_use]
     pub fn woken(&self) -> watch::Receiver<()> {
         self.woken.subscribe()
+    }
+
+    /// The homeserver answers again, after it did not.
+    pub fn homeserver_returned(&self) {
+        self.returned.send_replace(());
+    }
+
+    /// Changes whenever the homeserver came back.
+    #[must_use]
+    pub fn returned(&self) -> watch::Receiver<()> {
+        self.returned.subscribe()
+    }
+
+    /// Looks at what came since the last [`Hints::take`], and leaves it there.
+    pub fn peek<T>(&self, look: impl FnOnce(&Hinted) -> T) -> T {
+        look(&self.named.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What came since the last call.
@@ -101,20 +130,45 @@ pub fn router(service: Appservice) -> Router {
         .with_state(service)
 }
 
-/// The token comes in the header only: in a query it would end up in access logs.
-async fn authenticated(State(service): State<Appservice>, request: Request, next: Next) -> Response {
-    match shown_token(request.headers()) {
-        None => refusal(StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN"),
-        Some(shown) if bool::from(shown.as_bytes().ct_eq(service.token.expose_secret().as_bytes())) => {
-            next.run(request).await
-        }
-        Some(_) => refusal(StatusCode::FORBIDDEN, "M_FORBIDDEN"),
+/// Waits for `pause`, or for less when a transaction comes meanwhile: then the homeserver is there.
+pub async fn wait_or_wake(pause: Duration, woken: &mut watch::Receiver<()>) {
+    let shortest = pause.min(SHORTEST_PAUSE);
+    tokio::time::sleep(shortest).await;
+    let rest = tokio::time::sleep(pause.saturating_sub(shortest));
+    tokio::pin!(rest);
+    tokio::select! {
+        () = &mut rest => {}
+        changed = woken.changed() => match changed {
+            Ok(()) => tracing::debug!("a transaction ends the pause"),
+            // Nobody listens: then it is the time alone.
+            Err(_) => rest.await,
+        },
     }
 }
 
-fn shown_token(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+/// Opens the listener.
+///
+/// # Errors
+/// Says which address it was and what to do.
+pub async fn bind(listen: &str) -> Result<TcpListener, BindError> {
+    super::bind(listen, "appservice.listen").await
+}
+
+/// Serves until `stop`; open requests get a few seconds to end.
+///
+/// # Errors
+/// When the listener itself breaks.
+pub async fn serve(listener: TcpListener, service: Appservice, stop: CancellationToken) -> io::Result<()> {
+    super::serve(listener, router(service), stop).await
+}
+
+/// Nothing is answered, and no body read, without the homeserver's token.
+async fn authenticated(State(service): State<Appservice>, request: Request, next: Next) -> Response {
+    match super::bearer(request.headers()) {
+        None => refusal(StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN"),
+        Some(shown) if super::is_token(shown, &service.token) => next.run(request).await,
+        Some(_) => refusal(StatusCode::FORBIDDEN, "M_FORBIDDEN"),
+    }
 }
 
 async fn transaction(
@@ -152,7 +206,8 @@ fn read(body: &[u8]) -> Option<Hinted> {
     }
     let transaction: Transaction<'_> = serde_json::from_slice(body).ok()?;
     let events = transaction.events.into_iter().filter_map(|event| serde_json::from_str::<Event>(event.get()).ok());
-    Some(Hinted { rooms: events.map(|event| event.room_id).collect(), any: false })
+    let rooms = events.map(|event| event.room_id).filter(|room| room.as_str().len() <= LONGEST_ID);
+    Some(Hinted { rooms: rooms.collect(), any: false })
 }
 
 async fn ping() -> Json<serde_json::Value> {
@@ -220,6 +275,30 @@ mod tests {
         assert_eq!(hints.take(), Hinted { rooms: BTreeSet::new(), any: true });
         assert_eq!(hints.take(), Hinted::default());
         assert!(!woken.has_changed().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transaction_ends_a_pause_but_a_storm_of_them_leaves_it_some_length() {
+        let hints = Hints::default();
+        let mut woken = hints.woken();
+        let (long, started) = (Duration::from_mins(1), tokio::time::Instant::now());
+        wait_or_wake(long, &mut woken).await;
+        assert_eq!(started.elapsed(), long, "nothing came");
+        let (teller, started) = (hints.clone(), tokio::time::Instant::now());
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            teller.add(Hinted::default());
+        });
+        wait_or_wake(long, &mut woken).await;
+        assert_eq!(started.elapsed(), Duration::from_secs(5));
+        hints.add(Hinted::default());
+        let started = tokio::time::Instant::now();
+        wait_or_wake(long, &mut woken).await;
+        assert_eq!(started.elapsed(), SHORTEST_PAUSE);
+        drop(hints);
+        let started = tokio::time::Instant::now();
+        wait_or_wake(long, &mut woken).await;
+        assert_eq!(started.elapsed(), long, "nobody is left to wake anybody");
     }
 
     proptest! {

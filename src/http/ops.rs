@@ -3,7 +3,6 @@
 //! `/live` and `/ready` are open, because orchestrators probe without credentials; the others ask for `ops.token` where one is set.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,13 +12,13 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use secrecy::{ExposeSecret as _, SecretString};
-use subtle::ConstantTimeEq as _;
+use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::BindError;
 use crate::observability::{Metrics, Mode, Status};
 use crate::store::Store;
 
@@ -27,8 +26,6 @@ use crate::store::Store;
 const LIVE_FOR: Duration = Duration::from_secs(30);
 /// How long `/ready` waits for the database.
 const PING_LIMIT: Duration = Duration::from_secs(3);
-/// How long open requests may take to end when usher stops.
-const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// The loop's pulse. Clones share it.
 #[derive(Clone, Debug)]
@@ -70,29 +67,12 @@ pub struct Operations {
     pub token: Option<SecretString>,
 }
 
-/// Why the listener could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {listen} (ops.listen): {cause}; {remedy}")]
-pub struct BindError {
-    listen: String,
-    cause: io::Error,
-    remedy: &'static str,
-}
-
 /// Opens the listener.
 ///
 /// # Errors
 /// Says which address it was and what to do.
 pub async fn bind(listen: &str) -> Result<TcpListener, BindError> {
-    TcpListener::bind(listen).await.map_err(|cause| {
-        let remedy = match cause.kind() {
-            io::ErrorKind::AddrInUse => "another process has that port: stop it or choose another",
-            io::ErrorKind::AddrNotAvailable => "this machine has no such address: use one of its own, or 0.0.0.0",
-            io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose a higher one",
-            _ => "write it as address:port, for example 127.0.0.1:8042",
-        };
-        BindError { listen: listen.to_owned(), cause, remedy }
-    })
+    super::bind(listen, "ops.listen").await
 }
 
 /// Serves until `stop`; open requests get a few seconds to end.
@@ -100,31 +80,7 @@ pub async fn bind(listen: &str) -> Result<TcpListener, BindError> {
 /// # Errors
 /// When the listener itself breaks.
 pub async fn serve(listener: TcpListener, operations: Operations, stop: CancellationToken) -> io::Result<()> {
-    let stopping = stop.clone();
-    let server =
-        axum::serve(listener, router(operations)).with_graceful_shutdown(async move { stop.cancelled().await });
-    let overdue = async {
-        stopping.cancelled().await;
-        tokio::time::sleep(DRAIN_LIMIT).await;
-    };
-    tokio::select! {
-        ended = server.into_future() => ended,
-        () = overdue => Ok(()),
-    }
-}
-
-/// Where a client on this machine reaches a listener bound to `listen`: the loopback address stands for "all addresses".
-#[must_use]
-pub fn reachable_at(listen: &str) -> String {
-    let Ok(mut address) = listen.parse::<SocketAddr>() else { return listen.to_owned() };
-    if address.ip().is_unspecified() {
-        let loopback: std::net::IpAddr = match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        };
-        address.set_ip(loopback);
-    }
-    address.to_string()
+    super::serve(listener, router(operations), stop).await
 }
 
 fn router(operations: Operations) -> Router {
@@ -184,12 +140,10 @@ async fn status(State(operations): State<Operations>, headers: HeaderMap) -> Res
     Json(operations.status.borrow().clone()).into_response()
 }
 
-/// Whether the caller showed the token; compared in constant time.
+/// Whether the caller showed the token.
 fn may_read(operations: &Operations, headers: &HeaderMap) -> bool {
     let Some(token) = &operations.token else { return true };
-    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let Some((scheme, shown)) = shown.and_then(|value| value.split_once(' ')) else { return false };
-    scheme.eq_ignore_ascii_case("bearer") && bool::from(shown.trim().as_bytes().ct_eq(token.expose_secret().as_bytes()))
+    super::bearer(headers).is_some_and(|shown| super::is_token(shown, token))
 }
 
 fn refused() -> Response {
@@ -210,22 +164,5 @@ mod tests {
         assert!(heartbeat.silence() > LIVE_FOR);
         heartbeat.clone().tick();
         assert!(heartbeat.silence() <= LIVE_FOR);
-    }
-
-    #[test]
-    fn all_addresses_are_reached_by_loopback() {
-        assert_eq!(reachable_at("0.0.0.0:8042"), "127.0.0.1:8042");
-        assert_eq!(reachable_at("[::]:8042"), "[::1]:8042");
-        assert_eq!(reachable_at("localhost:8042"), "localhost:8042");
-    }
-
-    #[tokio::test]
-    async fn a_taken_port_is_named_with_a_remedy() {
-        let first = bind("127.0.0.1:0").await.unwrap();
-        let taken = first.local_addr().unwrap().to_string();
-        let error = bind(&taken).await.unwrap_err().to_string();
-        assert!(error.contains(&taken) && error.contains("another process has that port"), "{error}");
-        let error = bind("8042").await.unwrap_err().to_string();
-        assert!(error.contains("address:port"), "{error}");
     }
 }

@@ -152,6 +152,7 @@ mod tests {
         };
         let registration = Registration {
             id: "usher".to_owned(),
+            url: None,
             sender_localpart: "_usher".to_owned(),
             as_token: "secret".to_owned().into(),
             hs_token: "secret".to_owned().into(),

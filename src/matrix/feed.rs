@@ -31,7 +31,7 @@ pub struct Batch {
     pub events: Vec<(RoomId, StateEvent)>,
     /// Rooms whose events are not all here, and rooms the bot has just entered: re-read these.
     pub gaps: BTreeSet<RoomId>,
-    /// Rooms the bot is no longer in.
+    /// Rooms the bot is no longer in, or never was.
     pub left: BTreeSet<RoomId>,
     /// Rooms the bot is invited to, and by whom.
     pub invited: BTreeMap<RoomId, UserId>,
@@ -102,7 +102,8 @@ impl Homeserver {
                 batch.gaps.insert(room);
             }
         }
-        batch.left = answer.rooms.leave.into_keys().collect();
+        // Thrown out and asked back since: only the invitation shows.
+        batch.left = answer.rooms.leave.into_keys().chain(answer.rooms.invite.keys().cloned()).collect();
         for (room, invitation) in answer.rooms.invite {
             let ours = invitation.invite_state.events.into_iter().rev();
             let mut ours = ours.filter(|event| event.kind == "m.room.member" && event.state_key == self.bot().as_str());

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::transport::Answer;
 use super::{Homeserver, MatrixError, Request, Trouble};
@@ -353,7 +354,7 @@ pub(super) struct RawEvent {
     sender: UserId,
     #[serde(default)]
     event_id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "readable")]
     content: Value,
     #[serde(default)]
     unsigned: Unsigned,
@@ -361,8 +362,20 @@ pub(super) struct RawEvent {
 
 #[derive(Default, Deserialize)]
 struct Unsigned {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "readable")]
     prev_content: Value,
+}
+
+/// An event's content, key by key: what cannot be read (nested deeper than any reader goes) is left out, and hides neither the other
+/// keys nor the other events.
+fn readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+    let raw = Box::<RawValue>::deserialize(deserializer)?;
+    if let Ok(value) = serde_json::from_str(raw.get()) {
+        return Ok(value);
+    }
+    let keys: BTreeMap<String, &RawValue> = serde_json::from_str(raw.get()).unwrap_or_default();
+    let read = |(key, value): (String, &RawValue)| Some((key, serde_json::from_str(value.get()).ok()?));
+    Ok(Value::Object(keys.into_iter().filter_map(read).collect()))
 }
 
 impl RawEvent {
@@ -430,4 +443,27 @@ struct RawAccount {
 /// Flags come as booleans or, from older servers, as numbers.
 fn truth(value: &Value) -> bool {
     value.as_bool().unwrap_or_else(|| value.as_i64().is_some_and(|number| number != 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn content_too_deep_to_read_hides_neither_its_other_keys_nor_its_neighbours() {
+        let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
+        let body = format!(
+            r#"[{{"type": "m.room.member", "state_key": "@mal:x", "sender": "@mal:x", "event_id": "$1",
+                 "content": {{"membership": "join", "x": {deep}}},
+                 "unsigned": {{"prev_content": {{"membership": "invite", "x": {deep}}}}}}},
+                {{"type": "m.room.name", "state_key": "", "sender": "@mal:x", "content": {deep}}},
+                {{"type": "m.room.topic", "state_key": "", "sender": "@mal:x", "content": {{"topic": "t"}}}}]"#
+        );
+        let events: Vec<RawEvent> = serde_json::from_str(&body).unwrap();
+        assert!(events[0].is_entry_of(&"@mal:x".into()));
+        let contents: Vec<Value> = events.into_iter().filter_map(RawEvent::state_event).map(|it| it.content).collect();
+        assert_eq!(contents, [json!({ "membership": "join" }), json!({}), json!({ "topic": "t" })]);
+    }
 }

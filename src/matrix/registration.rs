@@ -25,6 +25,8 @@ const PUPPET_SENDER: &str = "_usher_puppet";
 #[derive(Clone)]
 pub struct Registration {
     pub id: String,
+    /// Where the homeserver brings transactions; `None`: nowhere.
+    pub url: Option<String>,
     pub sender_localpart: String,
     pub as_token: SecretString,
     pub hs_token: SecretString,
@@ -84,8 +86,8 @@ pub struct Outline {
     pub server_name: String,
     /// The bot's localpart.
     pub bot: Localpart,
-    /// Where transactions are taken, if at all.
-    pub listen: Option<String>,
+    /// The URL to which the homeserver brings transactions, if it is to do so.
+    pub url: Option<String>,
     /// Full aliases the configuration gives to spaces and rooms: an application service may use only those of its namespace.
     pub aliases: BTreeSet<String>,
     /// Expressions over MXIDs of protected and allowed users.
@@ -99,7 +101,7 @@ impl From<&Config> for Outline {
             instance: config.instance.clone(),
             server_name: config.homeserver.server_name.clone(),
             bot: config.appservice.bot.clone(),
-            listen: config.appservice.listen.clone(),
+            url: config.appservice.transactions_url(),
             aliases: configured_aliases(config),
             protected: patterns.map(|pattern| pattern.text.clone()).collect(),
         }
@@ -157,7 +159,7 @@ pub enum TokenPolicy {
 
 fn main_yaml(outline: &Outline, tokens: &Tokens) -> String {
     let server = literal(&outline.server_name);
-    let url = outline.listen.as_deref().map_or_else(|| "null".to_owned(), |listen| quote(&format!("http://{listen}")));
+    let url = outline.url.as_deref().map_or_else(|| "null".to_owned(), quote);
     let users = [format!("^@{}:{server}$", literal(outline.bot.as_str()))];
     let mut aliases = vec![format!("^#{}.*:{server}$", literal(&alias_prefix(&outline.instance)))];
     aliases.extend(outline.aliases.iter().map(|alias| format!("^{}$", literal(alias))));
@@ -249,6 +251,8 @@ fn full_alias(alias: &str, server: &str) -> String {
 #[derive(Deserialize)]
 struct File {
     id: String,
+    #[serde(default)]
+    url: Option<String>,
     as_token: String,
     hs_token: String,
     sender_localpart: String,
@@ -292,6 +296,7 @@ pub fn read(path: &Path) -> Result<Registration, RegistrationError> {
     let expressions = |list: Option<Vec<Namespace>>| list.unwrap_or_default().into_iter().map(|n| n.regex).collect();
     Ok(Registration {
         id: file.id,
+        url: file.url,
         sender_localpart: file.sender_localpart,
         as_token: file.as_token.into(),
         hs_token: file.hs_token.into(),
@@ -358,7 +363,7 @@ mod tests {
             instance: "main".to_owned(),
             server_name: "example.com".to_owned(),
             bot: "usher".into(),
-            listen: None,
+            url: None,
             aliases: BTreeSet::from(["#staff:example.com".to_owned()]),
             protected: vec![r"@boss.*:example\.com".to_owned()],
         }
@@ -386,6 +391,18 @@ mod tests {
         }
         assert_eq!(main.aliases, [r"^#usher_main_.*:example\.com$", r"^#staff:example\.com$"]);
         assert_eq!(main.sender_localpart, SENDER);
+    }
+
+    #[test]
+    fn transactions_are_brought_where_the_outline_says_and_never_for_puppets() {
+        let at = |url: Option<&str>| {
+            let outline = Outline { url: url.map(str::to_owned), ..outline() };
+            let tokens = || Tokens::draw().unwrap();
+            let both = generate(&outline, &tokens(), &tokens(), &BTreeSet::new());
+            (written(&both.main).1.url, written(&both.puppet).1.url)
+        };
+        assert_eq!(at(None), (None, None));
+        assert_eq!(at(Some("http://usher:9009")), (Some("http://usher:9009".to_owned()), None));
     }
 
     #[test]

@@ -52,10 +52,12 @@ impl StateEvent {
         })
     }
 
-    /// Whether this is a marker of another instance of usher, which is none to us (S-16).
+    /// Whether this is a marker of another instance of usher, which is none to us (S-16). One without an instance is not: that is how
+    /// a marker is taken back.
     #[must_use]
     pub fn is_foreign_marker(&self, instance: &str) -> bool {
-        self.kind == MARKER_TYPE && self.content.get("instance").and_then(Value::as_str) != Some(instance)
+        let named = self.content.get("instance").and_then(Value::as_str);
+        self.kind == MARKER_TYPE && named.is_some_and(|named| named != instance)
     }
 }
 
@@ -282,6 +284,16 @@ mod tests {
         assert!(room(vec![event(MARKER_TYPE, BOT, BOT, marker("other"))]).marker.is_none());
         assert!(room(vec![event(MARKER_TYPE, "", "@ann:x", marker("main"))]).marker.is_none());
         assert!(room(vec![event(MARKER_TYPE, "@ann:x", "@ann:x", marker("main"))]).marker.is_none());
+    }
+
+    #[test]
+    fn a_marker_that_the_bot_takes_back_is_gone() {
+        let mut seen =
+            room(vec![event(MARKER_TYPE, BOT, BOT, json!({ "instance": "main", "key": Key::Space("s".into()) }))]);
+        let taken_back = event(MARKER_TYPE, BOT, BOT, json!({}));
+        assert!(!taken_back.is_foreign_marker("main"));
+        assert!(seen.take_in(&BOT.into(), &taken_back));
+        assert_eq!(seen.marker, None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Arrival, Folding, News, PassError, PassResult, Reconciler};
 use crate::clock;
 use crate::directory::Completeness;
+use crate::http::appservice::{Hints, wait_or_wake};
 use crate::ids::Timestamp;
 use crate::matrix::Homeserver;
 use crate::observability::{HoldStatus, Mode, PassStatus, PlanStatus, SourceStatus, Status};
@@ -45,16 +46,24 @@ pub enum Ended {
     FeedLost,
 }
 
-/// Runs until stopped. `show`: print each plan that differs from the one before (`--dry-run`).
-pub async fn run(reconciler: Reconciler, homeserver: Homeserver, status: watch::Sender<Status>, show: bool) -> Ended {
+/// Runs until stopped. `hints` come from the homeserver's transactions, where it sends any. `show`: print each plan that differs from
+/// the one before (`--dry-run`).
+pub async fn run(
+    reconciler: Reconciler,
+    homeserver: Homeserver,
+    (status, hints): (watch::Sender<Status>, Hints),
+    show: bool,
+) -> Ended {
     let (sender, batches) = mpsc::channel(BATCHES);
     let stop = reconciler.stop.clone();
     let position = match &reconciler.parts.store {
         Some(store) => store.feed_position().await.ok().flatten(),
         None => None,
     };
-    let feed = tokio::spawn(follow(homeserver, position, sender, stop.clone()));
+    let feed = tokio::spawn(follow(homeserver, position, sender, (hints.clone(), stop.clone())));
     let mut daemon = Daemon {
+        woken: hints.woken(),
+        hints,
         reconciler,
         inbox: Inbox { batches, news: News::default(), position: None },
         status,
@@ -83,17 +92,25 @@ async fn follow(
     homeserver: Homeserver,
     mut position: Option<String>,
     batches: mpsc::Sender<Arrival>,
-    stop: CancellationToken,
+    (hints, stop): (Hints, CancellationToken),
 ) {
     let mut pause = FIRST_PAUSE;
+    let mut interrupted = false;
+    let mut woken = hints.woken();
     loop {
+        woken.mark_unchanged();
+        // Whether the homeserver is back is known as soon as it answers at all.
+        let wait = if interrupted { Duration::ZERO } else { SYNC_WAIT };
         let next = tokio::select! {
             () = stop.cancelled() => return,
-            next = homeserver.next_batch(position.as_deref(), SYNC_WAIT) => next,
+            next = homeserver.next_batch(position.as_deref(), wait) => next,
         };
         match next {
             Ok(batch) => {
                 pause = FIRST_PAUSE;
+                if std::mem::take(&mut interrupted) {
+                    hints.homeserver_returned();
+                }
                 position = Some(batch.position.clone());
                 if batches.send(Arrival { batch, at: Instant::now() }).await.is_err() {
                     return;
@@ -101,9 +118,10 @@ async fn follow(
             }
             Err(error) => {
                 tracing::debug!(%error, "the feed is interrupted");
+                interrupted = true;
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep(pause) => {}
+                    () = wait_or_wake(pause, &mut woken) => {}
                 }
                 pause = (pause * 2).min(LONGEST_FEED_PAUSE);
             }
@@ -157,6 +175,9 @@ impl Folding for Inbox {
 struct Daemon {
     reconciler: Reconciler,
     inbox: Inbox,
+    /// What transactions hint at.
+    hints: Hints,
+    woken: watch::Receiver<()>,
     status: watch::Sender<Status>,
     show: bool,
     next_poll: Instant,
@@ -181,6 +202,7 @@ impl Daemon {
                     None if stop.is_cancelled() => break,
                     None => return Ended::FeedLost,
                 },
+                _ = self.woken.changed() => self.follow_hints().await,
                 () = tokio::time::sleep_until(wake) => {}
             }
             // What is being sent may end; what does not end soon is given up, and seen by the next start.
@@ -194,6 +216,21 @@ impl Daemon {
             }
         }
         Ended::Stopped
+    }
+
+    /// A transaction came. Nothing it says is believed: the rooms it names are looked at, and an outage may be over.
+    async fn follow_hints(&mut self) {
+        let hinted = self.hints.take();
+        if self.outages > 0 {
+            self.next_poll = self.next_poll.min(Instant::now() + FIRST_PAUSE);
+            return;
+        }
+        match self.reconciler.look_where_hinted(&hinted).await {
+            Ok(changed) => self.inbox.news.dirty.extend(changed),
+            Err(error) => {
+                tracing::debug!(%error, "what a transaction hinted at could not be looked at; a poll does it");
+            }
+        }
     }
 
     /// One turn: whatever is due.

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::Reconciler;
+use crate::http::appservice::Hinted;
 use crate::ids::RoomId;
 use crate::matrix::MatrixError;
 use crate::observed::Observed;
@@ -51,6 +52,23 @@ impl Reconciler {
             if observed.accounts.listed { self.look_as_admin(&due).await? } else { self.look_as_member(&due).await? };
         self.looked_outside.extend(due);
         Ok(changed)
+    }
+
+    /// Looks at what transactions hinted at, as far as the feed does not show it; hands back the rooms that look different.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub(super) async fn look_where_hinted(&mut self, hinted: &Hinted) -> Result<BTreeSet<RoomId>, MatrixError> {
+        let Some(observed) = &self.observed else { return Ok(BTreeSet::new()) };
+        let outside: Vec<&RoomId> = hinted.rooms.iter().filter(|room| !observed.rooms.contains_key(*room)).collect();
+        if outside.is_empty() && !hinted.any {
+            return Ok(BTreeSet::new());
+        }
+        // As if they had never been looked at.
+        for room in outside {
+            self.looked_outside.remove(room);
+        }
+        self.look_outside(if hinted.any { Looks::Some } else { Looks::New }).await
     }
 
     async fn look_as_admin(&mut self, due: &BTreeSet<RoomId>) -> Result<BTreeSet<RoomId>, MatrixError> {

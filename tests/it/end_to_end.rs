@@ -17,5 +17,7 @@ mod outages;
 mod people;
 mod stage;
 mod takeover;
+mod transactions;
 mod verbs;
+mod walk;
 mod world;

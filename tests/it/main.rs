@@ -1,5 +1,6 @@
 //! The one integration-test binary. `tests/run` installs what it needs and runs it; a missing component fails, never skips.
 
+mod appservice;
 mod architecture;
 mod configuration;
 mod contract;
@@ -7,6 +8,7 @@ mod convergence;
 mod end_to_end;
 mod fake;
 mod file_source;
+mod histories;
 mod lab;
 mod ldap_source;
 mod scenarios;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use usher::app::{self, Built, Purpose};
 use usher::config::{Config, load_with};
+use usher::http::appservice::Hints;
 use usher::ids::{Key, UserId};
 use usher::matrix::Promotion;
 use usher::observability::Status;
@@ -125,7 +126,7 @@ async fn looking_stays_within_its_budget(people: usize) {
     assert_eq!(decided.plan.steps.len(), 0, "{}", usher::plan::render(&decided.plan, &decided.header));
 
     let (sender, mut status) = watch::channel(Status::default());
-    let running = tokio::spawn(daemon::run(built.reconciler, built.homeserver, sender, false));
+    let running = tokio::spawn(daemon::run(built.reconciler, built.homeserver, (sender, Hints::default()), false));
     // The first reads everything; the stream's first answer may ask for that once more.
     quiet_polls(&mut status, 3).await;
     settled.proxy.clear();

@@ -39,7 +39,7 @@ fn outline() -> Outline {
         instance: "main".to_owned(),
         server_name: SERVER.to_owned(),
         bot: "usher".into(),
-        listen: None,
+        url: None,
         aliases: [format!("#staff:{SERVER}")].into(),
         protected: Vec::new(),
     }

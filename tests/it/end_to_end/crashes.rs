@@ -10,18 +10,18 @@ use super::stage::Stage;
 use super::world::World;
 
 /// A small generator: moments need no quality, only a seed that can be printed and given again.
-struct Moments(u64);
+pub struct Moments(u64);
 
 impl Moments {
     /// From `USHER_SEED`, else from the clock; printed, so that a failure can be run again.
-    fn new(what: &str) -> Self {
+    pub fn new(what: &str) -> Self {
         let given = std::env::var("USHER_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| u64::try_from(usher::clock::now().0).unwrap_or(1));
         println!("{what}: USHER_SEED={seed}");
         Self(seed)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }

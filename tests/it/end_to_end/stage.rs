@@ -27,14 +27,15 @@ pub struct Slot {
 }
 
 impl Slot {
-    fn draw(index: usize) -> Self {
+    /// `url`: where the homeserver brings this one's transactions.
+    fn draw(index: usize, url: Option<&str>) -> Self {
         let instance = format!("e{index}");
         let bot = format!("usher-e{index}");
         let outline = Outline {
             instance: instance.clone(),
             server_name: SERVER_NAME.to_owned(),
             bot: bot.as_str().into(),
-            listen: None,
+            url: url.map(str::to_owned),
             aliases: BTreeSet::new(),
             protected: vec!["@usher-.*".to_owned(), "@_usher.*".to_owned(), "@root.*".to_owned()],
         };
@@ -76,18 +77,23 @@ impl Stage {
         if let Some(stage) = shared.upgrade().filter(|stage| stage.next.load(Ordering::Relaxed) < SLOTS) {
             return stage;
         }
-        let stage = Self::start(SLOTS).await;
+        let stage = Self::start(SLOTS, None).await;
         *shared = Arc::downgrade(&stage);
         stage
     }
 
     /// One nobody else uses.
     pub async fn own() -> Arc<Self> {
-        Self::start(1).await
+        Self::start(1, None).await
     }
 
-    async fn start(slots: usize) -> Arc<Self> {
-        let slots: Vec<Slot> = (0..slots).map(Slot::draw).collect();
+    /// As [`Stage::own`], and the homeserver brings its transactions to `url`.
+    pub async fn bringing_transactions_to(url: &str) -> Arc<Self> {
+        Self::start(1, Some(url)).await
+    }
+
+    async fn start(slots: usize, url: Option<&str>) -> Arc<Self> {
+        let slots: Vec<Slot> = (0..slots).map(|index| Slot::draw(index, url)).collect();
         let texts: Vec<&str> = slots.iter().flat_map(|slot| [slot.main.as_str(), slot.puppet.as_str()]).collect();
         let synapse = Synapse::start(&texts).await;
         let admin = synapse.register_admin("root").await;

@@ -20,7 +20,7 @@ pub fn register(folder: &Path, server_name: &str) -> (Registration, String) {
         instance: "main".to_owned(),
         server_name: server_name.to_owned(),
         bot: "usher".into(),
-        listen: None,
+        url: None,
         aliases: [].into(),
         protected: Vec::new(),
     };
