@@ -12,7 +12,7 @@ mod worlds;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, RngAlgorithm, TestRng, TestRunner};
 use usher::actuate::Outcome;
-use usher::plan::{Action, Plan};
+use usher::plan::{Action, Plan, RoomRef};
 
 use worlds::{Faults, Sketch, Stage, sketch};
 
@@ -87,6 +87,37 @@ fn a_change_of_directory_settles_in_one_round_too() {
         Ok(())
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn what_is_no_longer_configured_is_given_up_in_one_round_and_left_to_an_administrator() {
+    let mut runner = runner(200);
+    let left = std::cell::Cell::new(0);
+    let result = runner.run(&(sketch(), sketch(), any::<u64>()), |(before, after, seed)| {
+        let mut stage = Stage::of(&before);
+        stage.become_configuration_of(&after);
+        let mut faults = Faults::new(seed);
+        for _ in 0..seed % 3 {
+            faulty_pass(&mut stage, &mut faults);
+        }
+        for _ in 0..ROUNDS {
+            let decision = stage.decide();
+            invariants::hold(&stage, &decision);
+            for step in decision.plan.pending() {
+                if let Action::Leave { room: RoomRef::Id(room) } = &step.action {
+                    invariants::administered(&stage, room);
+                    left.set(left.get() + 1);
+                }
+                stage.observed.simulate(&step.action, &Outcome::default());
+            }
+            stage.learn(&decision.plan);
+        }
+        let last = stage.decide();
+        prop_assert!(last.plan.pending().next().is_none(), "still {:#?}", pending(&last.plan));
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(left.get() > 20, "{} rooms were left", left.get());
 }
 
 #[test]

@@ -46,6 +46,17 @@ pub fn hold(stage: &Stage, decision: &Decision) {
     assert_eq!(described(&unguarded), described(&decision.plan.steps), "the guard only withholds");
 }
 
+/// Panics if usher is about to leave people in a room that none of them could administer (S-86).
+pub fn administered(stage: &Stage, room: &RoomId) {
+    let room = &stage.observed.rooms[room];
+    let others =
+        || room.members.iter().filter(|(user, member)| **member == Member::Join && **user != stage.observed.bot);
+    let levels = room.power_levels.clone().unwrap_or_default();
+    let rules = |user: &UserId| levels.user_level(user) >= 100 || room.version == "12" && room.creators.contains(user);
+    let administers = |user: &UserId| user.server() == stage.observed.server && rules(user);
+    assert!(others().next().is_none() || others().any(|(user, _)| administers(user)), "nobody administers {room:?}");
+}
+
 /// Everybody from whom a step takes a place or a level they have.
 fn losers(step: &Step) -> Vec<&UserId> {
     match &step.action {

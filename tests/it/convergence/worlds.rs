@@ -279,6 +279,13 @@ impl Stage {
         self.wait();
     }
 
+    /// Takes in the other sketch's configuration, with clean-up on and whatever spaces that leaves over.
+    pub fn become_configuration_of(&mut self, sketch: &Sketch) {
+        self.config = sketch.config();
+        self.config.provisioner.gc_enabled = true;
+        self.config.safety.limits.spaces.min = 2;
+    }
+
     /// A minute and a half later, the directory is read again.
     pub fn wait(&mut self) {
         self.now = self.now.plus_ms(90_000);

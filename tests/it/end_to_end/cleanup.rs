@@ -13,6 +13,13 @@ use super::world::{World, until};
 use crate::lab::synapse::escape;
 
 impl World {
+    /// The company is everybody's whatever teams there are.
+    fn open_company(&mut self) {
+        let all = ["red", "blue"].map(|group| json!({ "externalId": group }));
+        self.config["spaces"][0]["groups"].as_array_mut().unwrap().extend(all);
+        self.write();
+    }
+
     fn configure_clean_up(&mut self, enabled: bool) {
         self.config["provisioner"]["gc"] = json!({ "enabled": enabled });
         self.write();
@@ -48,7 +55,7 @@ impl World {
         events.map(|event| (self.short(&text(&event["state_key"])), text(&event["content"]["membership"]))).collect()
     }
 
-    /// Everything of one kind that ever happened in a room.
+    /// Everything of one kind that ever happened in a room, the newest first. The homeserver forgets the state of rooms it has left.
     async fn told(&self, room: &RoomId, kind: &str) -> Vec<Value> {
         let filter = escape(&json!({ "types": [kind] }).to_string());
         let room = escape(room.as_str());
@@ -60,11 +67,15 @@ impl World {
 
     /// Nobody is left in it, nothing points to it, and its marker says why.
     async fn assert_abandoned(&self, team: &str, room: &RoomId) {
-        let inside: Vec<(String, String)> =
-            self.memberships(room).await.into_iter().filter(|(_, how)| how != "leave").collect();
-        assert_eq!(inside, [], "{team} is empty");
+        let mut latest: BTreeMap<String, String> = BTreeMap::new();
+        for event in self.told(room, "m.room.member").await {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            latest.entry(text(&event["state_key"])).or_insert_with(|| text(&event["content"]["membership"]));
+        }
+        assert_eq!(latest.len(), 6, "five people and usher: {latest:?}");
+        assert!(latest.values().all(|membership| membership == "leave"), "{team} is empty: {latest:?}");
         assert_eq!(self.resolve(&self.alias(team)).await, None);
-        assert_eq!(self.content(room, MARKER_TYPE, &self.bot()).await["abandoned"], true);
+        assert_eq!(self.told(room, MARKER_TYPE).await[0]["content"]["abandoned"], true);
         let org = self.room("org").await;
         assert_eq!(self.state(&org, "m.space.child", room.as_str()).await, json!({}), "no link leads to it");
     }
@@ -89,6 +100,7 @@ const RED: [&str; 5] = ["ann", "bob", "cat", "dan", "eve"];
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_space_that_goes_is_shown_while_clean_up_is_off_and_abandoned_once_it_is_on() {
     let mut world = World::new().await;
+    world.open_company();
     world.settle().await;
     for name in ["ann", "bob"] {
         world.join(name, "red").await;
@@ -158,6 +170,7 @@ async fn a_room_that_a_moderator_takes_out_is_released_at_once_and_stays_theirs(
 async fn usher_killed_in_an_abandonment_finishes_it_and_does_nothing_twice() {
     for (red, blue) in [(2, 9), (6, 11)] {
         let mut world = World::new().await;
+        world.open_company();
         world.configure_clean_up(true);
         world.config["safety"] = json!({ "limits": { "spaces": { "min": 9 } } });
         world.write();
