@@ -52,8 +52,8 @@ impl<'a> Planner<'a> {
                 let mut admitting: Vec<usize> = allow.filter_map(|space| order.get(space).copied()).collect();
                 admitting.sort_unstable();
                 if let Some(first) = admitting.first().copied() {
-                    let spaces = admitting.iter().map(|at| spaces[*at].1).collect();
-                    found.entry((first, id)).or_insert_with(|| self.user_room(id, room, spaces));
+                    let spaces: Vec<_> = admitting.iter().map(|at| spaces[*at].1).collect();
+                    found.entry((first, id)).or_insert_with(|| self.user_room(id, room, &spaces));
                 }
             }
         }
@@ -70,7 +70,7 @@ impl<'a> Planner<'a> {
         (open && !room.is_space && room.successor.is_none() && !claims).then_some(room)
     }
 
-    fn user_room(&self, id: &RoomId, room: &Room, spaces: Vec<&DesiredRoom>) -> UserRoom {
+    fn user_room(&self, id: &RoomId, room: &Room, spaces: &[&DesiredRoom]) -> UserRoom {
         let policy = &self.desired.provisioner;
         let first = spaces[0];
         let mut allow = room.join_rule.iter().flat_map(|rule| &rule.allow);

@@ -100,9 +100,9 @@ impl World {
 
     /// The company's people are in or invited, the strangers are not but for `staying`, and the marker says whose the room was.
     async fn assert_taken(&self, room: &RoomId, maker: &str, staying: &[&str]) {
-        let marker = self.state(room, "dev.usher.managed", &self.bot()).await;
-        assert_eq!(marker["original_creator"], self.user(maker), "{marker}");
-        assert_eq!(marker["key"]["room"]["slot"], room.as_str(), "{marker}");
+        let mark = self.state(room, "dev.usher.managed", &self.bot()).await;
+        assert_eq!(mark["original_creator"], self.user(maker), "{mark}");
+        assert_eq!(mark["key"]["room"]["slot"], room.as_str(), "{mark}");
         let people = self.people(room).await;
         let inside = people.iter().filter(|(_, how)| matches!(how.as_str(), "join" | "invite"));
         let inside: BTreeSet<&str> = inside.map(|(name, _)| name.as_str()).collect();
@@ -223,8 +223,8 @@ async fn an_upgrade_waits_for_a_yes_and_is_carried_to_its_end() {
 impl World {
     /// Nobody but the company's people is in a room whose maker was no part of it.
     async fn assert_taken_from(&self, maker: &str, room: &RoomId) {
-        let marker = self.state(room, "dev.usher.managed", &self.bot()).await;
-        assert_eq!(marker["original_creator"], self.user(maker), "{marker}");
+        let mark = self.state(room, "dev.usher.managed", &self.bot()).await;
+        assert_eq!(mark["original_creator"], self.user(maker), "{mark}");
         let people = self.people(room).await;
         assert_eq!(people[maker], "leave");
         let inside = people.iter().filter(|(_, how)| matches!(how.as_str(), "join" | "invite"));
