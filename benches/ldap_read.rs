@@ -146,4 +146,6 @@ fn read(uri: &str) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     println!("{}", peak.trim().trim_end_matches(" kB"));
+    // What was read is kept for as long as usher runs: taking it apart is no part of reading.
+    std::process::exit(0);
 }

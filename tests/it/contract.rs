@@ -35,6 +35,7 @@ async fn all(ground: &Ground) {
     cases::power::a_room_of_version_12_gives_power_and_keeps_its_creator(ground).await;
     cases::power::puppets_do_what_the_bot_cannot(ground).await;
     cases::power::what_makes_a_room_ours_is_taken_back(ground).await;
+    cases::power::a_new_id_takes_the_fence_along(ground).await;
     cases::members::an_unknown_token_is_fatal(ground).await;
     cases::reads::a_full_read_stays_within_its_budget(ground).await;
     cases::reads::accounts_are_found_by_every_way(ground).await;

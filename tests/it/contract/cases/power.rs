@@ -103,3 +103,21 @@ pub async fn what_makes_a_room_ours_is_taken_back(ground: &Ground) {
     ground.do_and_compare(&Action::RemoveAlias { room: at(&space), key, alias: alias.clone() }).await;
     assert_eq!(ground.homeserver.resolve(&alias).await.unwrap(), None);
 }
+
+pub async fn a_new_id_takes_the_fence_along(ground: &Ground) {
+    let space = ground.space("old-id").await;
+    let (old, new) = (Key::Space("old-id".into()), Key::Space("new-id".into()));
+    let marker = usher::observed::Marker {
+        instance: "main".to_owned(),
+        key: new.clone(),
+        made: [].into(),
+        abandoned: false,
+        original_creator: None,
+    };
+    let rename = Action::SetState { room: at(&space), state: StateChange::Rename { from: old.clone(), marker } };
+    ground.do_and_compare(&rename).await;
+    assert_eq!(ground.homeserver.resolve(&new.alias("main", "lab.test")).await.unwrap(), Some(space.clone()));
+    assert_eq!(ground.homeserver.resolve(&old.alias("main", "lab.test")).await.unwrap(), None);
+    // A crash in the middle is finished by the same step.
+    ground.do_and_compare(&rename).await;
+}
