@@ -61,6 +61,17 @@ pub struct Verdict {
     pub judged: usize,
 }
 
+impl Verdict {
+    /// One room's history.
+    fn hear(&mut self, events: &[Value], mut trial: Trial<'_>) {
+        self.rooms += 1;
+        self.events += events.len();
+        for event in events {
+            self.judged += usize::from(trial.take(event, &mut self.wrongs));
+        }
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { wrongs, rooms, events, judged } = self;
@@ -76,12 +87,8 @@ pub async fn judge(world: &World, employment: &Employment, own: &[(RoomId, &'sta
     for room in rooms {
         let events = timeline(world, &room).await;
         let thing = thing(&events, &room, own);
-        let mut trial = Trial { world, employment, thing, room: &room, version: 0, state: State::default() };
-        verdict.rooms += 1;
-        for event in &events {
-            verdict.events += 1;
-            verdict.judged += usize::from(trial.take(event, &mut verdict.wrongs));
-        }
+        let short = |user: &str| world.short(user);
+        verdict.hear(&events, Trial::new((&world.bot(), &short), employment, format!("{thing} {room}")));
     }
     verdict
 }
@@ -139,21 +146,27 @@ struct State {
 
 /// One room's history.
 struct Trial<'a> {
-    world: &'a World,
+    bot: &'a str,
+    /// What people are called in the directory.
+    short: &'a dyn Fn(&str) -> String,
     employment: &'a Employment,
-    thing: String,
-    room: &'a RoomId,
+    /// The space, or the room in it, and what else names it.
+    name: String,
     version: u32,
     state: State,
 }
 
-impl Trial<'_> {
+impl<'a> Trial<'a> {
+    fn new((bot, short): (&'a str, &'a dyn Fn(&str) -> String), employment: &'a Employment, name: String) -> Self {
+        Self { bot, short, employment, name, version: 0, state: State::default() }
+    }
+
     /// The next event; `true` if usher did it and it was judged.
     fn take(&mut self, event: &Value, wrongs: &mut Vec<String>) -> bool {
         let content = &event["content"];
         let sender = event["sender"].as_str().unwrap_or_default();
         // What a puppet does to leave is usher's deed.
-        let by_usher = sender == self.world.bot() || !content[REMOVED].is_null();
+        let by_usher = sender == self.bot || !content[REMOVED].is_null();
         let had_admin = self.has_admin();
         match event["type"].as_str() {
             Some("m.room.create") => {
@@ -165,33 +178,33 @@ impl Trial<'_> {
             other => panic!("{other:?} was not asked for"),
         }
         if by_usher && had_admin && !self.has_admin() {
-            wrongs.push(format!("{}: left without an administrator by {event}", self.name()));
+            wrongs.push(format!("{}: left without an administrator by {event}", self.name));
         }
         by_usher && event["type"] != "m.room.create"
     }
 
     fn member(&mut self, event: &Value, by_usher: bool, wrongs: &mut Vec<String>) {
         let user = event["state_key"].as_str().unwrap_or_default();
-        let name = self.world.short(user);
+        let name = (self.short)(user);
         let membership = event["content"]["membership"].as_str().unwrap_or_default();
         let before = event["unsigned"]["prev_content"]["membership"].as_str().unwrap_or_default();
         let at = event["origin_server_ts"].as_i64().unwrap_or_default();
-        if by_usher && user != self.world.bot() {
+        if by_usher && user != self.bot {
             let decided = self.state.decided.get(&name).copied();
-            let entitled = |since| self.employment.entitled_throughout(&name, &self.thing, (since, at));
+            let thing = self.name.split(' ').next().unwrap_or_default();
+            let entitled = |since| self.employment.entitled_throughout(&name, thing, (since, at));
             if membership == "leave" && before != "leave" && entitled(at - LAG_MS) {
                 wrongs.push(format!(
                     "{}: {name}, who belongs there, is removed ({before}): {}",
-                    self.name(),
-                    event["content"]
+                    self.name, event["content"]
                 ));
             }
             match decided {
                 Some((Decision::Banned, _)) => {
-                    wrongs.push(format!("{}: the ban of {name} is undone: {membership}", self.name()));
+                    wrongs.push(format!("{}: the ban of {name} is undone: {membership}", self.name));
                 }
                 Some((Decision::Out, since)) if membership == "invite" && entitled(since - LAG_MS) => {
-                    wrongs.push(format!("{}: {name} is asked back though people decided otherwise", self.name()));
+                    wrongs.push(format!("{}: {name} is asked back though people decided otherwise", self.name));
                 }
                 Some((Decision::Out | Decision::In, _)) | None => {}
             }
@@ -221,8 +234,81 @@ impl Trial<'_> {
         let first = |user: &str| self.state.levels.is_null() && self.state.creators.contains(user);
         self.state.joined.iter().any(|user| reigns(user) || first(user) || level(user) >= 100)
     }
+}
 
-    fn name(&self) -> String {
-        format!("{} ({})", self.thing, self.room)
+/// The judge must be able to find what it looks for.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOT: &str = "@usher:lab.test";
+
+    fn wrongs(events: &[Value]) -> Vec<String> {
+        let groups = [("red", vec!["ann", "bob"]), ("blue", vec![]), ("leads", vec![]), ("chiefs", vec!["ann"])];
+        let named = groups.map(|(group, names)| (group.to_owned(), names.into_iter().map(str::to_owned).collect()));
+        let employment = Employment::new(&named.into());
+        let short = |user: &str| user.trim_start_matches('@').trim_end_matches(":lab.test").to_owned();
+        let mut verdict = Verdict::default();
+        verdict.hear(events, Trial::new((BOT, &short), &employment, "red !room".to_owned()));
+        verdict.wrongs
+    }
+
+    /// A room of version 11 that `creator` made and is in.
+    fn made_by(creator: &str) -> Vec<Value> {
+        let create = json!({ "type": "m.room.create", "sender": creator, "content": { "room_version": "11" } });
+        vec![create, member(creator, creator, ("", "join"))]
+    }
+
+    fn member(by: &str, whom: &str, (before, after): (&str, &str)) -> Value {
+        json!({ "type": "m.room.member", "sender": by, "state_key": whom, "origin_server_ts": 1_000_000,
+                "content": { "membership": after }, "unsigned": { "prev_content": { "membership": before } } })
+    }
+
+    fn levels(by: &str, users: &Value) -> Value {
+        json!({ "type": "m.room.power_levels", "sender": by, "content": { "users": users } })
+    }
+
+    fn with(mut events: Vec<Value>, more: &[Value]) -> Vec<String> {
+        events.extend(more.iter().cloned());
+        wrongs(&events)
+    }
+
+    #[test]
+    fn removing_somebody_entitled_is_wrong_and_somebody_else_is_not() {
+        let (bob, mal) = ("@bob:lab.test", "@mal:lab.test");
+        let removed = with(made_by(BOT), &[member(BOT, bob, ("join", "leave"))]);
+        assert!(removed.len() == 1 && removed[0].contains("bob, who belongs there"), "{removed:?}");
+        assert_eq!(with(made_by(BOT), &[member(BOT, mal, ("join", "leave"))]), Vec::<String>::new());
+        assert_eq!(with(made_by(BOT), &[member("@ann:lab.test", bob, ("join", "leave"))]), Vec::<String>::new());
+        // As a puppet it is usher all the same.
+        let mut puppet = member(bob, bob, ("join", "leave"));
+        puppet["content"][REMOVED] = json!(true);
+        assert_eq!(with(made_by(BOT), &[puppet]).len(), 1);
+    }
+
+    #[test]
+    fn undoing_a_human_decision_is_wrong() {
+        let bob = "@bob:lab.test";
+        let asked = member(BOT, bob, ("leave", "invite"));
+        let undone = with(made_by(BOT), &[member(bob, bob, ("join", "leave")), asked.clone()]);
+        assert!(undone.len() == 1 && undone[0].contains("asked back"), "{undone:?}");
+        let banned =
+            with(made_by(BOT), &[member("@ann:lab.test", bob, ("join", "ban")), member(BOT, bob, ("ban", "leave"))]);
+        assert!(banned.iter().any(|wrong| wrong.contains("the ban of bob")), "{banned:?}");
+        // Who knocks wants in again.
+        let knocked = [member(bob, bob, ("join", "leave")), member(bob, bob, ("leave", "knock")), asked];
+        assert_eq!(with(made_by(BOT), &knocked), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_room_that_loses_its_last_administrator_to_usher_is_wrong() {
+        let ann = "@ann:lab.test";
+        let alone = levels(ann, &json!({ ann: 100 }));
+        let bereft = with(made_by(ann), &[alone.clone(), levels(BOT, &json!({ ann: 0 }))]);
+        assert!(bereft.len() == 1 && bereft[0].contains("without an administrator"), "{bereft:?}");
+        // People may do so themselves, and where somebody else is left nothing is lost.
+        assert_eq!(with(made_by(ann), &[alone.clone(), levels(ann, &json!({ ann: 0 }))]), Vec::<String>::new());
+        let both = [member(BOT, BOT, ("invite", "join")), alone, levels(BOT, &json!({ BOT: 100, ann: 0 }))];
+        assert_eq!(with(made_by(ann), &both), Vec::<String>::new());
     }
 }
