@@ -35,6 +35,8 @@ pub struct Desired {
     /// Whether removals may be derived from the read (S-3).
     pub complete: bool,
     pub mirrored: bool,
+    /// Whether there is a puppet registration (S-22).
+    pub puppets: bool,
     /// Whether leavers are locked rather than removed (S-24).
     pub deprovisioning: bool,
     /// Accounts to be locked, once accounts are built: confirmed gone, or disabled.
@@ -61,6 +63,8 @@ pub struct DesiredRoom {
     pub avatar: Option<String>,
     /// Localpart or full alias, as configured.
     pub alias: Option<String>,
+    /// The existing room that is to become this one, by id or alias.
+    pub adopt: Option<String>,
     pub rule: Arc<Rule>,
     /// Whose rule it is: the space's own key, shared by its rooms, or the room's where it has one.
     pub rule_key: Key,
@@ -167,6 +171,7 @@ pub fn desire(config: &Config, directory: &Directory, ledger: &Ledger, now: Time
         provisioner: config.provisioner.clone(),
         complete: directory.is_complete(),
         mirrored,
+        puppets: config.appservice.puppet_registration.is_some(),
         deprovisioning: config.user_provisioner.deprovisioning.is_some(),
         locks,
         notes,

@@ -3,6 +3,7 @@
 //! Pure: no async, no I/O, no clock (`now` is an argument). A new action breaks exactly four matches: [`Action::phase`], `render`,
 //! `Observed::simulate` and `LiveActuator::perform`.
 
+mod adoption;
 mod creation;
 mod explain;
 mod guard;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use adoption::to_adopt;
 pub use explain::explain;
 pub use guard::{HeldItem, WINDOW_MS, guard};
 pub use json::to_json;
@@ -49,6 +51,8 @@ pub struct Plan {
     pub titles: Vec<(Key, String)>,
     /// What the rooms that are there carry, to call them by their titles.
     pub rooms: BTreeMap<RoomId, Key>,
+    /// Things whose room is still to be adopted: nothing of them is done before.
+    pub adopting: BTreeSet<Key>,
     /// People joined or invited per space, and anywhere: what S-81's percentages are of.
     pub heads: Heads,
 }
@@ -221,6 +225,8 @@ pub enum StateChange {
         from: Key,
         marker: Marker,
     },
+    /// The first marker of a room that others made. Also gives the room the fencing alias, so that nothing is made in its place (S-16).
+    Adopt(Marker),
     /// The room is nothing of ours any more (S-42).
     Unmark,
 }
@@ -300,6 +306,8 @@ pub enum Withheld {
     Refused { code: String, until: Timestamp },
     /// Another step must come first that is itself withheld.
     DependsOnWithheld,
+    /// Nothing of a room is managed before it is adopted.
+    AfterAdoption,
 }
 
 /// What class of hold, and the figures that made it.
@@ -337,6 +345,8 @@ pub enum Class {
     ModeSwitch,
     /// A probable rename (S-43).
     Rename,
+    /// The first pass over an adopted room (S-81).
+    Adoption,
 }
 
 /// What a step takes away, for counting.
@@ -351,6 +361,8 @@ pub struct Removal {
     pub counts: bool,
     /// The mapped group that came back empty, if that is the cause.
     pub emptied: Option<Arc<str>>,
+    /// In a room whose adoption is not decided to the end.
+    pub adopted: bool,
 }
 
 /// Identity of a step over passes: a digest of what it does to what, without levels and texts that drift.

@@ -72,6 +72,7 @@ fn observed() -> Observed {
         bot_display_name: crate::observed::Known::Unknown,
         rooms: BTreeMap::new(),
         outside: BTreeMap::new(),
+        adoptable: BTreeMap::new(),
         unread: BTreeSet::new(),
         aliases: BTreeMap::new(),
         accounts: crate::observed::Accounts::default(),

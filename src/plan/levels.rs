@@ -54,6 +54,8 @@ struct Verdict {
     changes: Vec<LevelChange>,
     /// Demotions that are not done.
     spared: Vec<LevelChange>,
+    /// Changes that the bot's own level does not reach.
+    beyond: Vec<LevelChange>,
 }
 
 impl<'a> Planner<'a> {
@@ -77,14 +79,13 @@ impl<'a> Planner<'a> {
         // An additive room's people keep what they have, and so do those who come.
         let default = (now, if enforce == Enforce::Additive { now.max(0) } else { 0 });
         let at = Comparison { wanted, id, room, rule, moves, enforce, default };
-        let Verdict { mut next, mut changes, spared } = self.compare(&at, &current);
+        let Verdict { mut next, mut changes, spared, beyond } = self.compare(&at, &current);
         let dropped = at.fit(&mut next, &self.observed.bot);
         if dropped > 0 {
             self.note(Note::LevelsDoNotFit { place: wanted.key.clone(), dropped });
         }
-        if !spared.is_empty() {
-            self.spare(&at, here, &next, spared);
-        }
+        self.spare((&at, here), &next, spared, Withheld::Policy("enforce: additive"));
+        self.spare((&at, here), &next, beyond, Withheld::MissingRight("the bot's level there is not above theirs"));
         if room.power_levels.as_ref() == Some(&next) {
             return;
         }
@@ -103,31 +104,41 @@ impl<'a> Planner<'a> {
         self.push(Step { action, reason, place: Some(wanted.key.clone()), withheld, removal: None });
     }
 
-    /// Demotions that an additive room does without, shown beside what it does (S-20).
-    fn spare(&mut self, at: &Comparison<'_>, here: &RoomRef, next: &PowerLevels, spared: Vec<LevelChange>) {
+    /// Changes that are not made, shown beside those that are: demotions in an additive room (S-20), levels out of reach (S-22).
+    fn spare(
+        &mut self,
+        (at, here): (&Comparison<'_>, &RoomRef),
+        next: &PowerLevels,
+        spared: Vec<LevelChange>,
+        why: Withheld,
+    ) {
+        if spared.is_empty() {
+            return;
+        }
         let mut strict = next.clone();
         strict.users.extend(spared.iter().filter_map(|change| Some((change.user.clone()?, change.to))));
         let reason = if let [only] = spared.as_slice() { only.reason.clone() } else { Reason::LevelRule };
         let action = Action::SetPowerLevels { room: here.clone(), content: strict.content(), changes: spared };
-        let withheld = Some(Withheld::Policy("enforce: additive"));
-        self.push(Step { action, reason, place: Some(at.wanted.key.clone()), withheld, removal: None });
+        self.push(Step { action, reason, place: Some(at.wanted.key.clone()), withheld: Some(why), removal: None });
     }
 
     /// The levels that should stand, and what that changes.
     fn compare(&self, at: &Comparison<'_>, current: &PowerLevels) -> Verdict {
         let mut next = current.clone();
-        let (mut changes, mut spared) = (Vec::new(), Vec::new());
+        let (mut changes, mut spared, mut beyond) = (Vec::new(), Vec::new(), Vec::new());
+        let reach = self.reach(at.wanted, at.room);
         let guard = current.level_for_state(GUARD);
         if guard < GUARD_LEVEL {
             next.set_event(GUARD, GUARD_LEVEL);
             let reason = Reason::Structure("only those at 100 may change levels");
             changes.push(key_change(GUARD, (guard, GUARD_LEVEL), reason));
         }
+        changes.extend(self.tighten(at.wanted, at.room, &mut next));
         let (default, base) = at.default;
         if base != default {
             next.set_key("users_default", base);
         }
-        let unnamed = |user: &UserId| !current.users.contains_key(user) && !at.room.creators.contains(user);
+        let unnamed = |user: &UserId| !current.users.contains_key(user) && !at.stands_above(user);
         // Whoever has the old default without being named: keeps it where it is not ours to take, else is judged.
         let (mut keep, mut judge) = (Vec::new(), Vec::new());
         if base != default {
@@ -142,9 +153,11 @@ impl<'a> Planner<'a> {
         let mut settle = |user: &UserId, from: i64| {
             let (wanted, reason) = self.target(at, user, from);
             let keeps = at.enforce == Enforce::Additive && wanted < from;
-            let to = if keeps { from } else { wanted };
-            if keeps {
-                spared.push(LevelChange { removal: None, ..self.change(at, user, (from, wanted), reason.clone()) });
+            let too_high = wanted != from && (from >= reach || wanted > reach);
+            let to = if keeps || too_high { from } else { wanted };
+            if keeps || too_high {
+                let change = LevelChange { removal: None, ..self.change(at, user, (from, wanted), reason.clone()) };
+                if keeps { &mut spared } else { &mut beyond }.push(change);
             }
             if to == base {
                 next.users.remove(user);
@@ -156,7 +169,7 @@ impl<'a> Planner<'a> {
             }
         };
         for (user, from) in &current.users {
-            if !at.room.creators.contains(user) && !self.is_left_alone(user) {
+            if !at.stands_above(user) && !self.is_left_alone(user) {
                 settle(user, *from);
             }
         }
@@ -169,7 +182,7 @@ impl<'a> Planner<'a> {
         for user in judge.into_iter().filter(|user| !at.rule.members.contains_key(user)) {
             settle(user, default);
         }
-        Verdict { next, changes, spared }
+        Verdict { next, changes, spared, beyond }
     }
 
     /// Levels that are nobody's business here: the bot's, other homeservers' people's, undecided people's.
@@ -271,6 +284,11 @@ impl Comparison<'_> {
         (inside && !self.moves.kicked.contains_key(user)) || self.moves.invited.binary_search(user).is_ok()
     }
 
+    /// Creators from version 12 on have no level, and may not be listed.
+    fn stands_above(&self, user: &UserId) -> bool {
+        creators_are_immutable(&self.room.version) && self.room.creators.contains(user)
+    }
+
     /// Makes the list fit one event; how many levels were left out.
     fn fit(&self, next: &mut PowerLevels, bot: &UserId) -> u64 {
         let closed = self.room.join_rule.as_ref().is_some_and(|rule| rule.rule != "public");
@@ -278,7 +296,7 @@ impl Comparison<'_> {
         let strangers = || {
             let inside = self.room.members.iter().filter(|(_, member)| member.is_in()).map(|(user, _)| user);
             let unentitled = inside.filter(|user| !self.rule.members.contains_key(user));
-            unentitled.filter(|user| !self.room.creators.contains(*user)).cloned().collect()
+            unentitled.filter(|user| !self.stands_above(user)).cloned().collect()
         };
         fit(next, common_level(self.rule).filter(|_| closed), strangers, bot)
     }
@@ -326,7 +344,7 @@ pub(super) fn fit(
     dropped
 }
 
-fn key_change(key: &str, (from, to): (i64, i64), reason: Reason) -> LevelChange {
+pub(super) fn key_change(key: &str, (from, to): (i64, i64), reason: Reason) -> LevelChange {
     LevelChange { user: None, key: Some(key.to_owned()), from, to, reason, removal: None }
 }
 

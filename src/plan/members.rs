@@ -115,7 +115,10 @@ impl<'a> Planner<'a> {
 
     /// What the ledger remembers of somebody's right in a room, by its own rule and those of the spaces that hold it.
     pub(super) fn remembered(&self, wanted: &DesiredRoom, id: Option<&RoomId>, user: &UserId) -> Remembered {
-        let Some(own) = self.ledger.entitled.get(&wanted.rule_key) else { return Remembered::NewRule };
+        let Some(own) = self.ledger.entitled.get(&wanted.rule_key) else {
+            // Nobody had a right in a room that was not managed (S-81).
+            return if self.is_fresh(wanted) { Remembered::Nothing } else { Remembered::NewRule };
+        };
         let holders = id.filter(|_| !wanted.key.is_space()).and_then(|id| self.holders.get(id)).into_iter().flatten();
         let others = holders.filter_map(|holder| self.ledger.entitled.get(*holder));
         let level = std::iter::once(own).chain(others).filter_map(|levels| levels.get(user).copied()).max();

@@ -94,6 +94,7 @@ impl fmt::Display for Withheld {
                 write!(f, "the homeserver refused ({code}); next try {}", until.to_minute())
             }
             Self::DependsOnWithheld => f.write_str("needs a step that is withheld"),
+            Self::AfterAdoption => f.write_str("follows once the room is adopted"),
         }
     }
 }
@@ -110,7 +111,8 @@ impl Withheld {
             | Self::NotBuilt
             | Self::GroupUnknown(_)
             | Self::Refused { .. }
-            | Self::DependsOnWithheld => false,
+            | Self::DependsOnWithheld
+            | Self::AfterAdoption => false,
         }
     }
 }
@@ -129,6 +131,7 @@ impl fmt::Display for Class {
             Self::LedgerLost => "the database is younger than the rooms",
             Self::ModeSwitch => "switch between mirror and mapping",
             Self::Rename => "probable rename",
+            Self::Adoption => "first pass over what was adopted",
         })
     }
 }
@@ -150,6 +153,7 @@ impl StateChange {
             Self::Unparent { parent } => format!("no parent {parent}"),
             Self::Marker(_) => "marker".to_owned(),
             Self::Rename { from, marker } => format!("id {from} -> {}", marker.key),
+            Self::Adopt(_) => "adopted".to_owned(),
             Self::Unmark => "no marker".to_owned(),
         }
     }

@@ -36,15 +36,13 @@ impl<'a> Planner<'a> {
     fn locate(&mut self) {
         let mut claims: BTreeMap<&'a Key, Vec<(bool, &'a RoomId, &'a Room)>> = BTreeMap::new();
         let mut orphans = BTreeSet::new();
+        let mut replaced = BTreeSet::new();
         for (id, room) in &self.observed.rooms {
             let Some(key) = identity(room, &self.observed.bot) else { continue };
             let direct = self.wanted.get_key_value(key);
             let found = direct.or_else(|| self.wanted.get_key_value(&self.renamed(key)?)).map(|(key, _)| *key);
             match found {
-                Some(_) if room.successor.is_some() => self.plan.notes.push(Note::Unenforceable {
-                    place: key.clone(),
-                    what: "was replaced by somebody else's upgrade and is not managed any more".to_owned(),
-                }),
+                Some(_) if room.successor.is_some() => drop(replaced.insert(key)),
                 Some(key) => claims.entry(key).or_default().push((direct.is_none(), id, room)),
                 None => {
                     orphans.insert(key);
@@ -65,6 +63,13 @@ impl<'a> Planner<'a> {
                 self.plan.notes.push(Note::Unenforceable { place: key.clone(), what });
             }
             self.located.insert(key, rooms[0].1);
+        }
+        self.claim_adoptions();
+        for key in replaced.into_iter().filter(|key| !self.located.contains_key(key)) {
+            self.plan.notes.push(Note::Unenforceable {
+                place: key.clone(),
+                what: "was replaced by somebody else's upgrade and is not managed any more".to_owned(),
+            });
         }
         for key in orphans.into_iter().filter(|key| key.is_space()) {
             self.plan.notes.push(if self.desired.undecided.contains(key.space()) {
@@ -88,7 +93,7 @@ impl<'a> Planner<'a> {
     /// Which managed spaces hold or admit each room (S-14).
     fn hold(&mut self) {
         for (key, id) in &self.located {
-            let Some(room) = self.observed.rooms.get(*id) else { continue };
+            let Some(room) = self.seen(id) else { continue };
             if key.is_space() {
                 for child in room.children.keys() {
                     self.holders.entry(child).or_default().insert(key);
@@ -98,7 +103,7 @@ impl<'a> Planner<'a> {
         let spaces: BTreeMap<&RoomId, &'a Key> =
             self.located.iter().filter(|(key, _)| key.is_space()).map(|(key, id)| (*id, *key)).collect();
         for (key, id) in &self.located {
-            let allow = self.observed.rooms.get(*id).and_then(|room| room.join_rule.as_ref()).map(|rule| &rule.allow);
+            let allow = self.seen(id).and_then(|room| room.join_rule.as_ref()).map(|rule| &rule.allow);
             for space in allow.into_iter().flatten().filter_map(|room| spaces.get(room)) {
                 if !key.is_space() {
                     self.holders.entry(id).or_default().insert(space);
@@ -139,6 +144,9 @@ impl<'a> Planner<'a> {
             self.note(Note::Unenforceable { place: wanted.key.clone(), what });
             return;
         }
+        if self.is_below_refused(wanted) {
+            return;
+        }
         match self.located.get(&wanted.key).copied() {
             Some(id) if scope.covers(id) => self.existing(wanted, id),
             None if *scope == Scope::Everything => self.missing(wanted),
@@ -153,7 +161,11 @@ impl<'a> Planner<'a> {
     }
 
     fn existing(&mut self, wanted: &'a DesiredRoom, id: &'a RoomId) {
-        let Some(room) = self.observed.rooms.get(id) else { return };
+        let steps = self.plan.steps.len();
+        if self.plan.adopting.contains(&wanted.key) && !self.adopt(wanted, id) {
+            return;
+        }
+        let Some(room) = self.seen(id) else { return };
         if self.was_taken_out(wanted, id) {
             self.note(Note::TakenOut { place: wanted.key.clone() });
             return;
@@ -170,21 +182,30 @@ impl<'a> Planner<'a> {
             self.unlink(wanted, id, room);
         }
         self.people(wanted, &RoomRef::Id(id.clone()), Some(room));
+        self.end_adoption(wanted, id, steps);
     }
 
     /// Whether a moderator took this room out of its space: it was linked once (the marker says so) and is not now (S-30, S-106).
     fn was_taken_out(&self, wanted: &DesiredRoom, id: &RoomId) -> bool {
         let Key::Room { space, slot } = &wanted.key else { return false };
         let Some(parent) = self.space_room(space) else { return false };
+        // One that is adopted in the place of a room that was made once, and has not been linked yet.
+        let linked =
+            |room: &Room| self.located.get(&Key::Space(space.clone())).is_some_and(|up| room.parents.contains_key(*up));
+        if self.is_fresh(wanted) && !self.seen(id).is_some_and(linked) {
+            return false;
+        }
         made(parent).contains(slot) && !parent.children.contains_key(id)
     }
 
     fn space_room(&self, space: &SpaceId) -> Option<&'a Room> {
-        let id = self.located.get(&Key::Space(space.clone()))?;
-        self.observed.rooms.get(*id)
+        self.seen(self.located.get(&Key::Space(space.clone()))?)
     }
 
     fn missing(&mut self, wanted: &'a DesiredRoom) {
+        if self.plan.adopting.contains(&wanted.key) {
+            return;
+        }
         if let Key::Room { space, slot } = &wanted.key
             && self.space_room(space).is_some_and(|parent| made(parent).contains(slot))
         {
@@ -275,10 +296,14 @@ impl<'a> Planner<'a> {
     /// Names, guards and links of a room that is there.
     fn shape(&mut self, wanted: &'a DesiredRoom, id: &RoomId, room: &'a Room) {
         let here = RoomRef::Id(id.clone());
-        let half_made = !self.is_settled(wanted, room);
+        let half_made = !self.is_settled(wanted, room) && !self.is_fresh(wanted);
         let structure = Reason::Structure("completes a room whose making was cut off");
         if wanted.key.is_space() || half_made {
-            let reason = if room.name.is_some() { Reason::Configured("name") } else { structure.clone() };
+            let reason = if room.name.is_some() || self.is_fresh(wanted) {
+                Reason::Configured("name")
+            } else {
+                structure.clone()
+            };
             if differs(&wanted.name, room.name.as_deref()) {
                 self.state(wanted, &here, StateChange::Name(wanted.name.clone()), reason);
             }
@@ -294,7 +319,9 @@ impl<'a> Planner<'a> {
         }
         self.access(wanted, &here, room);
         self.links(wanted, &here, Some(room));
-        self.remember_made(wanted, &here, Some(room));
+        if !self.plan.adopting.contains(&wanted.key) {
+            self.remember_made(wanted, &here, Some(room));
+        }
     }
 
     fn access(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: &Room) {
@@ -307,6 +334,13 @@ impl<'a> Planner<'a> {
             if room.guest_access.as_deref() != Some("forbidden") {
                 let reason = Reason::Structure("guests stay out of spaces");
                 self.state(wanted, here, StateChange::GuestAccess("forbidden".to_owned()), reason);
+            }
+        } else if self.is_fresh(wanted)
+            && !self.is_settled(wanted, room)
+            && let Some(space) = self.located.get(&Key::Space(wanted.key.space().clone()))
+        {
+            if let Some(rule) = self.adopted_rule(wanted, room, space) {
+                self.state(wanted, here, StateChange::JoinRule(rule), Reason::Structure("as a room of its space"));
             }
         } else if room.join_rule.is_none()
             && let Some(space) = self.located.get(&Key::Space(wanted.key.space().clone()))
@@ -400,6 +434,7 @@ impl<'a> Planner<'a> {
             made: BTreeSet::new(),
             abandoned: false,
             original_creator: None,
+            adopted: false,
         }
     }
 
@@ -461,6 +496,7 @@ impl<'a> Planner<'a> {
             person: Some(person.clone()),
             counts: true,
             emptied: self.desired.emptied.get(person).cloned(),
+            adopted: self.is_fresh(wanted),
         }
     }
 }

@@ -201,6 +201,10 @@ impl Reconciler {
             }
         }
         for (room, inviter) in &batch.invited {
+            if self.is_invited_to_adopt(room) {
+                news.dirty.insert(room.clone());
+                continue;
+            }
             tracing::info!(%room, %inviter, "the bot was invited; invitations are not taken up");
         }
         let gaps = batch.gaps.iter().filter(|room| self.readings.precede(room, arrival)).cloned().collect();
@@ -235,8 +239,10 @@ impl Reconciler {
         if !unseen.is_empty() {
             let found = alive(&self.parts.heartbeat, self.parts.homeserver.aliases_for(&unseen)).await?;
             observed.aliases.extend(found);
+            self.find_adoptable(desired, &unseen).await?;
             self.looked_up.extend(unseen);
         }
+        let Some(observed) = &mut self.observed else { return Ok(()) };
         if observed.accounts.listed {
             return Ok(());
         }

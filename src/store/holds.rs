@@ -47,6 +47,7 @@ pub fn class_name(class: Class) -> &'static str {
         Class::LedgerLost => "ledger_lost",
         Class::ModeSwitch => "mode_switch",
         Class::Rename => "rename",
+        Class::Adoption => "adoption",
     }
 }
 
@@ -183,6 +184,7 @@ mod tests {
                 Class::LedgerLost,
                 Class::ModeSwitch,
                 Class::Rename,
+                Class::Adoption,
             ])
         {
             assert_eq!(class_from(class_name(class)).unwrap(), class);

@@ -2,6 +2,7 @@
 //! between the two.
 
 mod aliases;
+mod brownfield;
 mod child;
 mod crashes;
 mod daemon;

@@ -228,7 +228,14 @@ pub fn user(localpart: &str) -> UserId {
 }
 
 pub fn marker(key: &Key) -> Marker {
-    Marker { instance: "main".to_owned(), key: key.clone(), made: [].into(), abandoned: false, original_creator: None }
+    Marker {
+        instance: "main".to_owned(),
+        key: key.clone(),
+        made: [].into(),
+        abandoned: false,
+        original_creator: None,
+        adopted: false,
+    }
 }
 
 pub fn creation(key: Key, body: Value) -> Creation {

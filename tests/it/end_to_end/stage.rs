@@ -86,6 +86,11 @@ impl Stage {
         Self::start(1).await
     }
 
+    /// As [`Stage::own`], with places for more services than one.
+    pub async fn with_slots(slots: usize) -> Arc<Self> {
+        Self::start(slots).await
+    }
+
     async fn start(slots: usize) -> Arc<Self> {
         let slots: Vec<Slot> = (0..slots).map(Slot::draw).collect();
         let texts: Vec<&str> = slots.iter().flat_map(|slot| [slot.main.as_str(), slot.puppet.as_str()]).collect();

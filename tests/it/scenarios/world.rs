@@ -370,6 +370,15 @@ impl Stage {
             let pair = json!([key_of(key), target]);
             whole["aliases"].as_array_mut().unwrap().push(pair);
         }
+        for (id, room) in patch["outside"].as_object().into_iter().flatten() {
+            merge(&mut whole["outside"], &json!({ id: self.full_room(room) }));
+        }
+        for id in patch["adoptable"].as_array().into_iter().flatten() {
+            merge(&mut whole["adoptable"], &json!({ id.as_str().unwrap(): id }));
+        }
+        for (alias, id) in patch["adoptable"].as_object().into_iter().flatten() {
+            merge(&mut whole["adoptable"], &json!({ alias: id }));
+        }
         if let Some(listed) = patch.get("listed") {
             whole["accounts"]["listed"] = listed.clone();
         }
