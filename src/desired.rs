@@ -24,6 +24,7 @@ use crate::plan::{Note, Reason};
 
 /// Everything that should be, with the policy that says how far to go for it (policy is data: DESIGN decision 11).
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts about the read and the configuration")]
 pub struct Desired {
     /// Spaces and the rooms usher makes in them: parents before children, a space before its rooms.
     pub rooms: Vec<DesiredRoom>,

@@ -98,6 +98,7 @@ fn creation(key: &Key, allow: Vec<RoomRef>) -> Action {
         made: BTreeSet::new(),
         abandoned: false,
         original_creator: None,
+        adopted: false,
     };
     Action::CreateRoom(Box::new(Creation { key: key.clone(), body: json!({ "room_version": "12" }), allow, marker }))
 }

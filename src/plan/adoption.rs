@@ -29,6 +29,7 @@ const FRAME_KEYS: [&str; 3] = ["events_default", "state_default", "invite"];
 
 const INVITE_THE_BOT: &str = "invite the bot to it and give the bot level 100";
 const RAISE_THE_BOT: &str = "give the bot level 100 there";
+const LIFT_THE_BAN: &str = "the bot is banned there: lift that";
 const NOBODY_STRONG: &str = "nobody of this homeserver who is in it has level 100: only they could give it to the bot";
 
 /// Things of `keys` that are to be adopted, and what names the room.
@@ -138,7 +139,10 @@ impl<'a> Planner<'a> {
     fn approach(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, footing: &Footing<'_>) -> Approach {
         // What is not seen whole from outside is looked at from inside before it is marked.
         let mut approach = if footing.whole { Approach::Clear } else { Approach::First };
-        let mut enters = footing.enters;
+        let (inside, mut enters) = (footing.position == Position::Inside, footing.position == Position::Admitted);
+        if footing.position == Position::Banned {
+            return Approach::Barred(LIFT_THE_BAN);
+        }
         if !footing.strong {
             if footing.whole && footing.strongest.is_none() {
                 return Approach::Barred(NOBODY_STRONG);
@@ -150,13 +154,13 @@ impl<'a> Planner<'a> {
             } else {
                 approach = Approach::First;
             }
-            if footing.inside && !admin {
+            if inside && !admin {
                 let Some(user) = footing.puppet else { return Approach::Barred(RAISE_THE_BOT) };
                 let deed = self.raise_the_bot(here);
                 self.step(wanted, Action::Puppet { room: here.clone(), user: user.clone(), deed }, ADOPT);
             }
         }
-        if footing.inside {
+        if inside {
             return approach;
         }
         if !enters {
@@ -187,8 +191,13 @@ impl<'a> Planner<'a> {
         });
         Footing {
             whole: is_whole(room),
-            inside: own == Some(&Member::Join),
-            enters: own == Some(&Member::Invite) || let_in,
+            position: match own {
+                Some(Member::Join) => Position::Inside,
+                Some(Member::Invite) => Position::Admitted,
+                Some(Member::Ban { .. }) => Position::Banned,
+                Some(Member::Knock | Member::Leave { .. }) | None if let_in => Position::Admitted,
+                Some(Member::Knock | Member::Leave { .. }) | None => Position::Outside,
+            },
             strong: level_of(room, bot) >= GUARD_LEVEL,
             strongest: self.strongest(room, |_| true),
             puppet: self.strongest(room, |user| {
@@ -278,26 +287,6 @@ impl<'a> Planner<'a> {
         }
         changes
     }
-
-    /// The join rule of an adopted room, which becomes that of a room made in its space: once, as long as the space does not list it.
-    pub(super) fn adopted_rule(&self, wanted: &DesiredRoom, room: &Room, space: &RoomId) -> Option<JoinRule> {
-        let own_people = matches!(&wanted.kind, RoomKind::Room(template) if template.groups.is_some());
-        let knows_restricted = room.version.parse::<u32>().is_ok_and(|version| version >= RESTRICTED_SINCE);
-        let current = room.join_rule.clone().unwrap_or_default();
-        let kept = match current.rule.as_str() {
-            "restricted" | "knock_restricted" => current.clone(),
-            _ => JoinRule { rule: "restricted".to_owned(), allow: BTreeSet::new() },
-        };
-        let rule = if own_people {
-            JoinRule { rule: "invite".to_owned(), allow: BTreeSet::new() }
-        } else if knows_restricted {
-            let allow = kept.allow.iter().cloned().chain([space.clone()]).collect();
-            JoinRule { allow, ..kept }
-        } else {
-            return None;
-        };
-        (rule != current).then_some(rule)
-    }
 }
 
 /// What stands between the bot and the marker.
@@ -310,17 +299,44 @@ enum Approach {
     Barred(&'static str),
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Position {
+    Inside,
+    /// Invited, or let in by the room's rule.
+    Admitted,
+    Outside,
+    Banned,
+}
+
 /// How the bot stands towards a room that it is to adopt.
 struct Footing<'r> {
     /// The room's state is known; otherwise only what is shown to somebody who is not in it.
     whole: bool,
-    inside: bool,
-    /// It could enter by itself.
-    enters: bool,
+    position: Position,
     /// It has, or will have once inside, the level that managing takes.
     strong: bool,
     strongest: Option<&'r UserId>,
     puppet: Option<&'r UserId>,
+}
+
+/// The join rule of an adopted room, which becomes that of a room made in its space: once, as long as the space does not list it.
+pub(super) fn adopted_rule(wanted: &DesiredRoom, room: &Room, space: &RoomId) -> Option<JoinRule> {
+    let own_people = matches!(&wanted.kind, RoomKind::Room(template) if template.groups.is_some());
+    let knows_restricted = room.version.parse::<u32>().is_ok_and(|version| version >= RESTRICTED_SINCE);
+    let current = room.join_rule.clone().unwrap_or_default();
+    let kept = match current.rule.as_str() {
+        "restricted" | "knock_restricted" => current.clone(),
+        _ => JoinRule { rule: "restricted".to_owned(), allow: BTreeSet::new() },
+    };
+    let rule = if own_people {
+        JoinRule { rule: "invite".to_owned(), allow: BTreeSet::new() }
+    } else if knows_restricted {
+        let allow = kept.allow.iter().cloned().chain([space.clone()]).collect();
+        JoinRule { allow, ..kept }
+    } else {
+        return None;
+    };
+    (rule != current).then_some(rule)
 }
 
 /// Whether the room's whole state was read, from inside or as an administrator.

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::adoption::adopted_rule;
 use super::{Action, Class, Hold, Note, Plan, Planner, Reason, Removal, RoomRef, Scope, StateChange, Step, Withheld};
 use crate::config::Enforce;
 use crate::desired::{Desired, DesiredRoom, RoomKind};
@@ -339,7 +340,7 @@ impl<'a> Planner<'a> {
             && !self.is_settled(wanted, room)
             && let Some(space) = self.located.get(&Key::Space(wanted.key.space().clone()))
         {
-            if let Some(rule) = self.adopted_rule(wanted, room, space) {
+            if let Some(rule) = adopted_rule(wanted, room, space) {
                 self.state(wanted, here, StateChange::JoinRule(rule), Reason::Structure("as a room of its space"));
             }
         } else if room.join_rule.is_none()
@@ -412,6 +413,8 @@ impl<'a> Planner<'a> {
                 .desired
                 .rooms
                 .iter()
+                // One that is still to be adopted has no place in the space yet.
+                .filter(|room| !self.plan.adopting.contains(&room.key))
                 .filter_map(|room| match &room.key {
                     Key::Room { space: holder, slot } if holder == space => Some(slot),
                     _ => None,

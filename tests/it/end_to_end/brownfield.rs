@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use usher::ids::RoomId;
 
 use super::stage::Stage;
-use super::world::World;
+use super::world::{World, until};
 use crate::lab::synapse::{SERVER_NAME, escape};
 
 /// How large the company is.
@@ -90,8 +90,8 @@ impl Brownfield {
             field.sites.push(space);
         }
         for room in 0..size.rooms {
-            let site = field.found(room % size.spaces, Some(room), &bridge.tokens[0]).await;
-            field.sites.push(site);
+            let made = field.found(room % size.spaces, Some(room), &bridge.tokens[0]).await;
+            field.sites.push(made);
         }
         field
     }
@@ -367,16 +367,8 @@ async fn stays_ordinary(mut field: Brownfield, welcome: &BTreeMap<usize, String>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_admin_rights_an_invitation_is_asked_for_and_enough() {
     let mut world = World::bare(Stage::shared().await).await;
-    let body = json!({
-        "name": "Old", "creation_content": { "type": "m.space" }, "room_version": "10", "preset": "private_chat",
-    });
-    let (status, made) = world.as_person("bob", "POST", "/_matrix/client/v3/createRoom", body).await;
-    assert_eq!(status, 200, "{made}");
-    let room = RoomId::from(made["room_id"].as_str().unwrap());
-    world.config = json!({
-        "provisioner": { "max_rate": 1000 },
-        "spaces": [{ "id": "old", "name": "Old", "adopt": room, "groups": [{ "externalId": "red" }] }],
-    });
+    let room = old_space(&world, "10").await;
+    world.config = adopting(&room);
     world.write();
     world.usher(&["apply", "--yes"]).await.code(0);
     world.usher(&["plan"]).await.says("invite the bot");
@@ -393,6 +385,46 @@ async fn without_admin_rights_an_invitation_is_asked_for_and_enough() {
     assert_eq!(world.room("old").await, room);
     assert_eq!(world.inside("old").await, world.groups["red"]);
     world.must_be_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_usher_follows_an_invitation_to_what_it_is_to_adopt() {
+    let mut world = World::bare(Stage::shared().await).await;
+    let (room, other) = (old_space(&world, "11").await, old_space(&world, "11").await);
+    world.config = adopting(&room);
+    world.write();
+    let daemon = world.start(&["run"]);
+    until("it is ready", async || world.ops("/ready").await.0 == 200).await;
+    let path = in_room(&room, "state/m.room.power_levels");
+    let (_, mut levels) = world.as_person("bob", "GET", &path, Value::Null).await;
+    levels["users"][world.bot()] = json!(100);
+    assert_eq!(world.as_person("bob", "PUT", &path, levels).await.0, 200);
+    for room in [&other, &room] {
+        let invite = json!({ "user_id": world.bot() });
+        assert_eq!(world.as_person("bob", "POST", &in_room(room, "invite"), invite).await.0, 200);
+    }
+    until("it is adopted", async || world.resolve(&world.alias("old")).await.as_ref() == Some(&room)).await;
+    until("the team is in", async || world.inside("old").await == world.groups["red"]).await;
+    daemon.stop().await.code(0);
+    assert_eq!(world.bot_rooms().await, [room].into(), "other invitations are not taken up");
+    world.must_be_settled().await;
+}
+
+/// A private space of Bob's.
+async fn old_space(world: &World, version: &str) -> RoomId {
+    let body = json!({
+        "name": "Old", "creation_content": { "type": "m.space" }, "room_version": version, "preset": "private_chat",
+    });
+    let (status, made) = world.as_person("bob", "POST", "/_matrix/client/v3/createRoom", body).await;
+    assert_eq!(status, 200, "{made}");
+    RoomId::from(made["room_id"].as_str().unwrap())
+}
+
+fn adopting(room: &RoomId) -> Value {
+    json!({
+        "provisioner": { "max_rate": 1000 },
+        "spaces": [{ "id": "old", "name": "Old", "adopt": room, "groups": [{ "externalId": "red" }] }],
+    })
 }
 
 fn name(number: usize) -> String {
