@@ -111,7 +111,11 @@ impl From<PassError> for Failure {
 pub async fn homeserver(config: &Config) -> Result<Homeserver, Failure> {
     let registration = registration::read(&config.appservice.registration)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
-    Ok(Homeserver::connect(config.into(), &registration).await?)
+    let homeserver = Homeserver::connect(config.into(), &registration).await?;
+    let Some(puppets) = &config.appservice.puppet_registration else { return Ok(homeserver) };
+    let puppets = registration::read(puppets)
+        .map_err(|error| Failure::new(Exit::Config, format!("appservice.puppet_registration: {error}")))?;
+    Ok(homeserver.with_puppets(&puppets)?)
 }
 
 /// The configured source.

@@ -36,10 +36,10 @@ pub struct Desired {
     /// Whether removals may be derived from the read (S-3).
     pub complete: bool,
     pub mirrored: bool,
-    /// Whether there is a puppet registration (S-22).
-    pub puppets: bool,
     /// Whether leavers are locked rather than removed (S-24).
     pub deprovisioning: bool,
+    /// Whether usher may act as local people (S-22).
+    pub puppets: bool,
     /// Accounts to be locked, once accounts are built: confirmed gone, or disabled.
     pub locks: Vec<(UserId, Reason)>,
     pub notes: Vec<Note>,
@@ -172,8 +172,8 @@ pub fn desire(config: &Config, directory: &Directory, ledger: &Ledger, now: Time
         provisioner: config.provisioner.clone(),
         complete: directory.is_complete(),
         mirrored,
-        puppets: config.appservice.puppet_registration.is_some(),
         deprovisioning: config.user_provisioner.deprovisioning.is_some(),
+        puppets: config.appservice.puppet_registration.is_some(),
         locks,
         notes,
         groups,

@@ -252,7 +252,9 @@ impl<'a> Planner<'a> {
                 || step.removal.is_some()
                 || matches!(step.action, Action::SetPowerLevels { .. } | Action::Puppet { .. })
         };
-        if !self.plan.steps[steps..].iter().any(undecided) {
+        // What usher has not the right to do, such as to lower somebody as strong as itself, waits for no yes.
+        let possible = |step: &&Step| !matches!(step.withheld, Some(Withheld::MissingRight(_)));
+        if !self.plan.steps[steps..].iter().filter(possible).any(undecided) {
             let marker = Marker { adopted: false, ..marker.clone() };
             let reason = Reason::Structure("the adoption takes nothing away any more");
             self.state(wanted, &RoomRef::Id(id.clone()), StateChange::Marker(marker), reason);
