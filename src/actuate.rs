@@ -215,8 +215,14 @@ impl LiveActuator {
                 homeserver.set_levels_as(user, room, content.clone()).await
             }
             Deed::Join => homeserver.join_as(user, room).await.map(|()| None),
+            // Whoever upgrades is the creator of the new room, so it is the bot where it may.
             Deed::Upgrade { version } => {
-                let successor = homeserver.upgrade_as(user, room, version).await.map_err(classify)?;
+                let successor = if user == homeserver.bot() {
+                    homeserver.upgrade(room, version).await
+                } else {
+                    homeserver.upgrade_as(user, room, version).await
+                };
+                let successor = successor.map_err(classify)?;
                 return Ok(Outcome { room: Some(successor), ..Outcome::default() });
             }
         };

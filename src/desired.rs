@@ -80,8 +80,14 @@ pub struct DesiredRoom {
 /// What differs between spaces and rooms.
 #[derive(Clone, Debug)]
 pub enum RoomKind {
-    Space { federate: Option<bool> },
+    Space {
+        federate: Option<bool>,
+    },
     Room(RoomTemplate),
+    /// A room people made and opened to these managed spaces (S-31): its name, topic, links and join rule are theirs.
+    Taken {
+        spaces: Vec<Key>,
+    },
 }
 
 /// Who belongs in a room, and with what level. Shared by the rooms of a space (S-13).

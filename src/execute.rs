@@ -195,6 +195,7 @@ impl Slice {
         );
         if let Some(RoomRef::Id(room)) = action.room().filter(|_| unseen) {
             self.report.reread.insert(room.clone());
+            self.report.reread.extend(outcome.room.clone());
         }
         self.report.done.push(step);
     }

@@ -139,6 +139,12 @@ pub struct Room {
     pub version: String,
     /// Sender of the create event and, from version 12 on, the additional creators.
     pub creators: BTreeSet<UserId>,
+    /// Sender of the create event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<UserId>,
+    /// The room this one replaced, as its create content says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predecessor: Option<RoomId>,
     /// From the create content, if the bot made the room for this instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_for: Option<Key>,

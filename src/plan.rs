@@ -5,16 +5,19 @@
 
 mod adoption;
 mod creation;
+mod creators;
 mod explain;
 mod guard;
 mod json;
 mod levels;
 mod members;
 mod planner;
+mod reach;
 mod reason;
 mod render;
 mod rooms;
 mod step;
+mod takeover;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -347,6 +350,8 @@ pub enum Class {
     Rename,
     /// The first pass over an adopted room (S-81).
     Adoption,
+    /// A room of version 12 or later whose creator should not stand above everybody is replaced (S-22).
+    Upgrades,
 }
 
 /// What a step takes away, for counting.
@@ -444,6 +449,12 @@ pub enum Note {
     NoLongerConfigured {
         place: Key,
     },
+    /// A room that people made is being taken over, and these are in it without a right: the round that removes them is still to come.
+    TakeOver {
+        place: Key,
+        name: String,
+        strangers: Vec<UserId>,
+    },
     /// A moderator took the room out of its space (S-30).
     TakenOut {
         place: Key,
@@ -485,6 +496,8 @@ impl Scope {
 pub enum Phase {
     Identity,
     Locks,
+    /// People at the bot's own level lower themselves, or the bot could not remove them.
+    StepsDown,
     SpaceKicks,
     RoomKicks,
     Make,
@@ -499,10 +512,16 @@ pub enum Phase {
 #[must_use]
 pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger, scope: &Scope, now: Timestamp) -> Plan {
     let mut planner = Planner::new(desired, observed, ledger, now);
+    let user_rooms = planner.user_rooms();
+    planner.take_in(&user_rooms);
     planner.identity();
     for room in &desired.rooms {
         planner.room(room, scope);
     }
+    for room in &user_rooms {
+        planner.take_over(room, scope);
+    }
+    planner.follow_upgrades(scope);
     planner.locks();
     planner.finish(scope)
 }

@@ -238,6 +238,7 @@ impl Report {
                 | Note::ForeignUser { .. }
                 | Note::LevelsDoNotFit { .. }
                 | Note::NoLongerConfigured { .. }
+                | Note::TakeOver { .. }
                 | Note::TakenOut { .. } => {}
             }
         }

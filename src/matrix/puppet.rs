@@ -119,16 +119,18 @@ impl Homeserver {
     /// As [`Homeserver::leave_as`].
     pub async fn upgrade_as(&self, user: &UserId, room: &RoomId, version: &str) -> Result<RoomId, MatrixError> {
         let attempt = format!("upgrade {room} to version {version} as {user}");
-        let body = json!({ "new_version": version });
-        let request = Request::post("/_matrix/client/v3/rooms/{}/upgrade", &[room.as_str()], body);
-        let answer = self.act_as(user, request.within(super::write::CREATE_TIMEOUT).to(&attempt)).await?;
-        answer.get("replacement_room").and_then(Value::as_str).map(RoomId::from).ok_or_else(|| MatrixError {
-            attempted: attempt,
-            cause: "the answer names no room".to_owned(),
-            status: None,
-            code: None,
-            trouble: Trouble::Malformed,
-        })
+        let answer = self.act_as(user, upgrade(room, version, &attempt)).await?;
+        successor(&answer, attempt)
+    }
+
+    /// The bot replaces a room by one of another version, whose creator it becomes; hands back the new one.
+    ///
+    /// # Errors
+    /// When the homeserver refuses or is away.
+    pub async fn upgrade(&self, room: &RoomId, version: &str) -> Result<RoomId, MatrixError> {
+        let attempt = format!("upgrade {room} to version {version}");
+        let answer: Value = self.call_as_bot(upgrade(room, version, &attempt)).await?.json(&attempt)?;
+        successor(&answer, attempt)
     }
 
     /// Each deed is logged as such.
@@ -151,4 +153,20 @@ impl Homeserver {
         let request = request.on_behalf_of(user);
         self.transport.send(&self.identity.url, &puppets.token, request).await?.json(&attempt)
     }
+}
+
+fn upgrade(room: &RoomId, version: &str, attempt: &str) -> Request {
+    let body = json!({ "new_version": version });
+    let request = Request::post("/_matrix/client/v3/rooms/{}/upgrade", &[room.as_str()], body);
+    request.within(super::write::CREATE_TIMEOUT).to(attempt)
+}
+
+fn successor(answer: &Value, attempt: String) -> Result<RoomId, MatrixError> {
+    answer.get("replacement_room").and_then(Value::as_str).map(RoomId::from).ok_or_else(|| MatrixError {
+        attempted: attempt,
+        cause: "the answer names no room".to_owned(),
+        status: None,
+        code: None,
+        trouble: Trouble::Malformed,
+    })
 }

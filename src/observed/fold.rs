@@ -159,8 +159,11 @@ impl Room {
             creators.extend(additional.into_iter().flatten().filter_map(Value::as_str).map(UserId::from));
         }
         let is_space = text(&event.content, "type").as_deref() == Some("m.space");
+        let replaced = event.content.get("predecessor").and_then(|room| text(room, "room_id")).map(RoomId::from);
         let changed = set(&mut self.version, version);
         let changed = set(&mut self.creators, creators) || changed;
+        let changed = set(&mut self.made_by, Some(event.sender.clone())) || changed;
+        let changed = set(&mut self.predecessor, replaced) || changed;
         set(&mut self.is_space, is_space) || changed
     }
 

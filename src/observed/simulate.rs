@@ -177,14 +177,37 @@ impl Observed {
                 }
             }
             Deed::Join => self.set_member(room, user, Member::Join),
-            // What a person's list shows is not observed, and where an upgrade leads the homeserver says.
+            // What a person's list shows is not observed.
             Deed::Forget => {}
-            Deed::Upgrade { .. } => {
-                if let (Some(room), Some(successor)) = (self.known_room(room), &outcome.room) {
-                    room.successor = Some(successor.clone());
-                }
-            }
+            Deed::Upgrade { version } => self.upgrade(room, user, version, outcome),
         }
+    }
+
+    /// Name, join rule and levels are copied; members, markers and links are not. Whoever upgrades is the new room's only member.
+    fn upgrade(&mut self, room: &RoomRef, user: &UserId, version: &str, outcome: &Outcome) {
+        let Some(id) = self.resolve(room) else { return };
+        let successor = outcome.room.clone().unwrap_or_else(|| self.unused(id.as_str()));
+        let Some(old) = self.known_room(&RoomRef::Id(id.clone())) else { return };
+        old.successor = Some(successor.clone());
+        let mut levels = old.power_levels.clone().unwrap_or_default();
+        levels.users.retain(|listed, _| !creators_rule(version) || listed != user);
+        let new = Room {
+            version: version.to_owned(),
+            creators: [user.clone()].into(),
+            made_by: Some(user.clone()),
+            predecessor: Some(id),
+            name: old.name.clone(),
+            topic: old.topic.clone(),
+            avatar: old.avatar.clone(),
+            join_rule: old.join_rule.clone(),
+            guest_access: old.guest_access.clone(),
+            power_levels: Some(levels),
+            members: [(user.clone(), Member::Join)].into(),
+            encrypted: old.encrypted,
+            ..Room::default()
+        };
+        let seen = if *user == self.bot { &mut self.rooms } else { &mut self.outside };
+        seen.insert(successor, new);
     }
 
     /// An application service's user starts with its localpart for a name.
@@ -261,10 +284,16 @@ impl Observed {
 
     /// A room id where no homeserver gave one.
     fn placeholder(&self, creation: &Creation) -> RoomId {
-        let mut name = creation.key.alias_localpart(&creation.marker.instance);
+        self.unused(&creation.key.alias_localpart(&creation.marker.instance))
+    }
+
+    /// An id like `name` that no room has.
+    fn unused(&self, name: &str) -> RoomId {
+        let bare = name.trim_start_matches('!');
+        let mut name = bare.strip_suffix(&format!(":{}", self.server)).unwrap_or(bare).to_owned();
         loop {
             let id = RoomId::from(format!("!{name}:{}", self.server));
-            if !self.rooms.contains_key(&id) {
+            if !self.rooms.contains_key(&id) && !self.outside.contains_key(&id) {
                 return id;
             }
             name.push('+');

@@ -40,7 +40,7 @@ pub fn to_adopt(desired: &Desired, keys: &BTreeSet<Key>) -> BTreeSet<String> {
 
 impl<'a> Planner<'a> {
     /// A room as it is known, from inside or from outside.
-    pub(super) fn seen(&self, id: &RoomId) -> Option<&'a Room> {
+    pub(super) fn room_at(&self, id: &RoomId) -> Option<&'a Room> {
         self.observed.rooms.get(id).or_else(|| self.observed.outside.get(id))
     }
 
@@ -85,7 +85,7 @@ impl<'a> Planner<'a> {
         if let Some(other) = taken.get(id) {
             return Err(format!("is {id}, which is managed as {other} already"));
         }
-        let Some(room) = self.seen(id) else {
+        let Some(room) = self.room_at(id) else {
             let unknown = "is no room, or nobody of this homeserver is in it";
             return if self.observed.accounts.listed { Err(unknown.to_owned()) } else { Ok(id) };
         };
@@ -99,7 +99,9 @@ impl<'a> Planner<'a> {
             Some(marker) => Some(&marker.key).filter(|_| !marker.abandoned),
             None => room.created_for.as_ref(),
         };
-        if let Some(other) = own.filter(|own| **own != wanted.key) {
+        // A room that was only taken over may get a place of its own.
+        let taken_over = |key: &Key| matches!(key, Key::Room { slot, .. } if slot.as_str().starts_with('!'));
+        if let Some(other) = own.filter(|own| **own != wanted.key && !taken_over(own)) {
             return Err(format!("is managed as {other}: an id is changed by `renamed_from`"));
         }
         if is_whole(room) && room.is_space != wanted.key.is_space() {
@@ -117,12 +119,11 @@ impl<'a> Planner<'a> {
     /// The way in: power, entry, marker. Says whether enough of the room is known to show what follows.
     pub(super) fn adopt(&mut self, wanted: &'a DesiredRoom, id: &RoomId) -> bool {
         let unknown = Room::default();
-        let room = self.seen(id).unwrap_or(&unknown);
+        let room = self.room_at(id).unwrap_or(&unknown);
         let here = RoomRef::Id(id.clone());
         let footing = self.footing(room);
         let approach = self.approach(wanted, &here, &footing);
-        let creator = room.creators.iter().next().cloned();
-        let marker = Marker { original_creator: creator, adopted: true, ..self.marker(&wanted.key) };
+        let marker = Marker { original_creator: self.maker(room).cloned(), adopted: true, ..self.marker(&wanted.key) };
         self.state(wanted, &here, StateChange::Adopt(marker), ADOPT);
         let withheld = match approach {
             Approach::Clear => None,
@@ -174,7 +175,7 @@ impl<'a> Planner<'a> {
 
     fn raise_the_bot(&self, here: &RoomRef) -> Deed {
         let RoomRef::Id(id) = here else { return Deed::InviteBot };
-        let mut levels = self.seen(id).and_then(|room| room.power_levels.clone()).unwrap_or_default();
+        let mut levels = self.room_at(id).and_then(|room| room.power_levels.clone()).unwrap_or_default();
         let bot = self.observed.bot.clone();
         let from = levels.user_level(&bot);
         levels.users.insert(bot.clone(), GUARD_LEVEL);
@@ -236,13 +237,13 @@ impl<'a> Planner<'a> {
 
     /// Whether what the room's adoption takes away is still undecided.
     pub(super) fn is_fresh(&self, wanted: &DesiredRoom) -> bool {
-        let there = || self.seen(self.located.get(&wanted.key)?)?.marker.as_ref();
+        let there = || self.room_at(self.located.get(&wanted.key)?)?.marker.as_ref();
         self.plan.adopting.contains(&wanted.key) || there().is_some_and(|marker| marker.adopted)
     }
 
     /// Ends the first enforcement once nothing is left to take away. `steps`: where the room's own begin.
     pub(super) fn end_adoption(&mut self, wanted: &'a DesiredRoom, id: &RoomId, steps: usize) {
-        let marker = self.seen(id).and_then(|room| room.marker.as_ref()).filter(|marker| marker.adopted);
+        let marker = self.room_at(id).and_then(|room| room.marker.as_ref()).filter(|marker| marker.adopted);
         let Some(marker) = marker.filter(|_| self.desired.complete && !self.plan.adopting.contains(&wanted.key)) else {
             return;
         };
@@ -253,7 +254,11 @@ impl<'a> Planner<'a> {
                 || matches!(step.action, Action::SetPowerLevels { .. } | Action::Puppet { .. })
         };
         // What usher has not the right to do, such as to lower somebody as strong as itself, waits for no yes.
-        let possible = |step: &&Step| !matches!(step.withheld, Some(Withheld::MissingRight(_)));
+        let possible = |step: &&Step| match &step.withheld {
+            Some(Withheld::MissingRight(_)) => false,
+            Some(Withheld::Policy(what)) => !what.starts_with("v12_creators"),
+            _ => true,
+        };
         if !self.plan.steps[steps..].iter().filter(possible).any(undecided) {
             let marker = Marker { adopted: false, ..marker.clone() };
             let reason = Reason::Structure("the adoption takes nothing away any more");

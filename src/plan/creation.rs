@@ -43,6 +43,13 @@ impl Planner<'_> {
         match &wanted.kind {
             RoomKind::Space { federate } => self.space_creation(wanted, *federate),
             RoomKind::Room(template) => self.room_creation(wanted, template),
+            // Rooms people made are never made by us.
+            RoomKind::Taken { .. } => Creation {
+                key: wanted.key.clone(),
+                body: Value::Null,
+                allow: Vec::new(),
+                marker: self.marker(&wanted.key),
+            },
         }
     }
 
@@ -138,6 +145,7 @@ impl Planner<'_> {
                 }))
             }
             RoomKind::Room(template) => room_frame(template, version),
+            RoomKind::Taken { .. } => PowerLevels::default(),
         };
         frame.users.retain(|user, _| {
             user.server() != self.observed.server || members::is_protected(self.desired, self.observed, user)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Class, Heads, Hold, Lesson, LevelChange, Plan, Removal, Step, StepId, Withheld};
+use super::{Action, Class, Deed, Heads, Hold, Lesson, LevelChange, Plan, Removal, Step, StepId, Withheld};
 use crate::config::{Limit, Limits};
 use crate::desired::Desired;
 use crate::ids::{Key, Timestamp, UserId};
@@ -66,6 +66,7 @@ pub fn guard(
     if parted {
         rejoin_levels(plan);
     }
+    unstack_levels(plan);
     plan.wait_for_adoption();
     Guard::keep_memory(plan);
     plan.heads = guard.heads;
@@ -318,6 +319,30 @@ fn rejoin_levels(plan: &mut Plan) {
         out.push(step);
     }
     plan.steps = out;
+}
+
+/// People who lower themselves do so one after the other, before the bot writes (S-22): whoever does not after all keeps their level in
+/// what is written later.
+fn unstack_levels(plan: &mut Plan) {
+    let mut kept: BTreeMap<super::RoomRef, Vec<LevelChange>> = BTreeMap::new();
+    for step in &mut plan.steps {
+        let withheld = step.withheld.is_some();
+        match &mut step.action {
+            Action::Puppet { room, deed: Deed::SetLevels { content, changes }, .. } => {
+                let before = kept.entry(room.clone()).or_default();
+                *content = without(content, before);
+                if withheld {
+                    before.extend(changes.iter().cloned());
+                }
+            }
+            Action::SetPowerLevels { room, content, .. } => {
+                if let Some(before) = kept.get(room) {
+                    *content = without(content, before);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Hold {

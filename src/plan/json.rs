@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Action, Header, Plan, RoomRef, Step};
+use super::levels::CREATOR;
+use super::{Action, Deed, Header, Plan, RoomRef, Step};
 use crate::ids::Timestamp;
 
 /// The whole plan. Mail addresses and secrets are in no plan.
@@ -54,11 +55,13 @@ fn step(step: &Step) -> Value {
     });
     match &step.action {
         Action::SetState { state, .. } => out["state"] = state.label().into(),
-        Action::SetPowerLevels { changes, .. } => {
+        Action::SetPowerLevels { changes, .. } | Action::Puppet { deed: Deed::SetLevels { changes, .. }, .. } => {
             out["levels"] = changes
                 .iter()
                 .map(|change| {
-                    json!({ "user": change.user, "key": change.key, "from": change.from, "to": change.to, "reason": change.reason.to_string() })
+                    // A creator stands above every number.
+                    let from = (change.from != CREATOR).then_some(change.from);
+                    json!({ "user": change.user, "key": change.key, "from": from, "to": change.to, "reason": change.reason.to_string() })
                 })
                 .collect();
         }

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::members::{Moves, Remembered, is_protected};
-use super::{Action, Class, Lesson, LevelChange, Note, Planner, Reason, Removal, RoomRef, Step, Withheld};
+use super::reach::{EQUAL, Hand, is_immutable};
+use super::{Action, Class, Deed, Lesson, LevelChange, Note, Planner, Reason, Removal, RoomRef, Step, Withheld};
 use crate::config::Enforce;
 use crate::desired::{DesiredRoom, Rule};
 use crate::ids::{Key, RoomId, UserId};
@@ -18,6 +19,10 @@ pub(super) const BOT: i64 = 150;
 const LARGEST_CONTENT: usize = 60_000;
 /// Quotes, colon and comma of one entry in JSON.
 const ENTRY_PUNCTUATION: usize = 4;
+/// A level above all others, which is never written: a creator's, from version 12 on.
+pub(super) const CREATOR: i64 = i64::MAX;
+/// The event type that ends a room.
+pub(super) const TOMBSTONE: &str = "m.room.tombstone";
 /// The event type whose own level guards all others.
 pub(super) const GUARD: &str = "m.room.power_levels";
 /// What it takes to change levels.
@@ -54,8 +59,6 @@ struct Verdict {
     changes: Vec<LevelChange>,
     /// Demotions that are not done.
     spared: Vec<LevelChange>,
-    /// Changes that the bot's own level does not reach.
-    beyond: Vec<LevelChange>,
 }
 
 impl<'a> Planner<'a> {
@@ -79,15 +82,21 @@ impl<'a> Planner<'a> {
         // An additive room's people keep what they have, and so do those who come.
         let default = (now, if enforce == Enforce::Additive { now.max(0) } else { 0 });
         let at = Comparison { wanted, id, room, rule, moves, enforce, default };
-        let Verdict { mut next, mut changes, spared, beyond } = self.compare(&at, &current);
+        let Verdict { mut next, mut changes, spared } = self.compare(&at, &current);
+        let far = self.out_of_reach(&at, &current, (&mut next, &mut changes));
         let dropped = at.fit(&mut next, &self.observed.bot);
         if dropped > 0 {
             self.note(Note::LevelsDoNotFit { place: wanted.key.clone(), dropped });
         }
-        self.spare((&at, here), &next, spared, Withheld::Policy("enforce: additive"));
-        self.spare((&at, here), &next, beyond, Withheld::MissingRight("the bot's level there is not above theirs"));
+        if !spared.is_empty() {
+            self.spare(&at, here, &next, spared);
+        }
+        let lowered = self.step_down(&at, here, &current, far);
         if room.power_levels.as_ref() == Some(&next) {
             return;
+        }
+        for (user, level) in lowered {
+            put(&mut next, &user, level);
         }
         if next.users_default() != now {
             let reason = Reason::Structure("the level of everybody who is not named");
@@ -104,29 +113,78 @@ impl<'a> Planner<'a> {
         self.push(Step { action, reason, place: Some(wanted.key.clone()), withheld, removal: None });
     }
 
-    /// Changes that are not made, shown beside those that are: demotions in an additive room (S-20), levels out of reach (S-22).
-    fn spare(
-        &mut self,
-        (at, here): (&Comparison<'_>, &RoomRef),
-        next: &PowerLevels,
-        spared: Vec<LevelChange>,
-        why: Withheld,
-    ) {
-        if spared.is_empty() {
-            return;
-        }
+    /// Demotions that an additive room does without, shown beside what it does (S-20).
+    fn spare(&mut self, at: &Comparison<'_>, here: &RoomRef, next: &PowerLevels, spared: Vec<LevelChange>) {
         let mut strict = next.clone();
         strict.users.extend(spared.iter().filter_map(|change| Some((change.user.clone()?, change.to))));
         let reason = if let [only] = spared.as_slice() { only.reason.clone() } else { Reason::LevelRule };
         let action = Action::SetPowerLevels { room: here.clone(), content: strict.content(), changes: spared };
-        self.push(Step { action, reason, place: Some(at.wanted.key.clone()), withheld: Some(why), removal: None });
+        let withheld = Some(Withheld::Policy("enforce: additive"));
+        self.push(Step { action, reason, place: Some(at.wanted.key.clone()), withheld, removal: None });
+    }
+
+    /// Changes of people at the bot's own level or above, which it cannot make: taken out of what it writes.
+    fn out_of_reach(
+        &self,
+        at: &Comparison<'_>,
+        current: &PowerLevels,
+        (next, changes): (&mut PowerLevels, &mut Vec<LevelChange>),
+    ) -> Vec<(UserId, LevelChange)> {
+        let mut far = Vec::new();
+        changes.retain(|change| {
+            let Some(user) = change.user.as_ref().filter(|user| current.users.contains_key(*user)) else { return true };
+            let near = self.hand(at.room, user) == Hand::Bot;
+            if !near {
+                next.users.insert(user.clone(), change.from);
+                far.push((user.clone(), change.clone()));
+            }
+            near
+        });
+        far
+    }
+
+    /// Those people lower themselves, one event each, where usher may act as them (S-22); else it is shown. Hands back who does. Somebody
+    /// who is no longer in the room can do nothing there, and neither can the bot.
+    fn step_down(
+        &mut self,
+        at: &Comparison<'_>,
+        here: &RoomRef,
+        current: &PowerLevels,
+        far: Vec<(UserId, LevelChange)>,
+    ) -> Vec<(UserId, i64)> {
+        let mut next = current.clone();
+        let mut lowered = Vec::new();
+        for (user, change) in far {
+            if at.room.members.get(&user) != Some(&Member::Join) {
+                continue;
+            }
+            let observed = (at.enforce == Enforce::Observe).then_some(Withheld::Policy("enforce: observe"));
+            let (reason, removal) = (change.reason.clone(), change.removal.clone().map(Box::new));
+            let acts = self.hand(at.room, &user) == Hand::Puppet;
+            let mut then = next.clone();
+            put(&mut then, &user, change.to);
+            let content = then.content();
+            let (room, changes) = (here.clone(), vec![change.clone()]);
+            let (action, barred) = if acts {
+                let deed = Deed::SetLevels { content, changes };
+                (Action::Puppet { room, user: user.clone(), deed }, None)
+            } else {
+                (Action::SetPowerLevels { room, content, changes }, Some(Withheld::MissingRight(EQUAL)))
+            };
+            let withheld = observed.or(barred);
+            if withheld.is_none() {
+                next = then;
+                lowered.push((user, change.to));
+            }
+            self.push(Step { action, reason, place: Some(at.wanted.key.clone()), withheld, removal });
+        }
+        lowered
     }
 
     /// The levels that should stand, and what that changes.
     fn compare(&self, at: &Comparison<'_>, current: &PowerLevels) -> Verdict {
         let mut next = current.clone();
-        let (mut changes, mut spared, mut beyond) = (Vec::new(), Vec::new(), Vec::new());
-        let reach = self.reach(at.wanted, at.room);
+        let (mut changes, mut spared) = (Vec::new(), Vec::new());
         let guard = current.level_for_state(GUARD);
         if guard < GUARD_LEVEL {
             next.set_event(GUARD, GUARD_LEVEL);
@@ -138,7 +196,7 @@ impl<'a> Planner<'a> {
         if base != default {
             next.set_key("users_default", base);
         }
-        let unnamed = |user: &UserId| !current.users.contains_key(user) && !at.stands_above(user);
+        let unnamed = |user: &UserId| !current.users.contains_key(user) && !is_immutable(at.room, user);
         // Whoever has the old default without being named: keeps it where it is not ours to take, else is judged.
         let (mut keep, mut judge) = (Vec::new(), Vec::new());
         if base != default {
@@ -153,11 +211,9 @@ impl<'a> Planner<'a> {
         let mut settle = |user: &UserId, from: i64| {
             let (wanted, reason) = self.target(at, user, from);
             let keeps = at.enforce == Enforce::Additive && wanted < from;
-            let too_high = wanted != from && (from >= reach || wanted > reach);
-            let to = if keeps || too_high { from } else { wanted };
-            if keeps || too_high {
-                let change = LevelChange { removal: None, ..self.change(at, user, (from, wanted), reason.clone()) };
-                if keeps { &mut spared } else { &mut beyond }.push(change);
+            let to = if keeps { from } else { wanted };
+            if keeps {
+                spared.push(LevelChange { removal: None, ..self.change(at, user, (from, wanted), reason.clone()) });
             }
             if to == base {
                 next.users.remove(user);
@@ -169,7 +225,7 @@ impl<'a> Planner<'a> {
             }
         };
         for (user, from) in &current.users {
-            if !at.stands_above(user) && !self.is_left_alone(user) {
+            if !is_immutable(at.room, user) && !self.is_left_alone(user) {
                 settle(user, *from);
             }
         }
@@ -182,7 +238,7 @@ impl<'a> Planner<'a> {
         for user in judge.into_iter().filter(|user| !at.rule.members.contains_key(user)) {
             settle(user, default);
         }
-        Verdict { next, changes, spared, beyond }
+        Verdict { next, changes, spared }
     }
 
     /// Levels that are nobody's business here: the bot's, other homeservers' people's, undecided people's.
@@ -217,7 +273,7 @@ impl<'a> Planner<'a> {
             // Somebody raised by a human beyond what the directory ever gave is put right, not demoted by the directory.
             let counts = match self.remembered(at.wanted, at.id, user) {
                 Remembered::NewRule => true,
-                Remembered::Nothing => false,
+                Remembered::Nothing => self.is_first_enforcement(at.wanted),
                 Remembered::Level(level) => level > to,
             };
             Removal { counts, ..self.removal(at.wanted, user, Class::Demotions) }
@@ -284,11 +340,6 @@ impl Comparison<'_> {
         (inside && !self.moves.kicked.contains_key(user)) || self.moves.invited.binary_search(user).is_ok()
     }
 
-    /// Creators from version 12 on have no level, and may not be listed.
-    fn stands_above(&self, user: &UserId) -> bool {
-        creators_are_immutable(&self.room.version) && self.room.creators.contains(user)
-    }
-
     /// Makes the list fit one event; how many levels were left out.
     fn fit(&self, next: &mut PowerLevels, bot: &UserId) -> u64 {
         let closed = self.room.join_rule.as_ref().is_some_and(|rule| rule.rule != "public");
@@ -296,7 +347,7 @@ impl Comparison<'_> {
         let strangers = || {
             let inside = self.room.members.iter().filter(|(_, member)| member.is_in()).map(|(user, _)| user);
             let unentitled = inside.filter(|user| !self.rule.members.contains_key(user));
-            unentitled.filter(|user| !self.stands_above(user)).cloned().collect()
+            unentitled.filter(|user| !is_immutable(self.room, user)).cloned().collect()
         };
         fit(next, common_level(self.rule).filter(|_| closed), strangers, bot)
     }
@@ -342,6 +393,15 @@ pub(super) fn fit(
         dropped += 1;
     }
     dropped
+}
+
+/// Gives somebody a level: none of their own where everybody has it.
+pub(super) fn put(levels: &mut PowerLevels, user: &UserId, level: i64) {
+    if level == levels.users_default() {
+        levels.users.remove(user);
+    } else {
+        levels.users.insert(user.clone(), level);
+    }
 }
 
 pub(super) fn key_change(key: &str, (from, to): (i64, i64), reason: Reason) -> LevelChange {

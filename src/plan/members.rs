@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Action, Class, Note, Planner, Reason, RoomRef, Step, Withheld};
+use super::reach::Hand;
+use super::{Action, Class, Deed, Note, Planner, Reason, RoomRef, Step, Withheld};
 use crate::config::{Enforce, MembershipMode, Reinvite};
 use crate::desired::{Desired, DesiredRoom, Entitlement, Members, RoomKind, Rule, Standing};
 use crate::ids::{EventId, Key, RoomId, UserId, side_by_side};
@@ -54,6 +55,7 @@ struct Visit<'a, 'v> {
     wanted: &'a DesiredRoom,
     here: &'v RoomRef,
     id: Option<&'v RoomId>,
+    room: Option<&'a Room>,
     enforce: Enforce,
     /// Reasons and invitations in words, by why: one copy for everybody.
     words: BTreeMap<u32, (Reason, Arc<str>)>,
@@ -69,7 +71,7 @@ impl<'a> Planner<'a> {
         };
         let rule = self.effective_rule(wanted, id);
         let enforce = self.enforce(wanted, id);
-        let mut visit = Visit { wanted, here, id, enforce, words: BTreeMap::new(), moves: Moves::default() };
+        let mut visit = Visit { wanted, here, id, room, enforce, words: BTreeMap::new(), moves: Moves::default() };
         let mut strangers = Vec::new();
         let nobody = BTreeMap::new();
         let there = room.map_or(&nobody, |room| &room.members);
@@ -88,6 +90,9 @@ impl<'a> Planner<'a> {
 
     /// The rule of a room: its own, with every managed space that holds or admits it (S-14) and exceptions by room id.
     pub(super) fn effective_rule(&self, wanted: &'a DesiredRoom, id: Option<&RoomId>) -> Arc<Rule> {
+        if let RoomKind::Taken { spaces } = &wanted.kind {
+            return self.taken_rule(wanted, spaces);
+        }
         let own = Key::Space(wanted.key.space().clone());
         let holders: Vec<&DesiredRoom> = id
             .filter(|_| !wanted.key.is_space())
@@ -100,7 +105,7 @@ impl<'a> Planner<'a> {
         // A room without groups of its own is its space's people's, those with a risen exception too (S-107).
         let of_the_space = match &wanted.kind {
             RoomKind::Room(template) if template.groups.is_none() => Some(&own),
-            RoomKind::Room(_) | RoomKind::Space { .. } => None,
+            RoomKind::Room(_) | RoomKind::Space { .. } | RoomKind::Taken { .. } => None,
         };
         let places = std::iter::once(&wanted.key).chain(of_the_space).chain(holders.iter().map(|holder| &holder.key));
         let extra: Vec<_> = places.filter_map(|key| self.extra.get(key)).flatten().collect();
@@ -119,6 +124,11 @@ impl<'a> Planner<'a> {
             // Nobody had a right in a room that was not managed (S-81).
             return if self.is_fresh(wanted) { Remembered::Nothing } else { Remembered::NewRule };
         };
+        if let RoomKind::Taken { spaces } = &wanted.kind {
+            let memories = spaces.iter().chain([&wanted.key]).filter_map(|key| self.ledger.entitled.get(key));
+            let level = memories.filter_map(|levels| levels.get(user).copied()).max();
+            return level.map_or(Remembered::Nothing, Remembered::Level);
+        }
         let holders = id.filter(|_| !wanted.key.is_space()).and_then(|id| self.holders.get(id)).into_iter().flatten();
         let others = holders.filter_map(|holder| self.ledger.entitled.get(*holder));
         let level = std::iter::once(own).chain(others).filter_map(|levels| levels.get(user).copied()).max();
@@ -171,7 +181,7 @@ impl<'a> Planner<'a> {
             Some(Member::Invite | Member::Knock) | None => None,
         };
         let knocks = member == Some(&Member::Knock);
-        if !(wanted.invites || knocks) {
+        if !(wanted.invites || knocks || self.moves_along(wanted, user)) {
             return;
         }
         if let Some(what) = decided
@@ -259,28 +269,28 @@ impl<'a> Planner<'a> {
         }
         let Some(removable) = self.removable(wanted, visit.id, user) else { return };
         let knocks = *member == Member::Knock;
-        let withheld = match visit.enforce {
+        let policy = match visit.enforce {
             Enforce::Strict => rule.blind.clone().map(Withheld::GroupUnknown),
             Enforce::Additive => Some(Withheld::Policy("enforce: additive")),
             Enforce::Observe => Some(Withheld::Policy("enforce: observe")),
         };
         let Removable { user, reason, counts } = removable;
+        let hand = visit.room.map_or(Hand::Bot, |room| self.hand(room, user));
+        let text = Arc::from(reason.to_the_person(&wanted.name));
+        let (action, barred) = self.removal_by(hand, visit.here, (user, text));
+        let withheld = policy.or(barred);
         let mut removal = self.removal(wanted, user, Class::KicksPerSpace);
         removal.counts = counts && !knocks;
         if withheld.is_none() && self.desired.complete {
             visit.moves.kicked.insert(user.clone(), removal.counts);
         }
-        self.push(Step {
-            action: Action::Kick {
-                room: visit.here.clone(),
-                user: user.clone(),
-                text: Arc::from(reason.to_the_person(&wanted.name)),
-            },
-            reason,
-            place: Some(wanted.key.clone()),
-            withheld,
-            removal: Some(Box::new(removal)),
-        });
+        let removal = Some(Box::new(removal));
+        let forgets = self.desired.provisioner.forget && withheld.is_none() && self.may_puppet(user);
+        let step = Step { action, reason, place: Some(wanted.key.clone()), withheld, removal };
+        // Goes with the removal: held where that is held.
+        let forget = Action::Puppet { room: visit.here.clone(), user: user.clone(), deed: Deed::Forget };
+        let forget = forgets.then(|| Step { action: forget, ..step.clone() });
+        self.plan.steps.extend(std::iter::once(step).chain(forget));
     }
 
     /// A departure stops counting as a decision once the person has lost the right (S-19).
@@ -316,7 +326,8 @@ impl<'a> Planner<'a> {
             None if matches!(remembered, Remembered::Level(_)) => Reason::NotInGroups,
             Some(Standing::Active | Standing::Suspended(_)) | None => Reason::NeverEntitled,
         };
-        let counts = was_entitled && reason != Reason::NeverEntitled;
+        // Who was in a room before it was taken over is no intruder (S-81).
+        let counts = was_entitled && reason != Reason::NeverEntitled || self.is_first_enforcement(wanted);
         Some(Removable { user, reason, counts })
     }
 }

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::members::Candidate;
+use super::takeover::UserRoom;
 use super::{Action, Heads, Note, Plan, Scope, Step, Withheld, guard, members};
 use crate::desired::{Desired, DesiredRoom, Entitlement, Standing};
 use crate::directory::roll::Roll;
@@ -27,6 +28,8 @@ pub(super) struct Planner<'a> {
     /// By their numbers in [`Desired::people`].
     pub(super) candidates: Vec<OnceCell<Candidate>>,
     pub(super) without_account: BTreeSet<&'a UserId>,
+    /// Rooms people made and opened to managed spaces.
+    pub(super) taken: &'a [UserRoom],
     pub(super) plan: Plan,
 }
 
@@ -88,7 +91,7 @@ impl Planner<'_> {
             self.plan.notes.extend(self.desired.notes.iter().cloned());
             self.lessons();
         }
-        self.plan.titles = self.desired.rooms.iter().map(|room| (room.key.clone(), room.name.clone())).collect();
+        self.plan.titles = self.titles();
         self.plan.rooms = self.located.iter().map(|(key, id)| ((*id).clone(), (*key).clone())).collect();
         self.plan.notes.sort();
         self.plan.notes.dedup();

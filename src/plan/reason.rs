@@ -3,6 +3,11 @@
 use std::fmt;
 
 use super::{Class, Note, Reason, StateChange, Withheld};
+use crate::ids::UserId;
+
+/// How many people a note names.
+const NAMED: usize = 5;
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -132,6 +137,7 @@ impl fmt::Display for Class {
             Self::ModeSwitch => "switch between mirror and mapping",
             Self::Rename => "probable rename",
             Self::Adoption => "first pass over what was adopted",
+            Self::Upgrades => "room to be upgraded",
         })
     }
 }
@@ -208,6 +214,16 @@ impl fmt::Display for Note {
             Self::NoLongerConfigured { place } => {
                 write!(f, "{place}: no longer configured; left as it is (this version cleans nothing up)")
             }
+            Self::TakeOver { place, name, strangers } => {
+                let named: Vec<&str> = strangers.iter().take(NAMED).map(UserId::as_str).collect();
+                let more = strangers.len() - named.len();
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                let named = named.join(", ");
+                write!(
+                    f,
+                    "{place}: once '{name}' is taken over, those who have no right there are to be removed: {named}{more}"
+                )
+            }
             Self::TakenOut { place } => write!(f, "{place}: a moderator took this room out of its space: left alone"),
         }
     }
@@ -232,6 +248,7 @@ impl Note {
             Self::LevelsDoNotFit { .. } => "levels_do_not_fit",
             Self::Unenforceable { .. } => "unenforceable",
             Self::NoLongerConfigured { .. } => "no_longer_configured",
+            Self::TakeOver { .. } => "take_over",
             Self::TakenOut { .. } => "taken_out",
             Self::ExceptionUnknown { .. } => "exception_unknown",
         }

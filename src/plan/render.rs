@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::levels::CREATOR;
 use super::{Action, Deed, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step};
 use crate::ids::{RoomId, UserId};
 
@@ -120,23 +121,23 @@ impl Page<'_> {
             Action::Kick { user, .. } | Action::Lock { user } => vec![line('-', self.short(user), "people")],
             Action::Leave { .. } => vec![line('-', String::new(), "")],
             Action::Puppet { user, deed, .. } => {
-                self.deed(user, deed).map(|(mark, subject)| line(mark, subject, "people")).collect()
+                let user = self.short(user);
+                let (mark, subject) = match deed {
+                    Deed::SetLevels { changes, .. } => {
+                        let change = |change: &LevelChange| {
+                            let mark = if change.to < change.from { '-' } else { '~' };
+                            let reason = plain(&change.reason.to_string());
+                            Line { reason, ..line(mark, format!("{user}: {}", self.level(change)), "people") }
+                        };
+                        return changes.iter().map(change).collect();
+                    }
+                    Deed::Leave { .. } | Deed::Forget => ('-', user),
+                    Deed::InviteBot | Deed::Join => ('+', user),
+                    Deed::Upgrade { version } => ('~', format!("{user}: to version {version}")),
+                };
+                vec![line(mark, subject, "people")]
             }
         }
-    }
-
-    /// What somebody does in our stead.
-    fn deed(&self, user: &UserId, deed: &Deed) -> impl Iterator<Item = (char, String)> {
-        let user = self.short(user);
-        let lines = match deed {
-            Deed::SetLevels { changes, .. } => {
-                changes.iter().map(|change| ('~', format!("{user}: {}", self.level(change)))).collect()
-            }
-            Deed::Leave { .. } | Deed::Forget => vec![('-', user)],
-            Deed::InviteBot | Deed::Join => vec![('+', user)],
-            Deed::Upgrade { version } => vec![('~', format!("{user}: to version {version}"))],
-        };
-        lines.into_iter()
     }
 
     /// A verb and what it is done to. Links are told from below: the step stands under the room that is linked.
@@ -179,7 +180,8 @@ impl Page<'_> {
             (Some(user), _) => self.short(user),
             (None, key) => key.clone().unwrap_or_default(),
         };
-        format!("{who} {} -> {}", change.from, change.to)
+        let from = if change.from == CREATOR { "creator".to_owned() } else { change.from.to_string() };
+        format!("{who} {from} -> {}", change.to)
     }
 
     fn short(&self, user: &UserId) -> String {

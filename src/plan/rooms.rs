@@ -25,11 +25,11 @@ impl<'a> Planner<'a> {
             extra: BTreeMap::new(),
             candidates: vec![OnceCell::new(); desired.people.len()],
             without_account: BTreeSet::new(),
+            taken: &[],
             plan: Plan::default(),
         };
         planner.locate();
         planner.hold();
-        planner.place_exceptions();
         planner
     }
 
@@ -94,7 +94,7 @@ impl<'a> Planner<'a> {
     /// Which managed spaces hold or admit each room (S-14).
     fn hold(&mut self) {
         for (key, id) in &self.located {
-            let Some(room) = self.seen(id) else { continue };
+            let Some(room) = self.room_at(id) else { continue };
             if key.is_space() {
                 for child in room.children.keys() {
                     self.holders.entry(child).or_default().insert(key);
@@ -104,7 +104,7 @@ impl<'a> Planner<'a> {
         let spaces: BTreeMap<&RoomId, &'a Key> =
             self.located.iter().filter(|(key, _)| key.is_space()).map(|(key, id)| (*id, *key)).collect();
         for (key, id) in &self.located {
-            let allow = self.seen(id).and_then(|room| room.join_rule.as_ref()).map(|rule| &rule.allow);
+            let allow = self.room_at(id).and_then(|room| room.join_rule.as_ref()).map(|rule| &rule.allow);
             for space in allow.into_iter().flatten().filter_map(|room| spaces.get(room)) {
                 if !key.is_space() {
                     self.holders.entry(id).or_default().insert(space);
@@ -114,10 +114,10 @@ impl<'a> Planner<'a> {
     }
 
     /// Exceptions by room id or alias, with the right rising to the spaces above (S-107).
-    fn place_exceptions(&mut self) {
+    pub(super) fn place_exceptions(&mut self) {
         for exception in &self.desired.room_exceptions {
             let key = self.located.iter().find_map(|(key, id)| {
-                let room = self.observed.rooms.get(*id)?;
+                let room = self.observed.rooms.get(*id).or_else(|| self.observed.outside.get(*id))?;
                 let named =
                     id.as_str() == exception.room || room.canonical_alias.as_deref() == Some(exception.room.as_str());
                 named.then_some(*key)
@@ -129,11 +129,18 @@ impl<'a> Planner<'a> {
                 continue;
             };
             self.extra.entry(key).or_default().push((exception.user.clone(), exception.entitlement));
-            let mut above = self.wanted(key).and_then(|room| room.parent.clone());
-            while let Some(space) = above.take().and_then(|parent| self.wanted(&Key::Space(parent))) {
-                let entitlement = crate::desired::Entitlement { level: 0, ..exception.entitlement };
-                self.extra.entry(&space.key).or_default().push((exception.user.clone(), entitlement));
-                above.clone_from(&space.parent);
+            let entitlement = crate::desired::Entitlement { level: 0, ..exception.entitlement };
+            let first = match self.wanted(key).map(|room| (&room.kind, &room.parent)) {
+                Some((RoomKind::Taken { spaces }, _)) => spaces.clone(),
+                Some((_, Some(parent))) => vec![Key::Space(parent.clone())],
+                Some((_, None)) | None => Vec::new(),
+            };
+            for first in &first {
+                let mut above = self.wanted(first);
+                while let Some(space) = above {
+                    self.extra.entry(&space.key).or_default().push((exception.user.clone(), entitlement));
+                    above = space.parent.clone().and_then(|parent| self.wanted(&Key::Space(parent)));
+                }
             }
         }
     }
@@ -166,7 +173,7 @@ impl<'a> Planner<'a> {
         if self.plan.adopting.contains(&wanted.key) && !self.adopt(wanted, id) {
             return;
         }
-        let Some(room) = self.seen(id) else { return };
+        let Some(room) = self.room_at(id) else { return };
         if self.was_taken_out(wanted, id) {
             self.note(Note::TakenOut { place: wanted.key.clone() });
             return;
@@ -193,14 +200,14 @@ impl<'a> Planner<'a> {
         // One that is adopted in the place of a room that was made once, and has not been linked yet.
         let linked =
             |room: &Room| self.located.get(&Key::Space(space.clone())).is_some_and(|up| room.parents.contains_key(*up));
-        if self.is_fresh(wanted) && !self.seen(id).is_some_and(linked) {
+        if self.is_fresh(wanted) && !self.room_at(id).is_some_and(linked) {
             return false;
         }
         made(parent).contains(slot) && !parent.children.contains_key(id)
     }
 
     fn space_room(&self, space: &SpaceId) -> Option<&'a Room> {
-        self.seen(self.located.get(&Key::Space(space.clone()))?)
+        self.room_at(self.located.get(&Key::Space(space.clone()))?)
     }
 
     fn missing(&mut self, wanted: &'a DesiredRoom) {
@@ -210,7 +217,11 @@ impl<'a> Planner<'a> {
         if let Key::Room { space, slot } = &wanted.key
             && self.space_room(space).is_some_and(|parent| made(parent).contains(slot))
         {
-            self.note(Note::TakenOut { place: wanted.key.clone() });
+            // One that somebody upgraded has its own note.
+            let carries = |room: &Room| identity(room, &self.observed.bot) == Some(&wanted.key);
+            if !self.observed.rooms.values().any(carries) {
+                self.note(Note::TakenOut { place: wanted.key.clone() });
+            }
             return;
         }
         if let Some(target) = self.observed.aliases.get(&wanted.key) {
@@ -376,7 +387,7 @@ impl<'a> Planner<'a> {
         let reason = Reason::Structure("hangs in its space");
         if !linked {
             let (order, suggested) = match &wanted.kind {
-                RoomKind::Space { .. } => (None, false),
+                RoomKind::Space { .. } | RoomKind::Taken { .. } => (None, false),
                 RoomKind::Room(template) => (template.order.clone(), template.suggested),
             };
             let link = Child { via: via.clone(), order, suggested };

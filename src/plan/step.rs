@@ -26,6 +26,9 @@ impl Action {
                 Deed::Leave { .. } | Deed::Forget if in_space => Phase::SpaceKicks,
                 Deed::Leave { .. } | Deed::Forget => Phase::RoomKicks,
                 Deed::InviteBot | Deed::Upgrade { .. } => Phase::Make,
+                Deed::SetLevels { changes, .. } if changes.iter().all(|change| change.user.as_ref() == self.user()) => {
+                    Phase::StepsDown
+                }
                 Deed::SetLevels { .. } => Phase::Levels,
                 Deed::Join if in_space => Phase::SpaceInvites,
                 Deed::Join => Phase::RoomInvites,

@@ -267,7 +267,9 @@ impl Reconciler {
         let candidates: BTreeSet<UserId> = plan
             .steps
             .iter()
-            .filter(|step| listed && matches!(step.action, Action::Kick { .. } | Action::Lock { .. }))
+            .filter(|step| {
+                listed && matches!(step.action, Action::Kick { .. } | Action::Lock { .. } | Action::Puppet { .. })
+            })
             .filter_map(|step| step.action.user())
             .filter(|user| !self.services.contains_key(*user))
             .cloned()

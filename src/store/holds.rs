@@ -48,6 +48,7 @@ pub fn class_name(class: Class) -> &'static str {
         Class::ModeSwitch => "mode_switch",
         Class::Rename => "rename",
         Class::Adoption => "adoption",
+        Class::Upgrades => "upgrades",
     }
 }
 
@@ -185,6 +186,7 @@ mod tests {
                 Class::ModeSwitch,
                 Class::Rename,
                 Class::Adoption,
+                Class::Upgrades,
             ])
         {
             assert_eq!(class_from(class_name(class)).unwrap(), class);

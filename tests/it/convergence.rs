@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what cannot be set up fails the test")]
 
 mod invariants;
+mod rooms;
 mod worlds;
 
 use proptest::prelude::*;
@@ -139,6 +140,35 @@ fn faulty_pass(stage: &mut Stage, faults: &mut Faults) {
         }
     }
     stage.learn(&decision.plan);
+}
+
+/// Planning rounds of one pass: entering, taking power, holding the room to its rule, and what people at the bot's level leave behind.
+const ROUNDS_OF_ROOMS: usize = 5;
+
+#[test]
+fn rooms_that_people_made_settle_by_steps_that_a_homeserver_allows() {
+    let mut runner = runner(400);
+    let result = runner.run(&(sketch(), rooms::sketches(), rooms::policy()), |(sketch, rooms, policy)| {
+        let mut stage = Stage::of(&sketch);
+        pass(&mut stage);
+        rooms::open(&mut stage, &rooms, &policy);
+        let mut done = Vec::new();
+        for _ in 0..ROUNDS_OF_ROOMS {
+            let decision = stage.decide();
+            invariants::hold(&stage, &decision);
+            for step in decision.plan.pending() {
+                let refusal = rooms::refusal(&stage.observed, &step.action);
+                prop_assert!(refusal.is_none(), "{}: {refusal:?}, after {done:#?}", decision.plan.line(step));
+                stage.observed.simulate(&step.action, &Outcome::default());
+                done.push(decision.plan.line(step));
+            }
+            stage.learn(&decision.plan);
+        }
+        let quiet = stage.decide();
+        prop_assert!(quiet.plan.pending().next().is_none(), "{done:#?}\nthen {:#?}", pending(&quiet.plan));
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
 #[test]

@@ -14,5 +14,6 @@ mod offboarding;
 mod outages;
 mod people;
 mod stage;
+mod takeover;
 mod verbs;
 mod world;

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use usher::desired::Standing;
-use usher::ids::UserId;
-use usher::observed::{Member, Presence};
-use usher::plan::{Action, Decision, LevelChange, RoomRef, Step};
+use usher::ids::{RoomId, UserId};
+use usher::observed::{Member, Presence, Room};
+use usher::plan::{Action, Decision, Deed, LevelChange, RoomRef, Step};
 
 use super::worlds::Stage;
 
@@ -23,10 +23,23 @@ pub fn hold(stage: &Stage, decision: &Decision) {
                 "takes something from somebody on the word of an incomplete read: {shown}"
             );
         }
-        if let Some(RoomRef::Id(room)) = step.action.room() {
-            let room = stage.observed.rooms.get(room).unwrap_or_else(|| panic!("in a room nobody knows: {shown}"));
+        if let Action::Puppet { user, deed, .. } = &step.action
+            && !matches!(deed, Deed::Upgrade { .. })
+            && step.is_pending()
+        {
+            assert!(decision.desired.puppets, "acts as somebody without being allowed to: {shown}");
+            assert!(!is_untouchable(stage, decision, user), "acts as somebody who is left alone: {shown}");
+        }
+        if let Some(RoomRef::Id(id)) = step.action.room() {
+            if let Some(room) = stage.observed.outside.get(id) {
+                let goes_in = matches!(step.action, Action::Enter { .. } | Action::TakePower { .. });
+                assert!(goes_in && is_open(stage, room), "in a room that nobody opened: {shown}");
+                continue;
+            }
+            let room = stage.observed.rooms.get(id).unwrap_or_else(|| panic!("in a room nobody knows: {shown}"));
             assert_eq!(room.members.get(&stage.observed.bot), Some(&Member::Join), "in a room without us: {shown}");
-            assert!(room.marker.is_some() || room.created_for.is_some(), "in a room that is not ours: {shown}");
+            let ours = room.marker.is_some() || room.created_for.is_some();
+            assert!(ours || is_open(stage, room), "in a room that is not ours: {shown}");
         }
     }
     let unguarded = stage.unguarded();
@@ -41,9 +54,20 @@ fn losers(step: &Step) -> Vec<&UserId> {
             .filter(|change: &&LevelChange| change.removal.is_some())
             .filter_map(|change| change.user.as_ref())
             .collect(),
-        Action::Kick { user, .. } => vec![user],
+        Action::Puppet { deed: Deed::SetLevels { changes, .. }, .. } => changes
+            .iter()
+            .filter(|change: &&LevelChange| change.to < change.from)
+            .filter_map(|change| change.user.as_ref())
+            .collect(),
+        Action::Kick { user, .. } | Action::Puppet { user, deed: Deed::Leave { .. } | Deed::Forget, .. } => vec![user],
         _ => Vec::new(),
     }
+}
+
+/// Whether a room's join rule names a room that carries our marker.
+fn is_open(stage: &Stage, room: &Room) -> bool {
+    let managed = |space: &RoomId| stage.observed.rooms.get(space).is_some_and(|space| space.is_space);
+    room.join_rule.as_ref().is_some_and(|rule| rule.rule.ends_with("restricted") && rule.allow.iter().any(managed))
 }
 
 fn is_untouchable(stage: &Stage, decision: &Decision, user: &UserId) -> bool {
@@ -73,6 +97,10 @@ fn described(steps: &[Step]) -> BTreeSet<String> {
                     .iter()
                     .map(|change| format!("{place} {:?} {:?} {} {}", change.user, change.key, change.from, change.to))
                     .collect(),
+                // What is written depends on what is written before.
+                Action::Puppet { user, deed: Deed::SetLevels { changes, .. }, .. } => {
+                    vec![format!("{place} {user} {changes:?}")]
+                }
                 action => vec![format!("{place} {action:?}")],
             }
         })

@@ -15,7 +15,7 @@ use usher::plan::{
 
 const SERVER: &str = "example.org";
 /// People `p0` to `p7`, a protected `boss`, a server admin `root`, another service's `bridge`, an unknown `eve`, a foreigner.
-const PEOPLE: usize = 8;
+pub const PEOPLE: usize = 8;
 const GROUPS: usize = 4;
 
 type SpaceSketch = (usize, Vec<(usize, i64)>, u8);
@@ -215,7 +215,7 @@ impl Faults {
 
 /// A world that goes on.
 pub struct Stage {
-    config: Config,
+    pub config: Config,
     snapshot: Snapshot,
     pub observed: Observed,
     ledger: Ledger,
@@ -295,10 +295,20 @@ impl Stage {
         World {
             config: String::new(),
             directory: self.snapshot.clone(),
-            homeserver: self.observed.clone(),
+            homeserver: self.seen(),
             ledger: self.ledger.clone(),
             now: self.now,
         }
+    }
+
+    /// Without admin rights a room the bot is not in shows its name, kind and join rule.
+    fn seen(&self) -> Observed {
+        let mut seen = self.observed.clone();
+        for room in seen.outside.values_mut().filter(|_| !self.observed.accounts.listed) {
+            let (name, join_rule) = (room.name.take(), room.join_rule.take());
+            *room = Room { is_space: room.is_space, name, join_rule, ..Room::default() };
+        }
+        seen
     }
 
     pub fn decide(&self) -> Decision {
@@ -310,7 +320,7 @@ impl Stage {
         let mut directory = Directory::flatten(self.snapshot.clone());
         self.ledger.doubt(&mut directory);
         let desired = desire(&self.config, &directory, &self.ledger, self.now);
-        plan(&desired, &self.observed, &self.ledger, &Scope::Everything, self.now).steps
+        plan(&desired, &self.seen(), &self.ledger, &Scope::Everything, self.now).steps
     }
 
     pub fn render(&self) -> String {
@@ -407,7 +417,7 @@ impl Stage {
     }
 }
 
-fn who(at: usize) -> UserId {
+pub fn who(at: usize) -> UserId {
     match at {
         at if at < PEOPLE => UserId::new(&format!("p{at}"), SERVER),
         8 => UserId::new("boss", SERVER),

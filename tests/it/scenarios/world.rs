@@ -9,7 +9,7 @@ use usher::desired::desire;
 use usher::directory::{Directory, Snapshot};
 use usher::ids::{Key, RoomId, Timestamp, UserId};
 use usher::ledger::{Ledger, Refusal, RemovalRecord};
-use usher::observed::{Known, Member, Observed};
+use usher::observed::{Known, Member, Observed, Room};
 use usher::plan::{
     Action, Class, Decision, Header, Lesson, Plan, Scope, Step, WINDOW_MS, World, counted, guarded, render,
 };
@@ -166,7 +166,7 @@ impl Stage {
         let world = World {
             config: String::new(),
             directory: snapshot,
-            homeserver: self.observed.clone(),
+            homeserver: self.seen(),
             ledger: self.ledger.clone(),
             now: self.now,
         };
@@ -181,9 +181,10 @@ impl Stage {
     /// What an event in one room lets happen is part of what the whole plan lets happen (S-81).
     fn check_scopes(&self, decision: &Decision, config: &Config) {
         let whole: BTreeSet<String> = decision.plan.pending().flat_map(part_names).collect();
-        for room in self.observed.rooms.keys() {
+        let seen = self.seen();
+        for room in seen.rooms.keys().chain(seen.outside.keys()) {
             let scope = Scope::Rooms(BTreeSet::from([room.clone()]));
-            let pair = (&decision.desired, &self.observed);
+            let pair = (&decision.desired, &seen);
             let narrow = guarded(pair, &self.ledger, &scope, &config.safety.limits, self.now);
             for name in narrow.pending().flat_map(part_names) {
                 assert!(whole.contains(&name), "an event in {room} lets through what is held: {name}");
@@ -259,6 +260,16 @@ impl Stage {
                 total_base: plan.heads.total,
             }));
         }
+    }
+
+    /// Without admin rights a room the bot is not in shows its name, kind and join rule.
+    fn seen(&self) -> Observed {
+        let mut seen = self.observed.clone();
+        for room in seen.outside.values_mut().filter(|_| !self.observed.accounts.listed) {
+            let (name, join_rule) = (room.name.take(), room.join_rule.take());
+            *room = Room { is_space: room.is_space, name, join_rule, ..Room::default() };
+        }
+        seen
     }
 
     /// Everybody who is invited accepts.
@@ -366,6 +377,10 @@ impl Stage {
             let id = self.room_id(key);
             merge(&mut whole["rooms"], &json!({ id.as_str(): self.full_room(room) }));
         }
+        for (id, room) in patch["outside"].as_object().into_iter().flatten() {
+            let room = if room.is_null() { Value::Null } else { self.full_room(room) };
+            merge(whole.as_object_mut().unwrap().entry("outside").or_insert(json!({})), &json!({ id: room }));
+        }
         for (key, target) in patch["aliases"].as_object().into_iter().flatten() {
             let pair = json!([key_of(key), target]);
             whole["aliases"].as_array_mut().unwrap().push(pair);
@@ -411,6 +426,11 @@ impl Stage {
                     links.iter().map(|(key, link)| (self.room_id(key).to_string(), link.clone())).collect();
                 full.insert(field.into(), links.into());
             }
+        }
+        if let Some(maker) = full.remove("maker") {
+            let maker = person(maker.as_str().unwrap());
+            full.insert("creators".into(), json!([maker]));
+            full.insert("made_by".into(), json!(maker));
         }
         if let Some(allow) = short.get("allow").and_then(Value::as_array) {
             let allow: Vec<RoomId> = allow.iter().map(|key| self.room_id(key.as_str().unwrap())).collect();
