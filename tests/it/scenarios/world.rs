@@ -262,12 +262,14 @@ impl Stage {
         }
     }
 
-    /// Without admin rights a room the bot is not in shows its name, kind and join rule.
+    /// Without admin rights a room the bot is not in shows its name, kind and join rule; and the bot knows where it is invited.
     fn seen(&self) -> Observed {
         let mut seen = self.observed.clone();
         for room in seen.outside.values_mut().filter(|_| !self.observed.accounts.listed) {
-            let (name, join_rule) = (room.name.take(), room.join_rule.take());
-            *room = Room { is_space: room.is_space, name, join_rule, ..Room::default() };
+            let (name, join_rule, mut members) =
+                (room.name.take(), room.join_rule.take(), std::mem::take(&mut room.members));
+            members.retain(|user, _| *user == self.observed.bot);
+            *room = Room { is_space: room.is_space, name, join_rule, members, ..Room::default() };
         }
         seen
     }
@@ -384,9 +386,6 @@ impl Stage {
         for (key, target) in patch["aliases"].as_object().into_iter().flatten() {
             let pair = json!([key_of(key), target]);
             whole["aliases"].as_array_mut().unwrap().push(pair);
-        }
-        for (id, room) in patch["outside"].as_object().into_iter().flatten() {
-            merge(&mut whole["outside"], &json!({ id: self.full_room(room) }));
         }
         for id in patch["adoptable"].as_array().into_iter().flatten() {
             merge(&mut whole["adoptable"], &json!({ id.as_str().unwrap(): id }));
