@@ -5,8 +5,10 @@
 
 mod adoption;
 pub mod daemon;
+mod fights;
 mod lessons;
 mod outside;
+mod standing;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +87,10 @@ pub struct Reconciler {
     services: BTreeMap<UserId, bool>,
     /// Steps that failed, and when they are due again.
     troubles: BTreeMap<StepId, StepTrouble>,
+    /// What is undone again and again (S-34).
+    fights: fights::Fights,
+    /// Rooms of usher's that the bot is not in any more, or has no power in.
+    standing: standing::Standing,
     progress: watch::Sender<Progress>,
     stop: CancellationToken,
 }
@@ -94,6 +100,8 @@ pub struct Reconciler {
 pub struct StepTrouble {
     pub what: String,
     pub cause: String,
+    /// The world was not as planned, the last time it was tried.
+    stale: bool,
     pub failures: u32,
     pub since: Timestamp,
     pub retry_at: Timestamp,
@@ -156,6 +164,8 @@ impl Reconciler {
             outside_after: None,
             services: BTreeMap::new(),
             troubles: BTreeMap::new(),
+            fights: fights::Fights::default(),
+            standing: standing::Standing::default(),
             progress,
             stop,
         })
@@ -282,15 +292,10 @@ impl Reconciler {
             feed.fold(self).await?;
             let decided = self.decide(scope).await?;
             (plan, complete) = (decided.plan, decided.desired.complete);
-            let now = clock::now();
-            let due: Vec<Step> = plan
-                .pending()
-                .filter(|step| {
-                    self.troubles.is_empty()
-                        || self.troubles.get(&step.id()).is_none_or(|trouble| trouble.retry_at <= now)
-                })
-                .cloned()
-                .collect();
+            if self.recover().await? {
+                continue;
+            }
+            let due = self.due(&plan, *scope == Scope::Everything);
             if due.is_empty() || self.stop.is_cancelled() || rounds >= MOST_ROUNDS || self.parts.actuator.is_none() {
                 break;
             }
@@ -302,9 +307,11 @@ impl Reconciler {
             let length = if due.iter().any(takes_away) { execute::SLICE } else { feed.slice() };
             let report = self.slice(due, length).await;
             result.done += report.done.len() as u64;
-            result.failed += report.failed.len() as u64;
+            // What was not as planned is planned anew from a fresh read, and fails only if it is left over in the end.
+            let stale = report.failed.iter().filter(|(_, error)| error.kind == ActErrorKind::Stale).count();
+            result.failed += (report.failed.len() - stale) as u64;
             rounds += u32::from(report.finished);
-            let progressed = !report.done.is_empty();
+            let progressed = !report.done.is_empty() || stale > 0;
             let idle = !progressed && report.failed.is_empty() && !report.finished;
             self.settle_up(&plan, (foreseen, report), &mut result).await?;
             if idle && !self.stop.is_cancelled() {
@@ -318,6 +325,7 @@ impl Reconciler {
         if rounds >= MOST_ROUNDS {
             tracing::warn!(rounds, "the same steps come back in every round: something undoes what usher does");
         }
+        result.failed += self.stale(&plan);
         result.held = plan.held_count() as u64;
         if *scope == Scope::Everything && self.parts.actuator.is_some() {
             // A pass over half a directory settles nothing: what it withheld for that was never weighed (S-101).
@@ -325,6 +333,36 @@ impl Reconciler {
         }
         result.plan = Some(plan);
         Ok(result)
+    }
+
+    /// What of `plan` is to be done now: not what failed a moment ago, nor what is fought over.
+    fn due(&mut self, plan: &Plan, whole: bool) -> Vec<Step> {
+        let now = clock::now();
+        for fight in self.fights.look(plan, whole, now) {
+            tracing::warn!(
+                what = fight.what,
+                flips = fight.flips,
+                "undone again and again: usher does it less and less often from now on"
+            );
+        }
+        let (calm, troubled) = (self.fights.is_calm(), !self.troubles.is_empty());
+        let failed = |step: &Step| self.troubles.get(&step.id()).is_some_and(|trouble| trouble.retry_at > now);
+        plan.pending()
+            .filter(|step| !(troubled && failed(step)) && (calm || !self.fights.waits(step, now)))
+            .cloned()
+            .collect()
+    }
+
+    /// Steps that are left though they were tried again and again, because the world is never as planned.
+    fn stale(&self, plan: &Plan) -> u64 {
+        let waiting = |step: &&Step| self.troubles.get(&step.id()).is_some_and(|trouble| trouble.stale);
+        if self.troubles.is_empty() { 0 } else { plan.pending().filter(waiting).count() as u64 }
+    }
+
+    /// Whether the writer's lease lasts for another write, and nobody has said stop.
+    fn may_write(&self) -> bool {
+        let leased = self.parts.lease.as_ref().is_some_and(|lease| lease.remaining_ms() > SHORTEST_WRITE_MS);
+        leased && self.parts.actuator.is_some() && !self.stop.is_cancelled()
     }
 
     async fn slice(&mut self, due: Vec<Step>, length: Duration) -> execute::Report {

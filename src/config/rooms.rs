@@ -71,8 +71,13 @@ fn nameless() -> RoomTemplate {
 }
 
 fn room(section: &mut Section<'_>) -> RoomTemplate {
+    let id = section.need("id", "'general'");
+    if id.starts_with('!') {
+        let message = "has an id that begins with '!': such ids are those of rooms that people made; choose another";
+        section.report.error(Some(&section.spot), &section.path, message);
+    }
     RoomTemplate {
-        id: RoomSlot::from(section.need("id", "'general'")),
+        id: RoomSlot::from(id),
         properties: section.field("properties").map(|field| properties(&field)).unwrap_or_default(),
         groups: None,
         alias: None,

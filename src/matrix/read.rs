@@ -119,6 +119,18 @@ impl Homeserver {
         self.room_from(room, answer.as_ref(), &mut Interner::default())
     }
 
+    /// A room the bot is not in, as it was when the bot left. `None`: there is no such room, or the bot never was in it, or was banned
+    /// from it or asked back into it.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub async fn room_when_left(&self, room: &RoomId) -> Result<Option<Room>, MatrixError> {
+        let Some(answer) = self.state(room).await? else { return Ok(None) };
+        let events: Vec<RawEvent> = answer.json(&attempt_of(room))?;
+        let events = events.into_iter().filter_map(RawEvent::state_event);
+        Ok(Some(Room::from_state(self.bot(), &self.identity.instance, events, &mut Interner::default())))
+    }
+
     /// Rooms the bot is joined to; `None`: it is not registered.
     async fn joined_rooms(&self) -> Result<Option<Vec<RoomId>>, MatrixError> {
         #[derive(Deserialize)]

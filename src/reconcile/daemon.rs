@@ -13,7 +13,7 @@ use crate::clock;
 use crate::directory::Completeness;
 use crate::ids::Timestamp;
 use crate::matrix::Homeserver;
-use crate::observability::{FailureStatus, HoldStatus, Mode, PassStatus, PlanStatus, SourceStatus, Status};
+use crate::observability::{HoldStatus, Mode, PassStatus, PlanStatus, SourceStatus, Status};
 use crate::plan::{Plan, Scope, render};
 use crate::store::{HoldRow, PassRecord, WriterLease};
 
@@ -32,6 +32,8 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 const LONGEST_FEED_PAUSE: Duration = Duration::from_secs(10);
 /// After a whole pass with failures the next one comes this soon.
 const SOON: Duration = Duration::from_secs(10);
+/// What a pass is called whose time had come.
+const POLL: &str = "poll";
 
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,10 +130,10 @@ struct Inbox {
 impl Inbox {
     async fn take(&mut self, arrival: Arrival, reconciler: &mut Reconciler) {
         match reconciler.fold(&arrival).await {
-            Ok(News { dirty, reread, thrown_out }) => {
+            Ok(News { dirty, reread, whole }) => {
                 self.news.dirty.extend(dirty);
                 self.news.reread |= reread;
-                self.news.thrown_out |= thrown_out;
+                self.news.whole |= whole;
             }
             Err(error) => {
                 tracing::debug!(%error, "what the feed brought could not be read; it is read with everything else");
@@ -201,11 +203,13 @@ impl Daemon {
         let approved = self.reconciler.take_approvals().await.unwrap_or(false);
         let due = Instant::now() >= self.next_poll;
         let ready = self.reconciler.observed.is_some() && self.outages == 0;
-        let (scope, cause) = if approved {
+        let (scope, cause) = if due {
+            (Scope::Everything, POLL)
+        } else if approved {
             (Scope::Everything, "approval")
-        } else if due {
-            (Scope::Everything, "poll")
-        } else if ready && self.inbox.news.thrown_out {
+        } else if ready && self.reconciler.has_waited_enough() {
+            (Scope::Everything, "retry")
+        } else if ready && self.inbox.news.whole {
             (Scope::Everything, "feed")
         } else if ready && !self.inbox.news.dirty.is_empty() {
             (Scope::Rooms(std::mem::take(&mut self.inbox.news.dirty)), "feed")
@@ -213,7 +217,7 @@ impl Daemon {
             return;
         };
         if scope == Scope::Everything {
-            self.inbox.news.thrown_out = false;
+            self.inbox.news.whole = false;
             self.inbox.news.dirty.clear();
         }
         let started = clock::now();
@@ -302,7 +306,8 @@ impl Daemon {
                 ("error", error.to_string(), self.pause())
             }
         };
-        if *scope == Scope::Everything || word != "ok" {
+        // What happens in between does not put the poll off.
+        if cause == POLL || word != "ok" {
             let wait = if word == "error" { wait.min(interval) } else { wait };
             self.next_poll = Instant::now() + wait;
         }
@@ -386,17 +391,7 @@ impl Daemon {
                 status.notes = plan.notes.iter().take(100).map(ToString::to_string).collect();
             }
             status.holds = holds.iter().map(HoldStatus::from).collect();
-            status.failures = reconciler
-                .troubles
-                .values()
-                .map(|trouble| FailureStatus {
-                    what: trouble.what.clone(),
-                    reason: trouble.cause.clone(),
-                    remedy: None,
-                    since: trouble.since,
-                    retry_at: Some(trouble.retry_at),
-                })
-                .collect();
+            status.failures = reconciler.failures();
             status.last_pass = Some(PassStatus {
                 started: record.started,
                 ended: record.ended,

@@ -48,6 +48,7 @@ impl Reconciler {
             self.record_removals(plan, step, foreseen.at);
         }
         for step in &report.done {
+            self.fights.done(step, now);
             self.troubles.remove(&step.id());
             for id in step.part_ids() {
                 self.ledger.approvals.remove(&id);
@@ -82,6 +83,7 @@ impl Reconciler {
         let trouble = self.troubles.entry(step.id()).or_insert_with(|| StepTrouble {
             what: plan.line(step),
             cause: String::new(),
+            stale: false,
             failures: 0,
             since: now,
             retry_at: now,
@@ -89,6 +91,7 @@ impl Reconciler {
         let pause = (FIRST_PAUSE_MS << trouble.failures.min(16)).min(LONGEST_PAUSE_MS);
         trouble.failures += 1;
         trouble.cause = error.to_string();
+        trouble.stale = error.kind == ActErrorKind::Stale;
         // Lost answers and stale steps are planned again from a fresh read; waiting is for what was refused.
         let waits = !matches!(error.kind, ActErrorKind::Retry | ActErrorKind::Stale) || trouble.failures > 3;
         trouble.retry_at = if waits { now.plus_ms(pause) } else { now };

@@ -30,8 +30,9 @@ pub struct News {
     pub dirty: Dirty,
     /// The feed has lost its place: everything must be read again.
     pub reread: bool,
-    /// The bot is no longer in a room it was in: what that means for the tree only a whole plan tells.
-    pub thrown_out: bool,
+    /// The bot is no longer in a room it was in, or is asked back into one, or a room was replaced: what that means for the tree only
+    /// a whole plan tells.
+    pub whole: bool,
 }
 
 /// When reads of the homeserver began. A room that could not be read then is tried again by every poll ([`Observed::unread`]).
@@ -53,6 +54,10 @@ impl Readings {
 
 /// People without an account who are looked up at one poll where usher may not list accounts: one request each.
 const LOOKUPS_PER_POLL: usize = 100;
+/// The link from a space to what hangs in it.
+const CHILD: &str = "m.space.child";
+/// What an upgrade leaves in the room it replaces.
+const TOMBSTONE: &str = "m.room.tombstone";
 /// How often the pulse is shown while something slow is read.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -132,6 +137,7 @@ impl Reconciler {
         self.observed = Some(observed);
         self.readings = Readings { all: Some(began), rooms: BTreeMap::new() };
         self.looked_up.clear();
+        self.standing.look_again();
         self.mark_services();
         self.look_outside(Looks::All).await?;
         Ok(())
@@ -194,24 +200,42 @@ impl Reconciler {
             for (room, event) in batch.events.iter().filter(|(room, _)| self.readings.precede(room, arrival)) {
                 if observed.fold(room, event) {
                     news.dirty.insert(room.clone());
+                    // Where a thing hangs is planned with the thing, not with what it hangs in.
+                    if event.kind == CHILD {
+                        news.dirty.insert(event.state_key.as_str().into());
+                    }
+                    news.whole |= event.kind == TOMBSTONE;
                 }
             }
             for room in batch.left.iter().filter(|room| self.readings.precede(room, arrival)) {
-                news.thrown_out |= observed.rooms.remove(room).is_some();
+                news.whole |= observed.rooms.remove(room).is_some();
             }
         }
         for (room, inviter) in &batch.invited {
             if self.is_invited_to_adopt(room) {
-                news.dirty.insert(room.clone());
-                continue;
+                news.whole = true;
+            } else if self.standing.is_awaited(room) {
+                tracing::info!(%room, %inviter, "the bot was invited back");
+                self.standing.try_now(room);
+                news.whole = true;
+            } else {
+                tracing::info!(%room, %inviter, "the bot was invited; invitations are not taken up");
             }
-            tracing::info!(%room, %inviter, "the bot was invited; invitations are not taken up");
         }
         let gaps = batch.gaps.iter().filter(|room| self.readings.precede(room, arrival)).cloned().collect();
+        let before = self.children(&gaps);
         self.reread_rooms(&gaps).await?;
+        let after = self.children(&gaps);
+        news.dirty.extend(before.symmetric_difference(&after).cloned());
         news.dirty.extend(gaps);
         news.dirty.extend(self.look_outside(Looks::New).await?);
         Ok(news)
+    }
+
+    /// What hangs in these rooms.
+    fn children(&self, rooms: &BTreeSet<RoomId>) -> BTreeSet<RoomId> {
+        let known = self.observed.iter().flat_map(|observed| rooms.iter().filter_map(|id| observed.rooms.get(id)));
+        known.flat_map(|room| room.children.keys()).cloned().collect()
     }
 
     /// Reads single rooms again.
@@ -242,6 +266,7 @@ impl Reconciler {
             self.find_adoptable(desired, &unseen).await?;
             self.looked_up.extend(unseen);
         }
+        self.look_for_own_rooms(desired, &missing).await?;
         let Some(observed) = &mut self.observed else { return Ok(()) };
         if observed.accounts.listed {
             return Ok(());

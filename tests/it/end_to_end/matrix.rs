@@ -94,7 +94,11 @@ impl World {
 
     /// Who is in what state in a room of ours, the bot left out: `ann` is `invite`. Names without the test's prefix.
     pub async fn members(&self, thing: &str) -> BTreeMap<String, String> {
-        let room = self.room(thing).await;
+        self.members_of(&self.room(thing).await).await
+    }
+
+    /// As [`World::members`], of a room by its id.
+    pub async fn members_of(&self, room: &RoomId) -> BTreeMap<String, String> {
         let path = format!("/_matrix/client/v3/rooms/{}/members", escape(room.as_str()));
         let (status, answer) = self.as_bot("GET", &path, Value::Null).await;
         // The alias is there before the bot is: the homeserver is still making the room.

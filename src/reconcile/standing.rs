@@ -1,0 +1,326 @@
+//! The bot's own standing in the rooms usher made: thrown out, gone, or stripped of its power (S-16, S-22).
+//!
+//! A room the bot is out of is usher's all the same: made anew it would be there twice, with everybody in the old one. So it is held
+//! back from planning ([`Observed::unread`]), the bot comes back by itself where it can, and where it cannot the operator is told what
+//! to do. Never touches a room that usher did not make.
+//!
+//! [`Observed::unread`]: crate::observed::Observed::unread
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{FIRST_PAUSE_MS, LONGEST_PAUSE_MS, PassError, Reconciler};
+use crate::actuate::{ActError, ActErrorKind, Actuator};
+use crate::clock;
+use crate::config::Enforce;
+use crate::desired::Desired;
+use crate::ids::{Key, RoomId, Timestamp, UserId};
+use crate::matrix::MatrixError;
+use crate::observability::FailureStatus;
+use crate::observed::{Member, Room};
+use crate::plan::{Action, RoomRef};
+
+/// What it takes to keep levels, names and members of a room in order.
+const NEEDED: i64 = 100;
+
+/// What the bot lost in a room that usher made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// It is not in the room any more.
+    Place,
+    /// It is, without the level it takes to keep the room in order.
+    Power,
+}
+
+/// Rooms of usher's in which the bot is not what it should be.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    setbacks: BTreeMap<RoomId, Setback>,
+    /// Behind fencing aliases of ours, and not ours: looked at once between two full reads.
+    strange: BTreeSet<RoomId>,
+}
+
+/// What the bot lost in one room.
+#[derive(Debug)]
+struct Setback {
+    key: Key,
+    loss: Loss,
+    /// The space is only observed: shown, and not done (S-108).
+    observed_only: bool,
+    cause: Option<String>,
+    failures: u32,
+    since: Timestamp,
+    retry_at: Timestamp,
+}
+
+impl Standing {
+    /// Everything was read again.
+    pub fn look_again(&mut self) {
+        self.strange.clear();
+    }
+
+    /// Whether the bot wants to be back in `room`.
+    pub fn is_awaited(&self, room: &RoomId) -> bool {
+        self.setbacks.get(room).is_some_and(|setback| setback.loss == Loss::Place)
+    }
+
+    /// Something has changed in the bot's favour.
+    pub fn try_now(&mut self, room: &RoomId) {
+        if let Some(setback) = self.setbacks.get_mut(room) {
+            (setback.failures, setback.retry_at) = (0, clock::now());
+        }
+    }
+
+    fn is_known(&self, room: &RoomId) -> bool {
+        self.is_awaited(room) || self.strange.contains(room)
+    }
+
+    fn suffer(&mut self, room: &RoomId, (key, enforce): (&Key, Enforce), loss: Loss) {
+        let now = clock::now();
+        let observed_only = enforce == Enforce::Observe;
+        let setback = self.setbacks.entry(room.clone()).or_insert_with(|| {
+            tracing::warn!(%key, %room, ?loss, "the bot lost its place or its power in a room of usher's");
+            let key = key.clone();
+            Setback { key, loss, observed_only, cause: None, failures: 0, since: now, retry_at: now }
+        });
+        setback.observed_only = observed_only;
+    }
+
+    fn due(&self) -> Vec<(RoomId, Loss)> {
+        let now = clock::now();
+        let due = self.setbacks.iter().filter(|(_, setback)| setback.retry_at <= now && !setback.observed_only);
+        due.map(|(room, setback)| (room.clone(), setback.loss)).collect()
+    }
+}
+
+impl Reconciler {
+    /// Whether something that waits may be tried again: a fight's wait is over, or the bot may try to get back into a room.
+    pub(super) fn has_waited_enough(&self) -> bool {
+        let acts = self.parts.actuator.is_some();
+        acts && (self.fights.is_due(clock::now()) || !self.standing.due().is_empty())
+    }
+
+    /// Finds rooms of usher's, among those behind the aliases of missing things, that the bot is out of, and rooms it has no power in.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub(super) async fn look_for_own_rooms(
+        &mut self,
+        desired: &Desired,
+        missing: &BTreeSet<Key>,
+    ) -> Result<(), PassError> {
+        let Some(observed) = &mut self.observed else { return Ok(()) };
+        let policy: BTreeMap<&Key, Enforce> = desired.rooms.iter().map(|room| (&room.key, room.enforce)).collect();
+        for (key, enforce) in missing.iter().filter_map(|key| Some((key, *policy.get(key)?))) {
+            let Some(id) = observed.aliases.get(key) else { continue };
+            let in_sight = observed.rooms.contains_key(id) || observed.unread.contains(id);
+            if in_sight || self.standing.is_known(id) {
+                continue;
+            }
+            let homeserver = &self.parts.homeserver;
+            let room = if observed.accounts.listed {
+                homeserver.room_from_outside(id).await?
+            } else {
+                homeserver.room_when_left(id).await?
+            };
+            if room.is_some_and(|room| is_lost(&room, key, &observed.bot)) {
+                self.standing.suffer(id, (key, enforce), Loss::Place);
+            } else {
+                self.standing.strange.insert(id.clone());
+            }
+        }
+        for (id, room) in &observed.rooms {
+            if let Some(key) = powerless(room, &observed.bot)
+                && let Some(enforce) = policy.get(key)
+            {
+                self.standing.suffer(id, (key, *enforce), Loss::Power);
+            }
+        }
+        self.standing.setbacks.retain(|id, setback| match (setback.loss, observed.rooms.get(id)) {
+            (Loss::Place, None) => observed.aliases.get(&setback.key) == Some(id),
+            (Loss::Power, Some(room)) => powerless(room, &observed.bot).is_some(),
+            (Loss::Place, Some(_)) | (Loss::Power, None) => false,
+        });
+        let lost = self.standing.setbacks.iter().filter(|(_, setback)| setback.loss == Loss::Place);
+        observed.unread.extend(lost.map(|(id, _)| id.clone()));
+        Ok(())
+    }
+
+    /// Tries to get back what the bot lost; `true` if that changed anything.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub(super) async fn recover(&mut self) -> Result<bool, MatrixError> {
+        let due = self.standing.due();
+        let Some(actuator) = self.parts.actuator.as_ref().filter(|_| !due.is_empty() && self.may_write()) else {
+            return Ok(false);
+        };
+        let mut changed = BTreeSet::new();
+        for (id, loss) in due {
+            let result = win_back(actuator.as_ref(), &id, loss).await;
+            let Some(setback) = self.standing.setbacks.get_mut(&id) else { continue };
+            let pause = (FIRST_PAUSE_MS << setback.failures.min(16)).min(LONGEST_PAUSE_MS);
+            setback.failures += 1;
+            setback.retry_at = clock::now().plus_ms(pause);
+            match result {
+                Ok(()) => {
+                    tracing::info!(key = %setback.key, room = %id, ?loss, "the bot has got back what it lost");
+                    changed.insert(id);
+                }
+                Err(error) => {
+                    tracing::warn!(key = %setback.key, room = %id, %error, "the bot cannot get back what it lost");
+                    if error.kind == ActErrorKind::Stale {
+                        // There may be no such room any more: where its alias points is looked up anew.
+                        self.looked_up.remove(&setback.key);
+                        if let Some(observed) = &mut self.observed {
+                            observed.aliases.remove(&setback.key);
+                        }
+                    }
+                    setback.cause = Some(error.to_string());
+                }
+            }
+        }
+        self.reread_rooms(&changed).await?;
+        if !changed.is_empty() {
+            // What failed in those rooms failed for this.
+            self.troubles.clear();
+        }
+        Ok(!changed.is_empty())
+    }
+
+    /// What does not work, with what can be done about it (S-82, S-92).
+    pub(super) fn failures(&self) -> Vec<FailureStatus> {
+        let lost = self.standing.setbacks.iter().map(|(room, setback)| self.setback(room, setback));
+        let fought = self.fights.waiting().map(|(fight, until)| FailureStatus {
+            what: fight.what.clone(),
+            reason: format!("undone {} times by somebody else", fight.flips),
+            remedy: Some("see in the room's history who undoes it, and settle it with them".to_owned()),
+            since: fight.since,
+            retry_at: Some(until),
+        });
+        let failed = self.troubles.values().map(|trouble| FailureStatus {
+            what: trouble.what.clone(),
+            reason: trouble.cause.clone(),
+            remedy: None,
+            since: trouble.since,
+            retry_at: Some(trouble.retry_at),
+        });
+        lost.chain(fought).chain(failed).collect()
+    }
+
+    fn setback(&self, room: &RoomId, setback: &Setback) -> FailureStatus {
+        let bot = self.observed.as_ref().map(|observed| observed.bot.to_string()).unwrap_or_default();
+        let (what, remedy) = match setback.loss {
+            Loss::Place => (
+                format!("{}: the bot is not in its room {room}", setback.key),
+                format!(
+                    "invite {bot} to {room} from an account that may; or delete that room with the admin API, and usher makes a new one"
+                ),
+            ),
+            Loss::Power => (
+                format!("{}: the bot has no power in its room {room}", setback.key),
+                format!("raise {bot} to at least {NEEDED} in {room} from an account that may"),
+            ),
+        };
+        let untried = if setback.observed_only { "the space is only observed" } else { "not tried yet" };
+        let reason = setback.cause.clone().unwrap_or_else(|| untried.to_owned());
+        let retry_at = (!setback.observed_only).then_some(setback.retry_at);
+        FailureStatus { what, reason, remedy: Some(remedy), since: setback.since, retry_at }
+    }
+}
+
+/// The room's own rule lets the bot in, or an invitation does. Else the homeserver may invite and raise it on behalf of the strongest
+/// local person; that takes one with at least the bot's old level.
+async fn win_back(actuator: &dyn Actuator, room: &RoomId, loss: Loss) -> Result<(), ActError> {
+    let room = || RoomRef::Id(room.clone());
+    let (enter, take) = (Action::Enter { room: room() }, Action::TakePower { room: room() });
+    let refusal = match loss {
+        Loss::Power => return actuator.perform(&take, None).await.map(drop),
+        Loss::Place => match actuator.perform(&enter, None).await {
+            Err(refusal) if refusal.kind == ActErrorKind::Forbidden => refusal,
+            entered => return entered.map(drop),
+        },
+    };
+    if actuator.perform(&take, None).await.is_err() {
+        return Err(refusal);
+    }
+    actuator.perform(&enter, None).await.map(drop)
+}
+
+/// Whether usher made the room for `key`, and the bot is out of it. One the bot never was in is still in the making, or debris.
+fn is_lost(room: &Room, key: &Key, bot: &UserId) -> bool {
+    let released = room.marker.as_ref().is_some_and(|marker| marker.abandoned);
+    let made = room.created_for.as_ref() == Some(key) && !released && room.successor.is_none();
+    let out = match room.members.get(bot) {
+        Some(Member::Leave { .. } | Member::Ban { .. } | Member::Invite | Member::Knock) => true,
+        Some(Member::Join) | None => false,
+    };
+    made && out
+}
+
+/// What a room was made for in which the bot cannot change levels any more. A room without levels is still in the making; creators
+/// from version 12 on have power for good.
+fn powerless<'r>(room: &'r Room, bot: &UserId) -> Option<&'r Key> {
+    let key = room.created_for.as_ref()?;
+    let released = room.marker.as_ref().is_some_and(|marker| marker.abandoned);
+    let levels = room.power_levels.as_ref()?;
+    let creators_reign = room.version.parse::<u32>().is_ok_and(|version| version >= 12);
+    let weak = !creators_reign && levels.user_level(bot) < NEEDED;
+    (weak && !released && room.successor.is_none()).then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::observed::{Marker, PowerLevels};
+
+    const BOT: &str = "@usher:x";
+
+    fn key() -> Key {
+        Key::Space("red".into())
+    }
+
+    fn room(bot: Option<Member>, level: i64) -> Room {
+        let mut room = Room { version: "11".to_owned(), created_for: Some(key()), ..Room::default() };
+        room.members.extend(bot.map(|member| (UserId::from(BOT), member)));
+        room.power_levels = Some(PowerLevels::from_content(&json!({ "users": { BOT: level } })));
+        room
+    }
+
+    fn left() -> Member {
+        Member::Leave { by: BOT.into(), event: "$1".into() }
+    }
+
+    #[test]
+    fn a_room_of_ours_that_the_bot_left_is_lost_and_no_debris() {
+        let lost = |room: &Room| is_lost(room, &key(), &BOT.into());
+        for member in [left(), Member::Ban { by: "@ann:x".into() }, Member::Invite] {
+            assert!(lost(&room(Some(member), 150)));
+        }
+        assert!(!lost(&room(None, 150)), "in the making");
+        assert!(!lost(&room(Some(Member::Join), 150)));
+        assert!(!is_lost(&room(Some(left()), 150), &Key::Space("blue".into()), &BOT.into()));
+        assert!(!lost(&Room { created_for: None, ..room(Some(left()), 150) }), "somebody else's");
+        assert!(!lost(&Room { successor: Some("!new".into()), ..room(Some(left()), 150) }));
+        let marker = Marker {
+            instance: "main".into(),
+            key: key(),
+            made: BTreeSet::new(),
+            abandoned: true,
+            original_creator: None,
+            adopted: false,
+        };
+        assert!(!lost(&Room { marker: Some(marker), ..room(Some(left()), 150) }), "left on purpose");
+    }
+
+    #[test]
+    fn only_a_level_below_a_hundred_is_a_loss_of_power() {
+        let weak = |room: &Room| powerless(room, &BOT.into()).is_some();
+        assert!(weak(&room(Some(Member::Join), 99)));
+        assert!(!weak(&room(Some(Member::Join), 100)));
+        assert!(!weak(&Room { version: "12".to_owned(), ..room(Some(Member::Join), 0) }), "a creator");
+        assert!(!weak(&Room { power_levels: None, ..room(Some(Member::Join), 0) }), "in the making");
+        assert!(!weak(&Room { created_for: None, ..room(Some(Member::Join), 0) }), "somebody else's");
+    }
+}
