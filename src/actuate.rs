@@ -152,6 +152,9 @@ impl LiveActuator {
         if let StateChange::Rename { from, marker } = state {
             self.move_fence(room, (from, &marker.key), &marker.instance).await?;
         }
+        if let StateChange::Adopt(marker) = state {
+            self.take_fence(room, &marker.key.alias(&marker.instance, bot.server())).await?;
+        }
         self.put_state(room, kind, &state_key, content).await
     }
 
@@ -165,6 +168,15 @@ impl LiveActuator {
             self.homeserver.remove_alias(&old).await.map_err(classify)?;
         }
         Ok(())
+    }
+
+    /// Points a fencing alias at an adopted room. Where it points already is a room that the adopted one takes the place of.
+    async fn take_fence(&self, room: &RoomId, alias: &RoomAlias) -> Result<(), ActError> {
+        let standing = self.homeserver.resolve(alias).await.map_err(classify)?;
+        if standing.as_ref().is_some_and(|standing| standing != room) {
+            self.homeserver.remove_alias(alias).await.map_err(classify)?;
+        }
+        self.homeserver.point_alias(alias, room).await.map_err(classify)
     }
 
     /// The event holds everybody's levels at once: what a moderator changed a moment ago must not be written over, so the levels are

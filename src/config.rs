@@ -303,6 +303,8 @@ pub struct RoomTemplate {
     pub alias: Option<String>,
     pub suggested: bool,
     pub order: Option<String>,
+    /// An existing room that becomes this one: `!id:server` or `#alias:server`. Only in a space's own `rooms`.
+    pub adopt: Option<String>,
 }
 
 /// `groups: [{externalId, powerLevel}]`.
@@ -335,6 +337,7 @@ pub struct Space {
     pub enforce: Option<Enforce>,
     /// `m.federate` of the create event.
     pub federate: Option<bool>,
+    /// An existing space that becomes this one: `!id:server` or `#alias:server`.
     pub adopt: Option<String>,
     pub renamed_from: Option<SpaceId>,
     pub groups: Vec<GroupGrant>,

@@ -64,6 +64,8 @@ pub struct DesiredRoom {
     pub avatar: Option<String>,
     /// Localpart or full alias, as configured.
     pub alias: Option<String>,
+    /// The existing room that is to become this one, by id or alias.
+    pub adopt: Option<String>,
     pub rule: Arc<Rule>,
     /// Whose rule it is: the space's own key, shared by its rooms, or the room's where it has one.
     pub rule_key: Key,

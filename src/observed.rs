@@ -70,6 +70,10 @@ pub struct Observed {
     /// Where the fencing alias of a key points, looked up for keys that have no room of ours. No entry: it points nowhere.
     #[serde(default, with = "key_map")]
     pub aliases: BTreeMap<Key, RoomId>,
+    /// What `adopt:` names and where that is; ids lead to themselves. Looked up for keys that have no room of ours. No entry: the alias
+    /// points nowhere.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub adoptable: BTreeMap<String, RoomId>,
     #[serde(default)]
     pub accounts: Accounts,
 }
@@ -147,6 +151,9 @@ pub struct Room {
     pub is_space: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub marker: Option<Marker>,
+    /// Another instance of usher that has marked the room as its own, and its bot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub managed_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -255,6 +262,9 @@ pub struct Marker {
     /// Whoever made the room before usher took it over (S-31).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original_creator: Option<UserId>,
+    /// The room was adopted, and what that takes away from people is not decided yet: every removal needs an approval (S-81).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub adopted: bool,
 }
 
 /// JSON and YAML maps need text keys: a key is written as it is shown.

@@ -3,6 +3,7 @@
 //! Pure: no async, no I/O, no clock (`now` is an argument). A new action breaks exactly four matches: [`Action::phase`], `render`,
 //! `Observed::simulate` and `LiveActuator::perform`.
 
+mod adoption;
 mod creation;
 mod creators;
 mod explain;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use adoption::to_adopt;
 pub use explain::explain;
 pub use gc::clean_up_waits;
 pub use guard::{HeldItem, WINDOW_MS, guard};
@@ -54,6 +56,8 @@ pub struct Plan {
     pub titles: Vec<(Key, String)>,
     /// What the rooms that are there carry, to call them by their titles.
     pub rooms: BTreeMap<RoomId, Key>,
+    /// Things whose room is still to be adopted: nothing of them is done before.
+    pub adopting: BTreeSet<Key>,
     /// People joined or invited per space, and anywhere: what S-81's percentages are of.
     pub heads: Heads,
 }
@@ -243,6 +247,8 @@ pub enum StateChange {
         from: Key,
         marker: Marker,
     },
+    /// The first marker of a room that others made. Also gives the room the fencing alias, so that nothing is made in its place (S-16).
+    Adopt(Marker),
     /// The room is nothing of ours any more: the marker it has says so from now on (S-41, S-42).
     Unmark(Marker),
 }
@@ -328,6 +334,8 @@ pub enum Withheld {
     DependsOnWithheld,
     /// Somebody in the space is suspended: it is left when that is decided (S-24).
     Undecided,
+    /// Nothing of a room is managed before it is adopted.
+    AfterAdoption,
 }
 
 /// What class of hold, and the figures that made it.
@@ -365,6 +373,8 @@ pub enum Class {
     ModeSwitch,
     /// A probable rename (S-43).
     Rename,
+    /// The first pass over an adopted room (S-81).
+    Adoption,
     /// A room of version 12 or later whose creator should not stand above everybody is replaced (S-22).
     Upgrades,
 }
@@ -381,6 +391,8 @@ pub struct Removal {
     pub counts: bool,
     /// The mapped group that came back empty, if that is the cause.
     pub emptied: Option<Arc<str>>,
+    /// In a room whose adoption is not decided to the end.
+    pub adopted: bool,
 }
 
 /// Identity of a step over passes: a digest of what it does to what, without levels and texts that drift.

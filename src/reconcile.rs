@@ -3,6 +3,7 @@
 //!
 //! Decides nothing itself: what should be is `desired`, what to do is `plan`, how it is sent is `actuate`.
 
+mod adoption;
 pub mod daemon;
 mod fights;
 mod lessons;

@@ -8,7 +8,8 @@ use super::{AccountsBackend, Config, ExceptionPlace, Position, Positions, Regist
 
 /// Reports every contradiction in `config`.
 pub(super) fn check(config: &Config, positions: &Positions, report: &Report) {
-    let mut world = World { config, positions, report, spaces: BTreeMap::new(), aliases: BTreeMap::new() };
+    let (spaces, aliases, adopted) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let mut world = World { config, positions, report, spaces, aliases, adopted };
     world.slots("provisioner.default_rooms", &config.provisioner.default_rooms, &mut BTreeMap::new());
     for (index, space) in config.spaces.iter().flatten().enumerate() {
         world.space(space, &format!("spaces[{index}]"));
@@ -27,6 +28,8 @@ struct World<'a> {
     /// Space ids and where they stand.
     spaces: BTreeMap<&'a str, String>,
     aliases: BTreeMap<String, String>,
+    /// What is to be adopted, and where it says so.
+    adopted: BTreeMap<&'a str, String>,
 }
 
 impl<'a> World<'a> {
@@ -85,6 +88,7 @@ impl<'a> World<'a> {
         }
         self.slots(&format!("{path}.rooms"), &space.rooms, &mut slots);
         self.alias(space.alias.as_deref(), &format!("{path}.alias"));
+        self.adoption(space.adopt.as_deref(), format!("{path}.adopt"));
         if space.federate == Some(false) && !space.federated_groups.is_empty() {
             let message = "is false, but `federatedGroups` invites another server: remove one of the two";
             self.error(&format!("{path}.federate"), message);
@@ -115,6 +119,17 @@ impl<'a> World<'a> {
                 slots.insert(room.id.as_str(), id_path);
             }
             self.alias(room.alias.as_deref(), &format!("{path}[{index}].alias"));
+            self.adoption(room.adopt.as_deref(), format!("{path}[{index}].adopt"));
+        }
+    }
+
+    fn adoption(&mut self, room: Option<&'a str>, path: String) {
+        let Some(room) = room else { return };
+        if let Some(first) = self.adopted.get(room) {
+            let message = format!("{room} is also adopted {}: a room can be one thing only", self.place(first, &path));
+            self.error(&path, message);
+        } else {
+            self.adopted.insert(room, path);
         }
     }
 

@@ -34,7 +34,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
 /// One of `provisioner.default_rooms`.
 pub(super) fn default_room(field: &Field<'_>) -> RoomTemplate {
     let Some(mut section) = field.section() else { return nameless() };
-    for key in ["groups", "alias"] {
+    for key in ["groups", "alias", "adopt"] {
         if let Some(field) = section.field(key) {
             field.fail(
                 "a default room is made in every space, so it cannot have this: move the room into one space's `rooms`",
@@ -51,7 +51,8 @@ pub(super) fn own_room(field: &Field<'_>) -> RoomTemplate {
     let Some(mut section) = field.section() else { return nameless() };
     let groups = section.field("groups").map(|list| grants(&list));
     let alias = section.field("alias").and_then(|field| alias(&field));
-    let room = RoomTemplate { groups, alias, ..room(&mut section) };
+    let adopt = section.field("adopt").and_then(|field| adopt(&field));
+    let room = RoomTemplate { groups, alias, adopt, ..room(&mut section) };
     section.finish();
     room
 }
@@ -65,6 +66,7 @@ fn nameless() -> RoomTemplate {
         alias: None,
         suggested: false,
         order: None,
+        adopt: None,
     }
 }
 
@@ -81,7 +83,21 @@ fn room(section: &mut Section<'_>) -> RoomTemplate {
         alias: None,
         suggested: section.boolean("suggested", false),
         order: section.field("order").and_then(|field| order(&field)),
+        adopt: None,
     }
+}
+
+/// An existing room, by id or alias. Ids of version 12 name no server.
+pub(super) fn adopt(field: &Field<'_>) -> Option<String> {
+    let text = field.filled()?;
+    let id = text.strip_prefix('!').is_some_and(|rest| !rest.is_empty());
+    let alias = text.strip_prefix('#').and_then(|rest| rest.split_once(':'));
+    let alias = alias.is_some_and(|(name, server)| !name.is_empty() && !server.is_empty());
+    if !(id || alias) || text.contains(char::is_whitespace) {
+        field.fail(format!("must be a room id (!...) or an alias (#...:server), not {}", field.shown()));
+        return None;
+    }
+    Some(text)
 }
 
 /// `order` of `m.space.child`: at most 50 printable ASCII characters (Matrix specification).

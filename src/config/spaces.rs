@@ -1,7 +1,7 @@
 //! `spaces`: which spaces there are and whose they are (S-12, S-15).
 
 use super::provisioner::ENFORCE;
-use super::rooms::{alias, external_id, grants, own_room, power_level};
+use super::rooms::{adopt, alias, external_id, grants, own_room, power_level};
 use super::section::Section;
 use super::tree::Value;
 use super::value::Field;
@@ -74,15 +74,6 @@ fn avatar(field: &Field<'_>) -> Option<String> {
             "must be a Matrix content URI such as mxc://example.com/abc, not {}: upload the picture to the homeserver first",
             field.shown()
         ));
-        return None;
-    }
-    Some(text)
-}
-
-fn adopt(field: &Field<'_>) -> Option<String> {
-    let text = field.filled()?;
-    if !text.starts_with(['!', '#']) {
-        field.fail(format!("must be a room id (!...) or an alias (#...:server), not {}", field.shown()));
         return None;
     }
     Some(text)

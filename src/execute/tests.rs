@@ -72,6 +72,7 @@ fn observed() -> Observed {
         bot_display_name: crate::observed::Known::Unknown,
         rooms: BTreeMap::new(),
         outside: BTreeMap::new(),
+        adoptable: BTreeMap::new(),
         unread: BTreeSet::new(),
         aliases: BTreeMap::new(),
         accounts: crate::observed::Accounts::default(),
@@ -98,6 +99,7 @@ fn creation(key: &Key, allow: Vec<RoomRef>) -> Action {
         abandoned: false,
         additive: false,
         original_creator: None,
+        adopted: false,
     };
     Action::CreateRoom(Box::new(Creation { key: key.clone(), body: json!({ "room_version": "12" }), allow, marker }))
 }
@@ -180,7 +182,8 @@ fn abandonment(id: &str) -> Vec<Step> {
         Action::RemoveAlias { room: here(), key: key.clone(), alias: "#alias:x".into() },
         Action::Leave { room: here() },
     ];
-    let removal = Removal { class: Class::Spaces, space: key.clone(), person: None, counts: true, emptied: None };
+    let removal =
+        Removal { class: Class::Spaces, space: key.clone(), person: None, counts: true, emptied: None, adopted: false };
     let removal = Some(Box::new(removal));
     actions.into_iter().map(|action| Step { removal: removal.clone(), ..step(action, &key) }).collect()
 }

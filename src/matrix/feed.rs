@@ -85,6 +85,25 @@ impl Homeserver {
         Ok(Batch { position: answer.next_batch, reread: true, ..Batch::default() })
     }
 
+    /// Rooms the bot is invited to. A first `/sync` whose answer holds nothing else of the rooms but their ids; the homeserver keeps such
+    /// answers for a while, so each request differs from the one before.
+    ///
+    /// # Errors
+    /// When the homeserver is away. A bot that is not registered is invited nowhere.
+    pub async fn invitations(&self) -> Result<BTreeSet<RoomId>, MatrixError> {
+        let attempt = "list the bot's invitations";
+        let nothing = json!({ "types": [], "limit": 0 });
+        let presence = json!({ "types": [], "not_types": [crate::clock::now().0.to_string()] });
+        let rooms = json!({ "account_data": nothing, "ephemeral": nothing, "state": nothing, "timeline": nothing });
+        let filter = json!({ "presence": presence, "account_data": nothing, "room": rooms }).to_string();
+        let request = Request::get(SYNC, &[]).with("timeout", "0").with("filter", &filter);
+        match self.call_as_bot(request.with("set_presence", "offline").to(attempt)).await {
+            Ok(answer) => Ok(answer.json::<SyncAnswer>(attempt)?.rooms.invite.into_keys().collect()),
+            Err(error) if error.trouble == Trouble::Forbidden => Ok(BTreeSet::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn batch(&self, answer: SyncAnswer) -> Batch {
         let mut batch = Batch { position: answer.next_batch, ..Batch::default() };
         for (room, changes) in answer.rooms.join {

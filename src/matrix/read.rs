@@ -78,6 +78,7 @@ impl Homeserver {
             outside: BTreeMap::new(),
             unread: BTreeSet::new(),
             aliases: BTreeMap::new(),
+            adoptable: BTreeMap::new(),
             accounts: self.accounts().await?.unwrap_or_default(),
         };
         let Some(joined) = joined else { return Ok(Reread { observed, unread: Vec::new() }) };

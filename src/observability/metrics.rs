@@ -69,7 +69,7 @@ struct RequestLabels {
 }
 
 /// Every class, so that one that is no longer held reads 0 instead of its last figure.
-const CLASSES: [Class; 12] = [
+const CLASSES: [Class; 13] = [
     Class::Locks,
     Class::FinalSteps,
     Class::KicksPerSpace,
@@ -81,6 +81,7 @@ const CLASSES: [Class; 12] = [
     Class::LedgerLost,
     Class::ModeSwitch,
     Class::Rename,
+    Class::Adoption,
     Class::Upgrades,
 ];
 

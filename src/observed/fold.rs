@@ -59,6 +59,13 @@ impl StateEvent {
         let named = self.content.get("instance").and_then(Value::as_str);
         self.kind == MARKER_TYPE && named.is_some_and(|named| named != instance)
     }
+
+    /// Who owns the room by this marker of another instance; `None`: a marker that was taken back.
+    fn foreign_owner(&self) -> Option<String> {
+        let marker = Marker::deserialize_lossy(&self.content)?;
+        let own = self.sender.as_str() == self.state_key;
+        (own && !marker.abandoned).then(|| format!("instance {} of {}", marker.instance, self.sender))
+    }
 }
 
 impl Observed {
@@ -85,6 +92,7 @@ impl Room {
         let mut room = Self::default();
         for event in events {
             if event.is_foreign_marker(instance) {
+                room.managed_by = room.managed_by.or_else(|| event.foreign_owner());
                 continue;
             }
             let event = StateEvent { sender: interner.share(event.sender.as_str()).into(), ..event };

@@ -87,7 +87,7 @@ impl StateChange {
             Self::Unchild { child } => Some(("m.space.child", child.as_str().to_owned(), json!({}))),
             Self::Parent { parent, link } => Some(("m.space.parent", id(parent)?, json!(link))),
             Self::Unparent { parent } => Some(("m.space.parent", parent.as_str().to_owned(), json!({}))),
-            Self::Marker(marker) | Self::Rename { marker, .. } => {
+            Self::Marker(marker) | Self::Rename { marker, .. } | Self::Adopt(marker) => {
                 Some((MARKER_TYPE, bot.as_str().to_owned(), json!(marker)))
             }
             Self::Unmark(marker) => {
@@ -241,9 +241,15 @@ impl Observed {
         let event = own_event(&self.bot, kind, state_key, content);
         let Some(room) = self.resolve(room) else { return };
         self.fold(&room, &event);
-        if let StateChange::Rename { from, marker } = state {
-            self.aliases.remove(from);
-            self.aliases.insert(marker.key.clone(), room);
+        match state {
+            StateChange::Rename { from, marker } => {
+                self.aliases.remove(from);
+                self.aliases.insert(marker.key.clone(), room);
+            }
+            StateChange::Adopt(marker) => {
+                self.aliases.insert(marker.key.clone(), room);
+            }
+            _ => {}
         }
     }
 

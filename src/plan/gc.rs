@@ -209,6 +209,11 @@ impl<'a> Planner<'a> {
         let Some(parent) = self.space_room(space).filter(|parent| rooms::made(parent).contains(slot)) else {
             return false;
         };
+        // One that is adopted in the place of a room that was made once, and has not been linked yet.
+        let up = self.located.get(&Key::Space(space.clone()));
+        if self.is_fresh(wanted) && !up.is_some_and(|up| room.parents.contains_key(*up)) {
+            return false;
+        }
         if !parent.children.contains_key(id) {
             return true;
         }
@@ -359,6 +364,7 @@ impl<'a> Planner<'a> {
                 // What the marker says already was decided and counted then.
                 counts: !leftover.begun,
                 emptied: None,
+                adopted: false,
             }));
             let held = matches!(leftover.withheld, Some(Withheld::Held(_)));
             let approved = held && approvals.get(&step.id()).is_some_and(|until| *until > self.now);

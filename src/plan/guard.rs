@@ -43,6 +43,18 @@ pub fn guard(
     }
     // Additions are a hundred times as many and are nobody's business from here on.
     let mut losses: Vec<&mut Step> = plan.steps.iter_mut().filter(|step| takes_away(step)).collect();
+    guard.withhold(each(&mut losses), |step| {
+        let removal = removal_of(step).filter(|removal| removal.adopted)?;
+        let hold = Hold {
+            class: Class::Adoption,
+            space: Some(removal.space.clone()),
+            count: 0,
+            limit: None,
+            base: 0,
+            detail: None,
+        };
+        Some(Withheld::Held(Box::new(hold)))
+    });
     if !ledger.settled && observed.rooms.values().any(|room| room.marker.is_some()) {
         guard.withhold(each(&mut losses), |_| Some(always(Class::LedgerLost, None)));
     }
@@ -61,6 +73,7 @@ pub fn guard(
         rejoin_levels(plan);
     }
     unstack_levels(plan);
+    plan.wait_for_adoption();
     Guard::keep_memory(plan);
     plan.heads = guard.heads;
 }

@@ -191,6 +191,7 @@ impl<'a> Planner<'a> {
             let reason = Reason::Structure("only those at 100 may change levels");
             changes.push(key_change(GUARD, (guard, GUARD_LEVEL), reason));
         }
+        changes.extend(self.tighten(at.wanted, at.room, &mut next));
         let (default, base) = at.default;
         if base != default {
             next.set_key("users_default", base);
@@ -403,7 +404,7 @@ pub(super) fn put(levels: &mut PowerLevels, user: &UserId, level: i64) {
     }
 }
 
-fn key_change(key: &str, (from, to): (i64, i64), reason: Reason) -> LevelChange {
+pub(super) fn key_change(key: &str, (from, to): (i64, i64), reason: Reason) -> LevelChange {
     LevelChange { user: None, key: Some(key.to_owned()), from, to, reason, removal: None }
 }
 

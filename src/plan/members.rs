@@ -130,7 +130,10 @@ impl<'a> Planner<'a> {
 
     /// What the ledger remembers of somebody's right in a room, by its own rule and those of the spaces that hold it.
     pub(super) fn remembered(&self, wanted: &DesiredRoom, id: Option<&RoomId>, user: &UserId) -> Remembered {
-        let Some(own) = self.ledger.entitled.get(&wanted.rule_key) else { return Remembered::NewRule };
+        let Some(own) = self.ledger.entitled.get(&wanted.rule_key) else {
+            // Nobody had a right in a room that was not managed (S-81).
+            return if self.is_fresh(wanted) { Remembered::Nothing } else { Remembered::NewRule };
+        };
         if let RoomKind::Taken { spaces } = &wanted.kind {
             let memories = spaces.iter().chain([&wanted.key]).filter_map(|key| self.ledger.entitled.get(key));
             let level = memories.filter_map(|levels| levels.get(user).copied()).max();

@@ -47,7 +47,11 @@ impl Planner<'_> {
         }
         let bot = &self.observed.bot;
         let Some(levels) = room.power_levels.as_ref().filter(|_| !is_immutable(room, bot)) else { return Hand::Bot };
-        let (level, own) = (levels.user_level(user), levels.user_level(bot));
+        let (level, mut own) = (levels.user_level(user), levels.user_level(bot));
+        if room.members.get(bot) != Some(&Member::Join) {
+            // What follows when it has entered with power.
+            own = own.max(GUARD_LEVEL);
+        }
         // Where the bot has lost its power nothing it does succeeds, whomever it is done to.
         if level < own || own < GUARD_LEVEL {
             Hand::Bot

@@ -107,6 +107,7 @@ impl fmt::Display for Withheld {
             }
             Self::DependsOnWithheld => f.write_str("needs a step that is withheld"),
             Self::Undecided => f.write_str("somebody in it is suspended: it is left once that is decided"),
+            Self::AfterAdoption => f.write_str("follows once the room is adopted"),
         }
     }
 }
@@ -124,7 +125,8 @@ impl Withheld {
             | Self::GroupUnknown(_)
             | Self::Refused { .. }
             | Self::DependsOnWithheld
-            | Self::Undecided => false,
+            | Self::Undecided
+            | Self::AfterAdoption => false,
         }
     }
 }
@@ -143,6 +145,7 @@ impl fmt::Display for Class {
             Self::LedgerLost => "the database is younger than the rooms",
             Self::ModeSwitch => "switch between mirror and mapping",
             Self::Rename => "probable rename",
+            Self::Adoption => "first pass over what was adopted",
             Self::Upgrades => "room to be upgraded",
         })
     }
@@ -165,6 +168,7 @@ impl StateChange {
             Self::Unparent { parent } => format!("no parent {parent}"),
             Self::Marker(_) => "marker".to_owned(),
             Self::Rename { from, marker } => format!("id {from} -> {}", marker.key),
+            Self::Adopt(_) => "adopted".to_owned(),
             Self::Unmark(_) => "no marker".to_owned(),
         }
     }

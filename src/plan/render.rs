@@ -113,6 +113,7 @@ impl Page<'_> {
                 .iter()
                 .map(|change| Line {
                     reason: plain(&change.reason.to_string()),
+                    unit: if change.user.is_some() { "people" } else { "keys" },
                     ..line(if change.to < change.from { '-' } else { '~' }, self.level(change), "people")
                 })
                 .collect(),
@@ -153,6 +154,7 @@ impl Page<'_> {
             StateChange::Unchild { child } => ("unlink", format!("'{}'", self.named(child))),
             StateChange::Parent { parent, .. } => ("link", format!("up to '{}'", self.room(parent))),
             StateChange::Unparent { parent } => ("unlink", format!("up to '{}'", self.named(parent))),
+            StateChange::Adopt(_) => ("adopt", room.to_string()),
             StateChange::Rename { from, marker } => ("rename", format!("{from} to {}", marker.key)),
         }
     }

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::adoption::adopted_rule;
 use super::{Action, Class, Hold, Note, Plan, Planner, Reason, Removal, RoomRef, Scope, StateChange, Step, Withheld};
 use crate::config::Enforce;
 use crate::desired::{Desired, DesiredRoom, RoomKind};
@@ -36,15 +37,13 @@ impl<'a> Planner<'a> {
     fn locate(&mut self) {
         let mut claims: BTreeMap<&'a Key, Vec<(bool, &'a RoomId, &'a Room)>> = BTreeMap::new();
         let mut orphans = BTreeSet::new();
+        let mut replaced = BTreeSet::new();
         for (id, room) in &self.observed.rooms {
             let Some(key) = identity(room, &self.observed.bot) else { continue };
             let direct = self.wanted.get_key_value(key);
             let found = direct.or_else(|| self.wanted.get_key_value(&self.renamed(key)?)).map(|(key, _)| *key);
             match found {
-                Some(_) if room.successor.is_some() => self.plan.notes.push(Note::Unenforceable {
-                    place: key.clone(),
-                    what: "was replaced by somebody else's upgrade and is not managed any more".to_owned(),
-                }),
+                Some(_) if room.successor.is_some() => drop(replaced.insert(key)),
                 Some(key) => claims.entry(key).or_default().push((direct.is_none(), id, room)),
                 None => {
                     orphans.insert(key);
@@ -66,6 +65,13 @@ impl<'a> Planner<'a> {
             }
             self.located.insert(key, rooms[0].1);
         }
+        self.claim_adoptions();
+        for key in replaced.into_iter().filter(|key| !self.located.contains_key(key)) {
+            self.plan.notes.push(Note::Unenforceable {
+                place: key.clone(),
+                what: "was replaced by somebody else's upgrade and is not managed any more".to_owned(),
+            });
+        }
         for key in orphans.into_iter().filter(|key| key.is_space() && self.desired.undecided.contains(key.space())) {
             let what = "missing from the source, not yet confirmed: left as it is".to_owned();
             self.plan.notes.push(Note::Unenforceable { place: key.clone(), what });
@@ -84,7 +90,7 @@ impl<'a> Planner<'a> {
     /// Which managed spaces hold or admit each room (S-14).
     fn hold(&mut self) {
         for (key, id) in &self.located {
-            let Some(room) = self.observed.rooms.get(*id) else { continue };
+            let Some(room) = self.room_at(id) else { continue };
             if key.is_space() {
                 for child in room.children.keys() {
                     self.holders.entry(child).or_default().insert(key);
@@ -94,7 +100,7 @@ impl<'a> Planner<'a> {
         let spaces: BTreeMap<&RoomId, &'a Key> =
             self.located.iter().filter(|(key, _)| key.is_space()).map(|(key, id)| (*id, *key)).collect();
         for (key, id) in &self.located {
-            let allow = self.observed.rooms.get(*id).and_then(|room| room.join_rule.as_ref()).map(|rule| &rule.allow);
+            let allow = self.room_at(id).and_then(|room| room.join_rule.as_ref()).map(|rule| &rule.allow);
             for space in allow.into_iter().flatten().filter_map(|room| spaces.get(room)) {
                 if !key.is_space() {
                     self.holders.entry(id).or_default().insert(space);
@@ -142,6 +148,9 @@ impl<'a> Planner<'a> {
             self.note(Note::Unenforceable { place: wanted.key.clone(), what });
             return;
         }
+        if self.is_below_refused(wanted) {
+            return;
+        }
         match self.located.get(&wanted.key).copied() {
             Some(id) if scope.covers(id) => self.existing(wanted, id),
             None if *scope == Scope::Everything => self.missing(wanted),
@@ -156,7 +165,11 @@ impl<'a> Planner<'a> {
     }
 
     fn existing(&mut self, wanted: &'a DesiredRoom, id: &'a RoomId) {
-        let Some(room) = self.observed.rooms.get(id) else { return };
+        let steps = self.plan.steps.len();
+        if self.plan.adopting.contains(&wanted.key) && !self.adopt(wanted, id) {
+            return;
+        }
+        let Some(room) = self.room_at(id) else { return };
         if self.was_withdrawn(wanted, id, room) {
             self.note(Note::TakenOut { place: wanted.key.clone() });
             return;
@@ -173,14 +186,17 @@ impl<'a> Planner<'a> {
             self.unlink(wanted, id, room);
         }
         self.people(wanted, &RoomRef::Id(id.clone()), Some(room));
+        self.end_adoption(wanted, id, steps);
     }
 
     pub(super) fn space_room(&self, space: &SpaceId) -> Option<&'a Room> {
-        let id = self.located.get(&Key::Space(space.clone()))?;
-        self.observed.rooms.get(*id)
+        self.room_at(self.located.get(&Key::Space(space.clone()))?)
     }
 
     fn missing(&mut self, wanted: &'a DesiredRoom) {
+        if self.plan.adopting.contains(&wanted.key) {
+            return;
+        }
         if let Key::Room { space, slot } = &wanted.key
             && self.space_room(space).is_some_and(|parent| made(parent).contains(slot))
         {
@@ -280,10 +296,14 @@ impl<'a> Planner<'a> {
     /// Names, guards and links of a room that is there.
     fn shape(&mut self, wanted: &'a DesiredRoom, id: &RoomId, room: &'a Room) {
         let here = RoomRef::Id(id.clone());
-        let half_made = !self.is_settled(wanted, room);
+        let half_made = !self.is_settled(wanted, room) && !self.is_fresh(wanted);
         let structure = Reason::Structure("completes a room whose making was cut off");
         if wanted.key.is_space() || half_made {
-            let reason = if room.name.is_some() { Reason::Configured("name") } else { structure.clone() };
+            let reason = if room.name.is_some() || self.is_fresh(wanted) {
+                Reason::Configured("name")
+            } else {
+                structure.clone()
+            };
             if differs(&wanted.name, room.name.as_deref()) {
                 self.state(wanted, &here, StateChange::Name(wanted.name.clone()), reason);
             }
@@ -299,7 +319,9 @@ impl<'a> Planner<'a> {
         }
         self.access(wanted, &here, room);
         self.links(wanted, &here, Some(room));
-        self.remember_made(wanted, &here, Some(room));
+        if !self.plan.adopting.contains(&wanted.key) {
+            self.remember_made(wanted, &here, Some(room));
+        }
     }
 
     fn access(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: &Room) {
@@ -312,6 +334,13 @@ impl<'a> Planner<'a> {
             if room.guest_access.as_deref() != Some("forbidden") {
                 let reason = Reason::Structure("guests stay out of spaces");
                 self.state(wanted, here, StateChange::GuestAccess("forbidden".to_owned()), reason);
+            }
+        } else if self.is_fresh(wanted)
+            && !self.is_settled(wanted, room)
+            && let Some(space) = self.located.get(&Key::Space(wanted.key.space().clone()))
+        {
+            if let Some(rule) = adopted_rule(wanted, room, space) {
+                self.state(wanted, here, StateChange::JoinRule(rule), Reason::Structure("as a room of its space"));
             }
         } else if room.join_rule.is_none()
             && let Some(space) = self.located.get(&Key::Space(wanted.key.space().clone()))
@@ -387,6 +416,8 @@ impl<'a> Planner<'a> {
                 .desired
                 .rooms
                 .iter()
+                // One that is still to be adopted has no place in the space yet.
+                .filter(|room| !self.plan.adopting.contains(&room.key))
                 .filter_map(|room| match &room.key {
                     Key::Room { space: holder, slot } if holder == space => Some(slot),
                     _ => None,
@@ -413,6 +444,7 @@ impl<'a> Planner<'a> {
             abandoned: false,
             additive: false,
             original_creator: None,
+            adopted: false,
         }
     }
 
@@ -474,6 +506,7 @@ impl<'a> Planner<'a> {
             person: Some(person.clone()),
             counts: true,
             emptied: self.desired.emptied.get(person).cloned(),
+            adopted: self.is_fresh(wanted),
         }
     }
 }

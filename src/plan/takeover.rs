@@ -83,6 +83,7 @@ impl<'a> Planner<'a> {
                 topic: None,
                 avatar: None,
                 alias: None,
+                adopt: None,
                 rule: Arc::clone(&first.rule),
                 rule_key: first.rule_key.clone(),
                 enforce: policy.user_rooms.enforce,

@@ -1,4 +1,4 @@
-//! Looking at rooms the bot is not in: those that hang in spaces it is in (S-31). The feed does not show them, so each poll looks at
+//! Looking at rooms the bot is not in: those that hang in spaces it is in (S-31), and those that are to be adopted. The feed does not show them, so each poll looks at
 //! some of them, in turn, and every full read at all.
 
 use std::collections::BTreeSet;
@@ -71,7 +71,7 @@ impl Reconciler {
         self.look_outside(if hinted.any { Looks::Some } else { Looks::New }).await
     }
 
-    async fn look_as_admin(&mut self, due: &BTreeSet<RoomId>) -> Result<BTreeSet<RoomId>, MatrixError> {
+    pub(super) async fn look_as_admin(&mut self, due: &BTreeSet<RoomId>) -> Result<BTreeSet<RoomId>, MatrixError> {
         let mut changed = BTreeSet::new();
         for id in due {
             self.parts.heartbeat.tick();
@@ -122,10 +122,10 @@ impl Reconciler {
     }
 }
 
-/// Children of the bot's spaces that it is not in.
+/// Children of the bot's spaces, and rooms to be adopted, that it is not in.
 fn hanging_outside(observed: &Observed) -> BTreeSet<RoomId> {
     let spaces = observed.rooms.values().filter(|room| room.is_space);
-    let children = spaces.flat_map(|space| space.children.keys());
+    let children = spaces.flat_map(|space| space.children.keys()).chain(observed.adoptable.values());
     children
         .filter(|child| !observed.rooms.contains_key(*child) && !observed.unread.contains(*child))
         .cloned()

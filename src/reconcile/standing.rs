@@ -310,6 +310,7 @@ mod tests {
             abandoned: true,
             additive: false,
             original_creator: None,
+            adopted: false,
         };
         assert!(!lost(&Room { marker: Some(marker), ..room(Some(left()), 150) }), "left on purpose");
     }

@@ -212,7 +212,9 @@ impl Reconciler {
             }
         }
         for (room, inviter) in &batch.invited {
-            if self.standing.is_awaited(room) {
+            if self.is_invited_to_adopt(room) {
+                news.whole = true;
+            } else if self.standing.is_awaited(room) {
                 tracing::info!(%room, %inviter, "the bot was invited back");
                 self.standing.try_now(room);
                 news.whole = true;
@@ -261,6 +263,7 @@ impl Reconciler {
         if !unseen.is_empty() {
             let found = alive(&self.parts.heartbeat, self.parts.homeserver.aliases_for(&unseen)).await?;
             observed.aliases.extend(found);
+            self.find_adoptable(desired, &unseen).await?;
             self.looked_up.extend(unseen);
         }
         self.look_for_own_rooms(desired, &missing).await?;

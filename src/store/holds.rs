@@ -47,6 +47,7 @@ pub fn class_name(class: Class) -> &'static str {
         Class::LedgerLost => "ledger_lost",
         Class::ModeSwitch => "mode_switch",
         Class::Rename => "rename",
+        Class::Adoption => "adoption",
         Class::Upgrades => "upgrades",
     }
 }
@@ -184,6 +185,7 @@ mod tests {
                 Class::LedgerLost,
                 Class::ModeSwitch,
                 Class::Rename,
+                Class::Adoption,
                 Class::Upgrades,
             ])
         {

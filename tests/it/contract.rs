@@ -36,6 +36,9 @@ async fn all(ground: &Ground) {
     cases::power::puppets_do_what_the_bot_cannot(ground).await;
     cases::power::what_makes_a_room_ours_is_taken_back(ground).await;
     cases::power::a_new_id_takes_the_fence_along(ground).await;
+    cases::adoption::an_adopted_room_is_marked_and_fenced(ground).await;
+    cases::adoption::invitations_are_listed(ground).await;
+    cases::adoption::a_room_of_another_usher_is_known_as_such(ground).await;
     cases::members::an_unknown_token_is_fatal(ground).await;
     cases::reads::a_full_read_stays_within_its_budget(ground).await;
     cases::reads::accounts_are_found_by_every_way(ground).await;

@@ -2,6 +2,7 @@
 //! between the two.
 
 mod aliases;
+mod brownfield;
 mod child;
 mod cleanup;
 mod crashes;

@@ -87,6 +87,11 @@ impl Stage {
         Self::start(1, None).await
     }
 
+    /// As [`Stage::own`], with places for more services than one.
+    pub async fn with_slots(slots: usize) -> Arc<Self> {
+        Self::start(slots, None).await
+    }
+
     /// As [`Stage::own`], and the homeserver brings its transactions to `url`.
     pub async fn bringing_transactions_to(url: &str) -> Arc<Self> {
         Self::start(1, Some(url)).await

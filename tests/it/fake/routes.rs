@@ -332,7 +332,12 @@ async fn sync(shared: &Shared, query: &Query, token: &str) -> Result<Value, Refu
             let world = shared.world.lock().expect("the world");
             let me = asker(&world, token, query)?.user;
             let position = json!(format!("s{}", world.stream.len()));
-            let Some(since) = query.get("since") else { return Ok(json!({ "next_batch": position })) };
+            let Some(since) = query.get("since") else {
+                let invited = world.rooms.iter().filter(|(_, room)| room.membership(&me) == Some("invite"));
+                let invited: serde_json::Map<String, Value> =
+                    invited.map(|(id, _)| (id.to_string(), json!({ "invite_state": { "events": [] } }))).collect();
+                return Ok(json!({ "next_batch": position, "rooms": { "invite": invited } }));
+            };
             let Some(since) = since.strip_prefix('s').and_then(|number| number.parse::<usize>().ok()) else {
                 return refuse(400, "M_UNKNOWN", "Invalid stream token");
             };

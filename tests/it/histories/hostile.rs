@@ -140,6 +140,7 @@ fn observed(room: Room) -> Observed {
         bot_display_name: Known::Unknown,
         rooms: [(RoomId::from(ROOM), room)].into(),
         outside: BTreeMap::new(),
+        adoptable: BTreeMap::new(),
         unread: std::collections::BTreeSet::new(),
         aliases: BTreeMap::new(),
         accounts: Accounts::default(),

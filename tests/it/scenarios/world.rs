@@ -262,12 +262,14 @@ impl Stage {
         }
     }
 
-    /// Without admin rights a room the bot is not in shows its name, kind and join rule.
+    /// Without admin rights a room the bot is not in shows its name, kind and join rule; and the bot knows where it is invited.
     fn seen(&self) -> Observed {
         let mut seen = self.observed.clone();
         for room in seen.outside.values_mut().filter(|_| !self.observed.accounts.listed) {
-            let (name, join_rule) = (room.name.take(), room.join_rule.take());
-            *room = Room { is_space: room.is_space, name, join_rule, ..Room::default() };
+            let (name, join_rule, mut members) =
+                (room.name.take(), room.join_rule.take(), std::mem::take(&mut room.members));
+            members.retain(|user, _| *user == self.observed.bot);
+            *room = Room { is_space: room.is_space, name, join_rule, members, ..Room::default() };
         }
         seen
     }
@@ -386,6 +388,12 @@ impl Stage {
             let aliases = whole["aliases"].as_array_mut().unwrap();
             aliases.retain(|pair| pair[0] != key);
             aliases.extend((!target.is_null()).then(|| json!([key, target])));
+        }
+        for id in patch["adoptable"].as_array().into_iter().flatten() {
+            merge(&mut whole["adoptable"], &json!({ id.as_str().unwrap(): id }));
+        }
+        for (alias, id) in patch["adoptable"].as_object().into_iter().flatten() {
+            merge(&mut whole["adoptable"], &json!({ alias: id }));
         }
         if let Some(listed) = patch.get("listed") {
             whole["accounts"]["listed"] = listed.clone();
