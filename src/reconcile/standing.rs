@@ -246,26 +246,32 @@ async fn win_back(actuator: &dyn Actuator, room: &RoomId, loss: Loss) -> Result<
     actuator.perform(&enter, None).await.map(drop)
 }
 
-/// Whether usher made the room for `key`, and the bot is out of it. One the bot never was in is still in the making, or debris.
+/// What a room is to usher: by its marker, which an adopted or renamed one has too, else by its create content.
+fn carried(room: &Room) -> Option<&Key> {
+    match &room.marker {
+        Some(marker) => Some(&marker.key).filter(|_| !marker.abandoned),
+        None => room.created_for.as_ref(),
+    }
+    .filter(|_| room.successor.is_none())
+}
+
+/// Whether the room is `key`'s, and the bot is out of it. One the bot never was in is still in the making, or debris.
 fn is_lost(room: &Room, key: &Key, bot: &UserId) -> bool {
-    let released = room.marker.as_ref().is_some_and(|marker| marker.abandoned);
-    let made = room.created_for.as_ref() == Some(key) && !released && room.successor.is_none();
     let out = match room.members.get(bot) {
         Some(Member::Leave { .. } | Member::Ban { .. } | Member::Invite | Member::Knock) => true,
         Some(Member::Join) | None => false,
     };
-    made && out
+    out && carried(room) == Some(key)
 }
 
-/// What a room was made for in which the bot cannot change levels any more. A room without levels is still in the making; creators
+/// What a room is in which the bot cannot change levels any more. A room without levels is still in the making; creators
 /// from version 12 on have power for good.
 fn powerless<'r>(room: &'r Room, bot: &UserId) -> Option<&'r Key> {
-    let key = room.created_for.as_ref()?;
-    let released = room.marker.as_ref().is_some_and(|marker| marker.abandoned);
+    let key = carried(room)?;
     let levels = room.power_levels.as_ref()?;
     let creators_reign = room.version.parse::<u32>().is_ok_and(|version| version >= 12);
     let weak = !creators_reign && levels.user_level(bot) < NEEDED;
-    (weak && !released && room.successor.is_none()).then_some(key)
+    weak.then_some(key)
 }
 
 #[cfg(test)]
@@ -312,6 +318,8 @@ mod tests {
             original_creator: None,
             adopted: false,
         };
+        let adopted = Marker { abandoned: false, adopted: true, ..marker.clone() };
+        assert!(lost(&Room { created_for: None, marker: Some(adopted), ..room(Some(left()), 150) }), "adopted");
         assert!(!lost(&Room { marker: Some(marker), ..room(Some(left()), 150) }), "left on purpose");
     }
 

@@ -381,9 +381,14 @@ async fn without_admin_rights_an_invitation_is_asked_for_and_enough() {
     // Bob, whom the puppet registration admits, is acted for.
     world.config["appservice"] = json!({ "puppet_registration": "usher-puppet.yaml" });
     world.write();
-    world.usher(&["apply", "--yes"]).await.code(0);
+    world.usher(&["apply", "--yes"]).await.code(3);
     assert_eq!(world.room("old").await, room);
     assert_eq!(world.inside("old").await, world.groups["red"]);
+    // He made the space, and lowers himself only once somebody has said yes.
+    assert_eq!(world.level("old", "bob").await, 100);
+    world.usher(&["hold", "approve", "--all"]).await.code(0);
+    world.usher(&["apply", "--yes"]).await.code(0);
+    assert_eq!(world.level("old", "bob").await, 0);
     world.must_be_settled().await;
 }
 
