@@ -112,9 +112,9 @@ impl Homeserver {
             for event in events {
                 gap = gap || event.is_entry_of(self.bot());
                 let Some(event) = event.state_event() else { continue };
-                if !event.is_foreign_marker(&self.identity.instance) {
-                    batch.events.push((room.clone(), event));
-                }
+                // Who else manages a room is told by its whole state.
+                gap = gap || event.is_foreign_marker(&self.identity.instance);
+                batch.events.push((room.clone(), event));
             }
             if gap {
                 batch.events.retain(|(other, _)| *other != room);
