@@ -101,8 +101,8 @@ impl Slice {
         loop {
             while running.len() < ROOMS_AT_ONCE && !fatal {
                 let Some(lane) = ready.pop_front() else { break };
-                let late = stopped || Instant::now() >= self.deadline;
-                if late && !completes(waiting.get(&lane)) || !watch.may_write() {
+                let overdue = stopped || Instant::now() >= self.deadline;
+                if overdue && !completes(waiting.get(&lane)) || !watch.may_write() {
                     stopped = true;
                     break;
                 }
