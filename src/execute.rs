@@ -104,11 +104,12 @@ impl Slice {
         lanes.sort_by_key(|lane| Reverse(waiting.get(lane).map_or(0, VecDeque::len)));
         let mut ready = VecDeque::from(lanes);
         let mut running = FuturesUnordered::new();
-        let mut stopped = false;
+        let (mut stopped, mut fatal) = (false, false);
         loop {
-            while running.len() < ROOMS_AT_ONCE && !stopped {
+            while running.len() < ROOMS_AT_ONCE && !fatal {
                 let Some(lane) = ready.pop_front() else { break };
-                if Instant::now() >= self.deadline || !watch.may_write() {
+                let overdue = stopped || Instant::now() >= self.deadline;
+                if overdue && !completes(waiting.get(&lane)) || !watch.may_write() {
                     stopped = true;
                     break;
                 }
@@ -134,7 +135,7 @@ impl Slice {
                     ready.push_front(lane);
                 }
                 Err(error) => {
-                    stopped |= error.kind == ActErrorKind::Fatal;
+                    fatal |= error.kind == ActErrorKind::Fatal;
                     let go_on = self.failed(step, error);
                     if go_on {
                         ready.push_front(lane);
@@ -144,7 +145,7 @@ impl Slice {
                 }
             }
         }
-        !stopped
+        !stopped && !fatal
     }
 
     /// The lane's next step that can be done, with the rooms of this plan filled in.
@@ -239,6 +240,13 @@ impl Slice {
         self.report.failed.push((step, error));
         go_on
     }
+}
+
+/// Whether the next step belongs to the one before it: nothing shows later that somebody has not forgotten a room, so it is done now or
+/// never.
+fn completes(queue: Option<&VecDeque<Step>>) -> bool {
+    let next = queue.and_then(VecDeque::front);
+    next.is_some_and(|step| matches!(step.action, Action::Puppet { deed: Deed::Forget, .. }))
 }
 
 /// A write that outlives the lease is given up: what came of it is read again.

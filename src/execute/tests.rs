@@ -228,3 +228,18 @@ async fn nothing_is_sent_without_the_right_to_write() {
     assert!(!report.finished);
     assert!(actuator.asked.lock().unwrap().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_room_is_forgotten_in_the_slice_that_removes_somebody_from_it() {
+    let actuator = Scripted::default();
+    let mut known = observed();
+    let here = RoomRef::Id("!r".into());
+    let deed = |user: &str| Action::Puppet { room: here.clone(), user: user.into(), deed: Deed::Forget };
+    let kick = |user: &str| Action::Kick { room: here.clone(), user: user.into(), text: Arc::from("") };
+    let steps = [kick("@ann:x"), deed("@ann:x"), kick("@ben:x"), deed("@ben:x")];
+    let steps = steps.map(|action| step(action, &room("r"))).to_vec();
+    let report = run(steps, &mut known, &actuator, &mut Always, Duration::from_millis(1)).await;
+    assert!(!report.finished);
+    let asked = actuator.asked.lock().unwrap();
+    assert_eq!(*asked, ["remove @ann:x in !r", "forget as @ann:x in !r"]);
+}
