@@ -45,10 +45,14 @@
 //! | a source | one file under `bridge/`, one line in [`bridge::build`] |
 //! | who belongs where | `desired/rules.rs`, `desired/groups.rs`, `desired/people.rs` |
 //! | what is done about a difference | `plan/rooms.rs`, `plan/members.rs`, `plan/levels.rs` |
+//! | rooms that people made | `plan/takeover.rs`, `plan/reach.rs` (what the bot can do itself), `plan/creators.rs` |
+//! | rooms and spaces to adopt | `plan/adoption.rs`, `reconcile/adoption.rs` |
+//! | what is given up | `plan/gc.rs` |
 //! | a limit or a hold | `plan/guard.rs` |
 //! | a new kind of change | `plan::Action`, and the four matches its compiler errors name |
 //! | a request to the homeserver | `matrix/` |
-//! | when things happen | `reconcile/daemon.rs` |
+//! | when things happen | `reconcile/daemon.rs`; fights: `reconcile/fights.rs`; the bot's own place: `reconcile/standing.rs` |
+//! | what the homeserver brings | `matrix/feed.rs`; its transactions, which only hint: `http/appservice.rs` |
 //! | what a verb prints | `cli/`, `plan/render.rs` |
 
 // -- what is asked for
