@@ -246,7 +246,7 @@ impl Daemon {
             (Scope::Everything, "approval")
         } else if ready && self.reconciler.has_waited_enough() {
             (Scope::Everything, "retry")
-        } else if ready && self.inbox.news.whole {
+        } else if ready && (self.inbox.news.whole || self.inbox.news.reread) {
             (Scope::Everything, "feed")
         } else if ready && !self.inbox.news.dirty.is_empty() {
             (Scope::Rooms(std::mem::take(&mut self.inbox.news.dirty)), "feed")
