@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{EventId, Key, Localpart, RoomId, StableId, Timestamp, UserId};
-use crate::plan::{Class, StepId};
+use crate::plan::{Class, Lesson, StepId};
 
 /// The whole memory, loaded at start and kept by the loop. Every part survives restarts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -44,6 +44,26 @@ pub struct Ledger {
     /// When the last complete read was taken in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_complete_read: Option<Timestamp>,
+}
+
+impl Ledger {
+    /// Takes in what a pass leaves to remember.
+    pub fn learn(&mut self, lessons: &[Lesson]) {
+        for lesson in lessons.iter().cloned() {
+            match lesson {
+                Lesson::Entitled { key, levels } => {
+                    self.entitled.insert(key, levels);
+                }
+                Lesson::Forgiven { room, user, event } => {
+                    self.forgiven.insert((room, user, event));
+                }
+                Lesson::Group { external_id, memory } => {
+                    self.groups.insert(external_id, memory);
+                }
+                Lesson::Mode { mirrored } => self.mirrored = Some(mirrored),
+            }
+        }
+    }
 }
 
 /// An unconfirmed or confirmed absence.

@@ -50,21 +50,7 @@ fn space(field: &Field<'_>) -> Space {
 
 /// Keeps the number of an entry that is no mapping, so that later ones are reported at theirs.
 fn nameless() -> Space {
-    Space {
-        id: SpaceId::from(""),
-        name: String::new(),
-        topic: None,
-        avatar: None,
-        alias: None,
-        rooms: Vec::new(),
-        enforce: None,
-        federate: None,
-        adopt: None,
-        renamed_from: None,
-        groups: Vec::new(),
-        federated_groups: Vec::new(),
-        subspaces: Vec::new(),
-    }
+    Space::named(SpaceId::from(""), String::new())
 }
 
 fn avatar(field: &Field<'_>) -> Option<String> {

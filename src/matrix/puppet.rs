@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::registration::Registration;
+use super::write::{CREATE_TIMEOUT, STATE, event_in, room_in};
 use super::{Homeserver, MatrixError, Request, Trouble};
 use crate::ids::{EventId, RoomId, UserId};
 use crate::observed::REMOVED;
@@ -62,11 +63,9 @@ impl Homeserver {
     /// # Errors
     /// When the homeserver refuses or is away, or `user` may not be acted for.
     pub async fn leave_as(&self, user: &UserId, room: &RoomId, reason: &str) -> Result<Option<EventId>, MatrixError> {
-        let path = [room.as_str(), "m.room.member", user.as_str()];
         let content = json!({ "membership": "leave", "reason": reason, REMOVED: true });
-        let request = Request::put("/_matrix/client/v3/rooms/{}/state/{}/{}", &path, content);
-        let answer = self.act_as(user, request.to(format!("leave {room} as {user}"))).await?;
-        Ok(answer.get("event_id").and_then(Value::as_str).map(EventId::from))
+        let request = Request::put(STATE, &[room.as_str(), "m.room.member", user.as_str()], content);
+        Ok(event_in(&self.act_as(user, request.to(format!("leave {room} as {user}"))).await?))
     }
 
     /// Takes a room that `user` left from their list.
@@ -98,10 +97,8 @@ impl Homeserver {
         room: &RoomId,
         content: Value,
     ) -> Result<Option<EventId>, MatrixError> {
-        let path = [room.as_str(), "m.room.power_levels", ""];
-        let request = Request::put("/_matrix/client/v3/rooms/{}/state/{}/{}", &path, content);
-        let answer = self.act_as(user, request.to(format!("set the levels of {room} as {user}"))).await?;
-        Ok(answer.get("event_id").and_then(Value::as_str).map(EventId::from))
+        let request = Request::put(STATE, &[room.as_str(), "m.room.power_levels", ""], content);
+        Ok(event_in(&self.act_as(user, request.to(format!("set the levels of {room} as {user}"))).await?))
     }
 
     /// `user` joins a room that admits them.
@@ -120,7 +117,7 @@ impl Homeserver {
     pub async fn upgrade_as(&self, user: &UserId, room: &RoomId, version: &str) -> Result<RoomId, MatrixError> {
         let attempt = format!("upgrade {room} to version {version} as {user}");
         let answer = self.act_as(user, upgrade(room, version, &attempt)).await?;
-        successor(&answer, attempt)
+        room_in(&answer, "replacement_room", &attempt)
     }
 
     /// The bot replaces a room by one of another version, whose creator it becomes; hands back the new one.
@@ -130,7 +127,7 @@ impl Homeserver {
     pub async fn upgrade(&self, room: &RoomId, version: &str) -> Result<RoomId, MatrixError> {
         let attempt = format!("upgrade {room} to version {version}");
         let answer: Value = self.call_as_bot(upgrade(room, version, &attempt)).await?.json(&attempt)?;
-        successor(&answer, attempt)
+        room_in(&answer, "replacement_room", &attempt)
     }
 
     /// Each deed is logged as such.
@@ -158,15 +155,5 @@ impl Homeserver {
 fn upgrade(room: &RoomId, version: &str, attempt: &str) -> Request {
     let body = json!({ "new_version": version });
     let request = Request::post("/_matrix/client/v3/rooms/{}/upgrade", &[room.as_str()], body);
-    request.within(super::write::CREATE_TIMEOUT).to(attempt)
-}
-
-fn successor(answer: &Value, attempt: String) -> Result<RoomId, MatrixError> {
-    answer.get("replacement_room").and_then(Value::as_str).map(RoomId::from).ok_or_else(|| MatrixError {
-        attempted: attempt,
-        cause: "the answer names no room".to_owned(),
-        status: None,
-        code: None,
-        trouble: Trouble::Malformed,
-    })
+    request.within(CREATE_TIMEOUT).to(attempt)
 }

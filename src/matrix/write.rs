@@ -8,7 +8,7 @@ use super::{Homeserver, MatrixError, Request, Trouble};
 use crate::ids::{EventId, RoomAlias, RoomId, UserId};
 
 const ALIAS: &str = "/_matrix/client/v3/directory/room/{}";
-const STATE: &str = "/_matrix/client/v3/rooms/{}/state/{}/{}";
+pub(super) const STATE: &str = "/_matrix/client/v3/rooms/{}/state/{}/{}";
 /// createRoom writes a dozen events, and more with many initial states; a loaded homeserver takes its time.
 pub(super) const CREATE_TIMEOUT: Duration = Duration::from_mins(3);
 
@@ -52,13 +52,7 @@ impl Homeserver {
     pub async fn create_room(&self, body: Value, attempt: &str) -> Result<RoomId, MatrixError> {
         let request = Request::post("/_matrix/client/v3/createRoom", &[], body).within(CREATE_TIMEOUT).to(attempt);
         let answer: Value = self.call_as_bot(request).await?.json(attempt)?;
-        answer.get("room_id").and_then(Value::as_str).map(RoomId::from).ok_or_else(|| MatrixError {
-            attempted: attempt.to_owned(),
-            cause: "the answer names no room".to_owned(),
-            status: None,
-            code: None,
-            trouble: Trouble::Malformed,
-        })
+        room_in(&answer, "room_id", attempt)
     }
 
     /// Sends a state event as the bot. An equal one that stands already is the same event.
@@ -75,7 +69,7 @@ impl Homeserver {
         let attempt = format!("set {kind} of {room}");
         let request = Request::put(STATE, &[room.as_str(), kind, state_key], content).to(&attempt);
         let answer: Value = self.call_as_bot(request).await?.json(&attempt)?;
-        Ok(answer.get("event_id").and_then(Value::as_str).map(EventId::from))
+        Ok(event_in(&answer))
     }
 
     /// Invites or kicks, as the bot. A kick also withdraws an invitation or turns down a knock.
@@ -173,4 +167,20 @@ impl Homeserver {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The event a write produced.
+pub(super) fn event_in(answer: &Value) -> Option<EventId> {
+    answer.get("event_id").and_then(Value::as_str).map(EventId::from)
+}
+
+/// The room a write made.
+pub(super) fn room_in(answer: &Value, key: &str, attempt: &str) -> Result<RoomId, MatrixError> {
+    answer.get(key).and_then(Value::as_str).map(RoomId::from).ok_or_else(|| MatrixError {
+        attempted: attempt.to_owned(),
+        cause: "the answer names no room".to_owned(),
+        status: None,
+        code: None,
+        trouble: Trouble::Malformed,
+    })
 }

@@ -6,7 +6,7 @@ use crate::clock;
 use crate::execute::Report;
 use crate::ids::Timestamp;
 use crate::ledger::{Refusal, RemovalRecord};
-use crate::plan::{Action, Class, Lesson, Plan, Removal, Step, WINDOW_MS};
+use crate::plan::{Action, Class, Plan, Removal, Step, WINDOW_MS};
 use crate::store::{HeldStep, HoldRow, StoreError, diff};
 
 /// How long a homeserver's refusal of a person stands before it is tried once more.
@@ -132,20 +132,7 @@ impl Reconciler {
     /// The end of a whole pass: lessons, holds, what has expired.
     pub(super) async fn finish(&mut self, plan: &Plan, settled: bool) -> Result<(), PassError> {
         let now = clock::now();
-        for lesson in &plan.lessons {
-            match lesson.clone() {
-                Lesson::Entitled { key, levels } => {
-                    self.ledger.entitled.insert(key, levels);
-                }
-                Lesson::Forgiven { room, user, event } => {
-                    self.ledger.forgiven.insert((room, user, event));
-                }
-                Lesson::Group { external_id, memory } => {
-                    self.ledger.groups.insert(external_id, memory);
-                }
-                Lesson::Mode { mirrored } => self.ledger.mirrored = Some(mirrored),
-            }
-        }
+        self.ledger.learn(&plan.lessons);
         let lost = plan.steps.iter().filter_map(Step::hold).any(|hold| hold.class == Class::LedgerLost);
         self.ledger.settled |= settled && !lost;
         self.ledger.removals.retain(|record| now.since_ms(record.at) < WINDOW_MS);

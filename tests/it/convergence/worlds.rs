@@ -9,9 +9,7 @@ use usher::directory::{Directory, Snapshot};
 use usher::ids::{Key, RoomId, Timestamp, UserId};
 use usher::ledger::Ledger;
 use usher::observed::{Known, Member, Observed, Room};
-use usher::plan::{
-    Action, Class, Decision, Header, Lesson, Plan, RoomRef, Scope, StateChange, Step, World, plan, render,
-};
+use usher::plan::{Action, Class, Decision, Header, Plan, RoomRef, Scope, StateChange, Step, World, plan, render};
 
 const SERVER: &str = "example.org";
 /// People `p0` to `p7`, a protected `boss`, a server admin `root`, another service's `bridge`, an unknown `eve`, a foreigner.
@@ -336,14 +334,7 @@ impl Stage {
     }
 
     pub fn learn(&mut self, plan: &Plan) {
-        for lesson in plan.lessons.clone() {
-            match lesson {
-                Lesson::Entitled { key, levels } => drop(self.ledger.entitled.insert(key, levels)),
-                Lesson::Forgiven { room, user, event } => drop(self.ledger.forgiven.insert((room, user, event))),
-                Lesson::Group { external_id, memory } => drop(self.ledger.groups.insert(external_id, memory)),
-                Lesson::Mode { mirrored } => self.ledger.mirrored = Some(mirrored),
-            }
-        }
+        self.ledger.learn(&plan.lessons);
         self.ledger.settled |= plan.steps.iter().filter_map(Step::hold).all(|hold| hold.class != Class::LedgerLost);
     }
 

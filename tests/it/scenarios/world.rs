@@ -10,9 +10,7 @@ use usher::directory::{Directory, Snapshot};
 use usher::ids::{Key, RoomId, Timestamp, UserId};
 use usher::ledger::{Ledger, Refusal, RemovalRecord};
 use usher::observed::{Known, Member, Observed, Room};
-use usher::plan::{
-    Action, Class, Decision, Header, Lesson, Plan, Scope, Step, WINDOW_MS, World, counted, guarded, render,
-};
+use usher::plan::{Action, Class, Decision, Header, Plan, Scope, Step, WINDOW_MS, World, counted, guarded, render};
 
 const SERVER: &str = "example.org";
 const BOT: &str = "@usher:example.org";
@@ -224,14 +222,7 @@ impl Stage {
             self.record(step, plan);
             self.observed.simulate(&step.action, &Outcome::default());
         }
-        for lesson in plan.lessons.clone() {
-            match lesson {
-                Lesson::Entitled { key, levels } => drop(self.ledger.entitled.insert(key, levels)),
-                Lesson::Forgiven { room, user, event } => drop(self.ledger.forgiven.insert((room, user, event))),
-                Lesson::Group { external_id, memory } => drop(self.ledger.groups.insert(external_id, memory)),
-                Lesson::Mode { mirrored } => self.ledger.mirrored = Some(mirrored),
-            }
-        }
+        self.ledger.learn(&plan.lessons);
         self.ledger.settled |= plan.steps.iter().filter_map(Step::hold).all(|hold| hold.class != Class::LedgerLost);
         let now = self.now;
         self.ledger.removals.retain(|record| now.since_ms(record.at) < WINDOW_MS);
