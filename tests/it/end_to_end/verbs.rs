@@ -150,7 +150,8 @@ async fn looking_makes_no_database_and_changes_none() {
 async fn apply_at_a_terminal(world: &World, answer: &str) -> (Option<i32>, String) {
     let shown = world.path("terminal.out");
     let mut script = std::process::Command::new("script")
-        .args(["-qefc", &format!("{} apply", env!("CARGO_BIN_EXE_usher"))])
+        // `exec`: a shell of its own between them would end of the Ctrl-C that usher takes for a no.
+        .args(["-qefc", &format!("exec {} apply", env!("CARGO_BIN_EXE_usher"))])
         .arg("/dev/null")
         .current_dir(world.folder.path())
         .env_remove("USHER_CONFIG")
