@@ -6,11 +6,12 @@
 //!   read       base, OUs, people, groups         search     paging; range: members in parts
 //!   entry      bytes of one entry (ber)          change     "has anything changed?"
 //!   person     what an entry says of itself      tree       entries -> Snapshot; order, notices
-//!   diagnosis  `usher source test`
+//!   diagnosis  `usher source test`               apart      a thread of its own for each read
 //! ```
 //! Never writes to the directory, never follows referrals, never mixes two servers in one read: where one gave only a part, the next
 //! one is read from the beginning.
 
+mod apart;
 mod ber;
 mod change;
 mod diagnosis;
@@ -25,6 +26,8 @@ mod session;
 mod tls;
 pub mod tree;
 mod trouble;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use secrecy::ExposeSecret as _;
@@ -44,19 +47,25 @@ use tls::Tls;
 use tree::Grown;
 use trouble::Trouble;
 
-/// A directory server, or several holding the same.
+/// A directory server, or several holding the same, and what to remember between reads.
 #[derive(Debug)]
 pub struct LdapBridge {
-    source: LdapSource,
-    addresses: Vec<Address>,
-    tls: Tls,
-    how: Interpretation,
-    searches: Searches,
+    servers: Arc<Servers>,
     last: Option<Last>,
     /// Members that were nobody in the last read that saw everything, as digests, sorted; `None` before the first such read.
     dangling: Option<Vec<u64>>,
     /// Reads in a row that were not believed for members that began to dangle, and for nothing else.
     disbelieved: u32,
+}
+
+/// What a read needs to know; the same for all of them.
+#[derive(Debug)]
+struct Servers {
+    source: LdapSource,
+    addresses: Vec<Address>,
+    tls: Tls,
+    how: Interpretation,
+    searches: Searches,
 }
 
 /// So many reads in a row may be called incomplete because members began to dangle; the next one counts. Where people come and go so
@@ -93,9 +102,53 @@ impl LdapBridge {
         };
         let searches = Searches::of(&source, &how);
         let tls = Tls::new(&source)?;
-        Ok(Self { source, addresses, tls, how, searches, last: None, dangling: None, disbelieved: 0 })
+        let servers = Arc::new(Servers { source, addresses, tls, how, searches });
+        Ok(Self { servers, last: None, dangling: None, disbelieved: 0 })
     }
 
+    /// A member that has just begun to dangle may be somebody who was moved while we read, seen at neither place: such a read is not
+    /// complete, so that nobody leaves a group for it (S-3), though not more than [`MOST_DISBELIEVED`] in a row. `true`: this is such
+    /// a read.
+    fn distrust_new_gaps(&mut self, grown: &mut Grown) -> bool {
+        if !grown.snapshot.completeness.is_complete() {
+            return false;
+        }
+        let dangling = std::mem::take(&mut grown.dangling);
+        let before = self.dangling.replace(dangling);
+        let (Some(before), Some(now)) = (before, &self.dangling) else { return false };
+        let new = now.iter().filter(|gap| before.binary_search(gap).is_err()).count();
+        if new == 0 {
+            self.disbelieved = 0;
+            return false;
+        }
+        let what = if new == 1 { "group member is" } else { "group members are" };
+        if self.disbelieved >= MOST_DISBELIEVED {
+            self.disbelieved = 0;
+            grown.snapshot.notices.push(format!(
+                "{new} {what} newly no user or group that was read, as in the {MOST_DISBELIEVED} reads before, which did not count for \
+                 that; this one does"
+            ));
+            return false;
+        }
+        self.disbelieved += 1;
+        grown.snapshot.completeness.flaw(format!(
+            "{new} {what} newly no user or group that was read: they may have been moved during this read; the next one will tell"
+        ));
+        true
+    }
+
+    async fn ask_unchanged(&self, last: &Last) -> bool {
+        if last.next_expiry.is_some_and(|moment| moment <= clock::now()) {
+            return false;
+        }
+        let Servers { source, addresses, tls, .. } = &*self.servers;
+        let Some(address) = addresses.iter().find(|address| address.uri == last.mark.uri) else { return false };
+        let Ok(mut session) = Session::open(address, source, tls).await else { return false };
+        change::is_unchanged(&mut session, &source.base, &last.mark, source.operation_timeout_ms).await
+    }
+}
+
+impl Servers {
     /// Reads from one server.
     async fn read_from(&self, address: &Address) -> Result<Read, Trouble> {
         let mut session = Session::open(address, &self.source, &self.tls).await?;
@@ -137,54 +190,16 @@ impl LdapBridge {
         let (read, _) = short.swap_remove(best);
         Ok((read, passed_over(&failed, short)))
     }
-
-    /// A member that has just begun to dangle may be somebody who was moved while we read, seen at neither place: such a read is not
-    /// complete, so that nobody leaves a group for it (S-3), though not more than [`MOST_DISBELIEVED`] in a row. `true`: this is such
-    /// a read.
-    fn distrust_new_gaps(&mut self, grown: &mut Grown) -> bool {
-        if !grown.snapshot.completeness.is_complete() {
-            return false;
-        }
-        let dangling = std::mem::take(&mut grown.dangling);
-        let before = self.dangling.replace(dangling);
-        let (Some(before), Some(now)) = (before, &self.dangling) else { return false };
-        let new = now.iter().filter(|gap| before.binary_search(gap).is_err()).count();
-        if new == 0 {
-            self.disbelieved = 0;
-            return false;
-        }
-        let what = if new == 1 { "group member is" } else { "group members are" };
-        if self.disbelieved >= MOST_DISBELIEVED {
-            self.disbelieved = 0;
-            grown.snapshot.notices.push(format!(
-                "{new} {what} newly no user or group that was read, as in the {MOST_DISBELIEVED} reads before, which did not count for \
-                 that; this one does"
-            ));
-            return false;
-        }
-        self.disbelieved += 1;
-        grown.snapshot.completeness.flaw(format!(
-            "{new} {what} newly no user or group that was read: they may have been moved during this read; the next one will tell"
-        ));
-        true
-    }
-
-    async fn ask_unchanged(&self, last: &Last) -> bool {
-        if last.next_expiry.is_some_and(|moment| moment <= clock::now()) {
-            return false;
-        }
-        let Some(address) = self.addresses.iter().find(|address| address.uri == last.mark.uri) else { return false };
-        let Ok(mut session) = Session::open(address, &self.source, &self.tls).await else { return false };
-        change::is_unchanged(&mut session, &self.source.base, &last.mark, self.source.operation_timeout_ms).await
-    }
 }
 
 #[async_trait]
 impl Bridge for LdapBridge {
     async fn fetch(&mut self) -> Result<Snapshot, SourceError> {
         self.last = None;
-        let (Read { mut grown, mark }, mut remarks) = self.read_from_any().await?;
-        grown.snapshot.source = format!("ldap {}", self.source.base);
+        let servers = Arc::clone(&self.servers);
+        let (Read { mut grown, mark }, mut remarks) =
+            apart::run(async move || servers.read_from_any().await).await.map_err(|error| no_thread(&error))??;
+        grown.snapshot.source = format!("ldap {}", self.servers.source.base);
         grown.snapshot.notices.append(&mut remarks);
         let mark = if self.distrust_new_gaps(&mut grown) { None } else { mark };
         self.last = mark.map(|mark| Last { mark, next_expiry: grown.next_expiry });
@@ -199,7 +214,8 @@ impl Bridge for LdapBridge {
     }
 
     async fn probe(&mut self) -> Vec<Probe> {
-        diagnosis::diagnose(&self.source, &self.addresses, &self.tls, (&self.how, &self.searches)).await
+        let Servers { source, addresses, tls, how, searches } = &*self.servers;
+        diagnosis::diagnose(source, addresses, tls, (how, searches)).await
     }
 }
 
@@ -223,6 +239,10 @@ fn together(mut failed: Vec<Trouble>) -> SourceError {
         };
     }
     failed.pop().map_or_else(|| unusable("`uri` names no server".to_owned()), SourceError::from)
+}
+
+fn no_thread(error: &std::io::Error) -> SourceError {
+    SourceError { attempted: "start a thread to read on".to_owned(), cause: error.to_string(), retry: true }
 }
 
 fn unusable(cause: String) -> SourceError {
