@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -14,11 +14,12 @@ use crate::actuate::{Actuator, LiveActuator};
 use crate::bridge;
 use crate::cli::Exit;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::http::BindError;
 use crate::http::appservice::{self, Appservice, Hints};
 use crate::http::ops::{self, Heartbeat, Operations};
 use crate::ids::UserId;
+use crate::mail::{MailError, Post, delivery};
 use crate::matrix::{Homeserver, MatrixError, Trouble, registration};
 use crate::observability::{Metrics, Mode, Status};
 use crate::reconcile::{Parts, PassError, Reconciler, alive, daemon};
@@ -134,6 +135,17 @@ pub async fn homeserver(config: &Config) -> Result<Homeserver, Failure> {
 /// When it names files that cannot be read.
 pub fn source(config: &Config) -> Result<Box<dyn bridge::Bridge>, Failure> {
     bridge::build(config).map_err(|error| Failure::new(Exit::Config, format!("source: {error}")))
+}
+
+/// What writes letters, if the configuration has one.
+///
+/// # Errors
+/// Templates or settings that cannot be used.
+pub fn post(config: &Config) -> Result<Option<Post>, Failure> {
+    let Source::Scim(scim) = &config.source else { return Ok(None) };
+    let Some(mailer) = &scim.mailer else { return Ok(None) };
+    let wrong = |error: MailError| Failure::new(Exit::Config, error.to_string());
+    Post::new(mailer, &config.homeserver.server_name).map(Some).map_err(wrong)
 }
 
 /// What a reconciler may do.
@@ -307,6 +319,7 @@ pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> 
         Some(built) => {
             if mode != Mode::DryRun {
                 listeners.greet(&built.homeserver, &stop);
+                listeners.deliver(config, &parts, &stop)?;
             }
             follow(config, built, (status, listeners.hints.clone()), &deadline).await
         }
@@ -327,6 +340,8 @@ struct Listeners {
     served: JoinSet<()>,
     hints: Hints,
     takes_transactions: bool,
+    /// Says that a letter was put into the outbox.
+    queued: Arc<Notify>,
 }
 
 impl Listeners {
@@ -372,6 +387,15 @@ impl Listeners {
         if self.takes_transactions {
             self.served.spawn(appservice::greet(homeserver.clone(), self.hints.returned(), stop.clone()));
         }
+    }
+
+    /// Sends what is in the outbox, where mail is configured.
+    fn deliver(&mut self, config: &Config, parts: &Shown, stop: &CancellationToken) -> Result<(), Failure> {
+        let Some(post) = post(config)? else { return Ok(()) };
+        let Some(store) = parts.store.borrow().clone() else { return Ok(()) };
+        let (queued, stop) = (Arc::clone(&self.queued), stop.clone());
+        self.served.spawn(async move { delivery::deliver(&store, &post, &queued, &stop).await });
+        Ok(())
     }
 }
 

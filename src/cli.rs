@@ -6,6 +6,7 @@ mod check;
 pub mod completions;
 mod explain;
 pub mod hold;
+pub mod mail;
 mod plan;
 pub mod progress;
 mod registration;
@@ -26,6 +27,7 @@ use clap_complete::Shell;
 
 use crate::app::Failure;
 use crate::config::{self, Config, Problem, Severity};
+use crate::mail::Occasion;
 
 /// How usher ends (S-90, S-110).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +122,9 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// The letters people get
+    #[command(subcommand)]
+    Mail(MailVerb),
     /// The configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -178,6 +183,24 @@ pub enum RegistrationVerb {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// `usher mail …`
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum MailVerb {
+    /// Show the letters as somebody made up would get them; sends nothing
+    Preview {
+        /// registered, activated or deactivated; all of them unless given
+        #[arg(value_parser = occasion)]
+        occasion: Option<Occasion>,
+        /// Write the HTML of each into FOLDER instead, to be looked at in a browser
+        #[arg(long, value_name = "FOLDER")]
+        html: Option<PathBuf>,
+    },
+}
+
+fn occasion(name: &str) -> Result<Occasion, String> {
+    Occasion::named(name).ok_or_else(|| "must be registered, activated or deactivated".to_owned())
 }
 
 /// `usher config …`
@@ -293,6 +316,7 @@ pub async fn run(invocation: Invocation) -> Exit {
         Verb::Source(verb) => source::run(files, verb).await,
         Verb::Registration(RegistrationVerb::Generate { force }) => registration::generate(files, *force).await,
         Verb::Bootstrap { admin_token_file } => bootstrap::run(files, admin_token_file).await,
+        Verb::Mail(verb) => mail::verb(files, verb),
         Verb::Status { json } => status::verb(files, *json).await,
     };
     done.unwrap_or_else(|failure| {

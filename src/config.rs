@@ -7,6 +7,7 @@
 mod dump;
 mod homeserver;
 mod load;
+mod mailer;
 mod meaning;
 mod merge;
 mod operation;
@@ -35,6 +36,7 @@ use secrecy::SecretString;
 pub use dump::{dump, dump_with};
 pub use homeserver::reachable_at;
 pub use load::{load, load_with};
+pub use mailer::{Mailer, Smtp, SmtpLogin, SmtpTls};
 pub use problem::{Loaded, Problem, Severity};
 
 use crate::ids::{Localpart, RoomSlot, SpaceId, Timestamp, UserId};
@@ -502,7 +504,7 @@ pub struct MsGraphSource {
     pub scopes: Vec<String>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ScimSource {
     pub check_interval_ms: i64,
     pub port: u16,
@@ -513,25 +515,7 @@ pub struct ScimSource {
     pub username_attribute: String,
     pub register_users: RegisterUsers,
     pub synchronous_provisioning: bool,
-    /// The mailer section as given; read by the mail part.
-    pub mailer: Option<serde_json::Value>,
-}
-
-impl fmt::Debug for ScimSource {
-    /// The mailer's section may hold its password, so only its presence is shown.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScimSource")
-            .field("port", &self.port)
-            .field("listen", &self.listen)
-            .field("base_url", &self.base_url)
-            .field("client_id", &self.client_id)
-            .field("credentials", &self.credentials)
-            .field("username_attribute", &self.username_attribute)
-            .field("register_users", &self.register_users)
-            .field("synchronous_provisioning", &self.synchronous_provisioning)
-            .field("mailer", &self.mailer.is_some())
-            .finish_non_exhaustive()
-    }
+    pub mailer: Option<Mailer>,
 }
 
 #[derive(Clone, Debug)]

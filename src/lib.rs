@@ -53,6 +53,7 @@
 //! | a request to the homeserver | `matrix/` |
 //! | when things happen | `reconcile/daemon.rs`; fights: `reconcile/fights.rs`; the bot's own place: `reconcile/standing.rs` |
 //! | what the homeserver brings | `matrix/feed.rs`; its transactions, which only hint: `http/appservice.rs` |
+//! | what people are written | `templates/`, `mail/` |
 //! | what a verb prints | `cli/`, `plan/render.rs` |
 
 // -- what is asked for
@@ -73,6 +74,7 @@ pub mod cli;
 pub mod clock;
 pub mod execute;
 pub mod http;
+pub mod mail;
 pub mod matrix;
 pub mod observability;
 pub mod reconcile;

@@ -2,7 +2,8 @@
 //!
 //! Plain functions, one query each, through sqlx's `Any` driver: one query text for both, column types limited to BIGINT and TEXT.
 //! What is kept here is only what Matrix cannot hold: the ledger, holds and approvals, the history of passes, the place in the
-//! change feed, the writer's lease. Never kept: tokens, passwords, mail addresses, message bodies.
+//! change feed, the writer's lease, and letters until they are sent, with their addresses. Never kept: tokens, passwords, message
+//! bodies, mail addresses otherwise.
 
 pub mod facts;
 pub mod history;
@@ -11,6 +12,7 @@ pub mod lease;
 pub mod ledger;
 mod look;
 mod migrations;
+pub mod outbox;
 mod tables;
 
 use std::fs::OpenOptions;
@@ -188,7 +190,7 @@ impl Store {
 
     /// Every query for this database, the generated ones at their shortest and longest.
     fn statements(&self) -> Vec<String> {
-        let lists = [&[PING][..], facts::QUERIES, history::QUERIES, holds::QUERIES, ledger::QUERIES];
+        let lists = [&[PING][..], facts::QUERIES, history::QUERIES, holds::QUERIES, ledger::QUERIES, outbox::QUERIES];
         let mut statements: Vec<String> = lists.concat().into_iter().map(str::to_owned).collect();
         statements.extend(look::queries(&self.backend).map(str::to_owned));
         if self.backend == Backend::Postgres {

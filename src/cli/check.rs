@@ -26,6 +26,7 @@ pub(super) async fn run(files: &[PathBuf]) -> Result<Exit, Failure> {
         report.advice("configuration", &problem.to_string());
     }
     report.source(&config).await;
+    report.mail(&config);
     report.database(&config).await;
     if let Some(homeserver) = report.homeserver(&config).await {
         report.mapping(&config, &homeserver).await;
@@ -99,6 +100,14 @@ impl Report {
             } else {
                 self.failed(&format!("source {}", probe.step), &probe.detail, Exit::Unreachable);
             }
+        }
+    }
+
+    fn mail(&mut self, config: &Config) {
+        match app::post(config) {
+            Ok(None) => {}
+            Ok(Some(_)) => self.ok("mail", "every template can be filled in"),
+            Err(failure) => self.failed("mail", &failure.text, failure.exit),
         }
     }
 

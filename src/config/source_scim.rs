@@ -3,7 +3,7 @@
 use super::section::Section;
 use super::source::check_interval_ms;
 use super::value::Field;
-use super::{RegisterUsers, ScimCredential, ScimSource, secret};
+use super::{RegisterUsers, ScimCredential, ScimSource, mailer, secret};
 
 pub(super) fn scim(section: &mut Section<'_>) -> ScimSource {
     let register = [("yes", RegisterUsers::Yes), ("no", RegisterUsers::No), ("if-missing", RegisterUsers::IfMissing)];
@@ -17,7 +17,7 @@ pub(super) fn scim(section: &mut Section<'_>) -> ScimSource {
         username_attribute: "userName".to_owned(),
         register_users: section.choice("register_users", RegisterUsers::No, &register),
         synchronous_provisioning: section.boolean("synchronous_provisioning", false),
-        mailer: section.field("mailer").and_then(|field| mailer(&field)),
+        mailer: section.field("mailer").and_then(|field| mailer::mailer(&field)),
     };
     let Some(client) = section.field("client") else {
         section.missing("client", "{ id: 'example', token_file: /run/secrets/scim-token }");
@@ -96,38 +96,4 @@ fn role(field: &Field<'_>) -> Option<String> {
         ));
     }
     fine.then_some(text)
-}
-
-/// The mailer's section as JSON, its `auth.pass_file` already read (S-64).
-fn mailer(field: &Field<'_>) -> Option<serde_json::Value> {
-    let mut section = field.section()?;
-    section.need("from", "'it@example.com'");
-    let templates = section.path("templates_path");
-    let transport = section.field("transport");
-    if transport.is_none() {
-        section.missing("transport", "{ host: smtp.example.com }");
-    }
-    section.finish();
-    let pass = transport.and_then(|field| password(&field));
-    let mut json = field.json();
-    if let Some(templates) = templates {
-        json["templates_path"] = templates.to_string_lossy().into_owned().into();
-    }
-    if let Some(pass) = pass {
-        let auth = &mut json["transport"]["auth"];
-        if let Some(auth) = auth.as_object_mut() {
-            auth.remove("pass_file");
-            auth.insert("pass".to_owned(), pass.into());
-        }
-    }
-    Some(json)
-}
-
-fn password(transport: &Field<'_>) -> Option<String> {
-    use secrecy::ExposeSecret as _;
-    let mut section = transport.section()?;
-    section.need("host", "smtp.example.com");
-    let mut auth = section.section("auth")?;
-    let pass = secret::read(&mut auth, "pass", "pass_file")?;
-    Some(pass.expose_secret().to_owned())
 }

@@ -11,12 +11,14 @@ const SQLITE: &[(i64, &str, &str)] = &[
     (1, "memory", include_str!("../../migrations/sqlite/0001_memory.sql")),
     (2, "holds and passes", include_str!("../../migrations/sqlite/0002_holds_and_passes.sql")),
     (3, "lease", include_str!("../../migrations/sqlite/0003_lease.sql")),
+    (4, "outbox", include_str!("../../migrations/sqlite/0004_outbox.sql")),
 ];
 
 const POSTGRES: &[(i64, &str, &str)] = &[
     (1, "memory", include_str!("../../migrations/postgres/0001_memory.sql")),
     (2, "holds and passes", include_str!("../../migrations/postgres/0002_holds_and_passes.sql")),
     (3, "lease", include_str!("../../migrations/postgres/0003_lease.sql")),
+    (4, "outbox", include_str!("../../migrations/postgres/0004_outbox.sql")),
 ];
 
 /// The newest version this usher knows.

@@ -5,4 +5,5 @@ pub mod postgres;
 mod programs;
 pub mod proxy;
 pub mod slapd;
+pub mod smtp;
 pub mod synapse;

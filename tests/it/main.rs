@@ -11,5 +11,6 @@ mod file_source;
 mod histories;
 mod lab;
 mod ldap_source;
+mod mail;
 mod scenarios;
 mod stores;

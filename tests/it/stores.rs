@@ -59,7 +59,7 @@ macro_rules! on_both {
         }
     };
 }
-use on_both;
+pub(crate) use on_both;
 
 /// This test binary, asked to run one test only: how a test gets a process of its own that it may kill.
 pub fn this_binary(test: &str) -> std::process::Command {
