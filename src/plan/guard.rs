@@ -74,7 +74,7 @@ pub fn guard(
     }
     unstack_levels(plan);
     plan.wait_for_adoption();
-    Guard::keep_memory(plan);
+    guard.keep_memory(plan, desired);
     plan.heads = guard.heads;
 }
 
@@ -315,15 +315,21 @@ impl Guard<'_> {
     }
 
     /// What is held is remembered as it was: a group that came back empty until its removals are done, rights until a lost ledger's
-    /// first plan is approved, the mode until its switch is.
-    fn keep_memory(plan: &mut Plan) {
+    /// first plan is approved, the mode until its switch is; a rule that nobody was held to yet stays new until what it takes is decided,
+    /// or the next plan would take it uncounted.
+    fn keep_memory(&self, plan: &mut Plan, desired: &Desired) {
         let holds: BTreeSet<(Class, Option<&str>)> =
             plan.steps.iter().filter_map(Step::hold).map(|hold| (hold.class, hold.detail.as_deref())).collect();
         let is_held = |class: Class| holds.iter().any(|(held, _)| *held == class);
         let (lost, switched) = (is_held(Class::LedgerLost), is_held(Class::ModeSwitch));
+        let places: BTreeSet<&Key> =
+            plan.steps.iter().filter(|step| step.hold().is_some()).filter_map(|step| step.place.as_ref()).collect();
+        let rules = desired.rooms.iter().filter(|room| places.contains(&room.key)).map(|room| &room.rule_key);
+        let is_new = |key: &&Key| !self.ledger.entitled.contains_key(*key);
+        let undecided: BTreeSet<Key> = places.iter().copied().chain(rules).filter(is_new).cloned().collect();
         let is_emptied = |group: &str| holds.contains(&(Class::EmptiedGroup, Some(group)));
         plan.lessons.retain(|lesson| match lesson {
-            Lesson::Entitled { .. } => !lost,
+            Lesson::Entitled { key, .. } => !lost && !undecided.contains(key),
             Lesson::Group { memory, .. } if memory.users.is_empty() => !is_emptied(&memory.name),
             Lesson::Mode { .. } => !switched,
             Lesson::Group { .. } | Lesson::Forgiven { .. } => true,
