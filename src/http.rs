@@ -1,22 +1,18 @@
 //! usher's own listeners: operations, and the homeserver's transactions where they are wanted; each on its own address, each ended
-//! through a cancellation token. Here is what they share: opening, serving, bearer tokens.
+//! through a cancellation token. Here is what they share: opening and bearer tokens; how they serve is in `serve`.
 
 pub mod appservice;
 pub mod ops;
+mod serve;
 
-use std::future::IntoFuture as _;
 use std::io;
-use std::time::Duration;
 
-use axum::Router;
 use axum::http::{HeaderMap, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
-/// How long open requests may take to end when usher stops.
-const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+pub(crate) use serve::serve;
 
 /// Why a listener could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -40,20 +36,6 @@ async fn bind(listen: &str, key: &'static str) -> Result<TcpListener, BindError>
         };
         BindError { listen: listen.to_owned(), key, cause, remedy }
     })
-}
-
-/// Serves until `stop`; open requests get a few seconds to end.
-async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
-    let stopping = stop.clone();
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
-    let overdue = async {
-        stopping.cancelled().await;
-        tokio::time::sleep(DRAIN_LIMIT).await;
-    };
-    tokio::select! {
-        ended = server.into_future() => ended,
-        () = overdue => Ok(()),
-    }
 }
 
 /// The token a caller shows, in the header only: in a query it would end up in access logs.

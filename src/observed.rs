@@ -78,6 +78,27 @@ pub struct Observed {
     pub accounts: Accounts,
 }
 
+impl Observed {
+    /// What the rooms of ours were replaced by, as far as their tombstones and those after them lead, without the rooms the bot is in.
+    #[must_use]
+    pub fn heirs_outside(&self) -> BTreeSet<RoomId> {
+        let ours = self.rooms.values().filter(|room| room.marker.is_some() || room.created_for.is_some());
+        let mut next: Vec<&RoomId> = ours.filter_map(|room| room.successor.as_ref()).collect();
+        let (mut seen, mut found) = (BTreeSet::new(), BTreeSet::new());
+        while let Some(id) = next.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            let inside = self.rooms.get(id);
+            if inside.is_none() && !self.unread.contains(id) {
+                found.insert(id.clone());
+            }
+            next.extend(inside.or_else(|| self.outside.get(id)).and_then(|room| room.successor.as_ref()));
+        }
+        found
+    }
+}
+
 /// Accounts of the homeserver.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Accounts {
@@ -184,6 +205,13 @@ pub struct Room {
 }
 
 impl Room {
+    /// Whether usher made it, or people did to replace one that usher made.
+    #[must_use]
+    pub fn is_of_our_making(&self) -> bool {
+        let replaces = |marker: &Marker| !marker.former.is_empty() && marker.original_creator.is_none();
+        self.created_for.is_some() || self.marker.as_ref().is_some_and(replaces)
+    }
+
     /// Whether it was ours and is managed no longer (S-41, S-42).
     #[must_use]
     pub fn is_given_up(&self) -> bool {
@@ -262,6 +290,9 @@ pub struct Marker {
     /// Whoever made the room before usher took it over (S-31).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original_creator: Option<UserId>,
+    /// Rooms that people replaced by this one, the latest and those before it (S-31).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub former: BTreeSet<RoomId>,
     /// The room was adopted, and what that takes away from people is not decided yet: every removal needs an approval (S-81).
     #[serde(default, skip_serializing_if = "is_false")]
     pub adopted: bool,

@@ -18,6 +18,7 @@ mod reason;
 mod render;
 mod rooms;
 mod step;
+mod succession;
 mod takeover;
 mod world;
 
@@ -33,6 +34,7 @@ pub use explain::explain;
 pub use gc::clean_up_waits;
 pub use guard::{HeldItem, WINDOW_MS, guard};
 pub use json::to_json;
+use members::Candidate;
 use planner::Planner;
 pub use render::{Header, counted, render};
 pub use rooms::missing;
@@ -543,6 +545,8 @@ pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger, scope: &Sco
         planner.take_over(room, scope);
     }
     planner.follow_upgrades(scope);
+    planner.relink(scope);
+    planner.retire(scope);
     planner.locks();
     planner.clean_up(scope);
     planner.finish(scope)

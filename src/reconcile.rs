@@ -83,6 +83,8 @@ pub struct Reconciler {
     /// Rooms outside that were looked at, and the last one whose turn it was.
     looked_outside: BTreeSet<RoomId>,
     outside_after: Option<RoomId>,
+    /// What replaced rooms of ours, and was looked at since the last full read.
+    looked_at_heirs: BTreeSet<RoomId>,
     /// Removal candidates asked after: whether another service owns the account (S-102).
     services: BTreeMap<UserId, bool>,
     /// Steps that failed, and when they are due again.
@@ -162,6 +164,7 @@ impl Reconciler {
             asked_after: None,
             looked_outside: BTreeSet::new(),
             outside_after: None,
+            looked_at_heirs: BTreeSet::new(),
             services: BTreeMap::new(),
             troubles: BTreeMap::new(),
             fights: fights::Fights::default(),

@@ -252,9 +252,9 @@ impl Report {
             built.reconciler.read_homeserver().await?;
             let decided = built.reconciler.decide(&Scope::Everything).await?;
             let observed = built.reconciler.observed().cloned();
-            Ok((decided, observed))
+            Ok((decided, observed, built.reconciler.setbacks()))
         });
-        let (decided, observed) = match decided.await {
+        let (decided, observed, setbacks) = match decided.await {
             Ok(decided) => decided,
             Err(failure) => return self.failed("mapping", &failure.text, failure.exit),
         };
@@ -279,6 +279,10 @@ impl Report {
                 | Note::TakeOver { .. }
                 | Note::TakenOut { .. } => {}
             }
+        }
+        for setback in setbacks {
+            let remedy = setback.remedy.unwrap_or_default();
+            self.failed("rooms", &format!("{}\n{remedy}", setback.what), Exit::Error);
         }
         if let Some(text) = plan::clean_up_waits(&decided.plan) {
             self.advice("clean-up", &text);

@@ -99,6 +99,7 @@ fn creation(key: &Key, allow: Vec<RoomRef>) -> Action {
         abandoned: false,
         additive: false,
         original_creator: None,
+        former: BTreeSet::new(),
         adopted: false,
     };
     Action::CreateRoom(Box::new(Creation { key: key.clone(), body: json!({ "room_version": "12" }), allow, marker }))

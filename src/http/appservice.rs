@@ -33,8 +33,6 @@ use crate::ids::{RoomId, UserId};
 
 /// Largest transaction read: a hundred events of 64 KiB, threefold. What is larger is taken in unread.
 const LARGEST_BODY: usize = 20 * 1024 * 1024;
-/// How long a body may take to arrive.
-const BODY_LIMIT: Duration = Duration::from_mins(1);
 /// Rooms remembered between two looks; beyond them, all are looked at.
 pub const MOST_ROOMS: usize = 1_000;
 /// Longest room id there is, in bytes (Matrix specification, appendix 4.2.1).
@@ -176,9 +174,9 @@ async fn transaction(
     Path(txn): Path<String>,
     body: Body,
 ) -> Json<serde_json::Value> {
-    let hinted = match tokio::time::timeout(BODY_LIMIT, to_bytes(body, LARGEST_BODY)).await {
-        Ok(Ok(body)) => read(&body),
-        Ok(Err(_)) | Err(_) => None,
+    let hinted = match to_bytes(body, LARGEST_BODY).await {
+        Ok(body) => read(&body),
+        Err(_) => None,
     };
     let hinted = hinted.unwrap_or_else(|| {
         tracing::debug!(txn, "a transaction could not be read; every room is looked at instead");

@@ -38,6 +38,22 @@ impl Homeserver {
         Ok(Some(Room::from_state(self.bot(), &self.identity.instance, events, &mut Interner::default())))
     }
 
+    /// A room as its hierarchy shows it to somebody whom it would let in: name, kind and join rule (one request); `None`: it shows
+    /// nothing.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub async fn shown_from_outside(&self, room: &RoomId) -> Result<Option<Room>, MatrixError> {
+        let attempt = format!("look at {room} from outside");
+        let request = Request::get(HIERARCHY, &[room.as_str()]).with("max_depth", "1").with("limit", "1");
+        let page: Page = match self.call_as_bot(request.to(&attempt)).await {
+            Ok(answer) => answer.json(&attempt)?,
+            Err(error) if matches!(error.trouble, Trouble::Forbidden | Trouble::NotFound) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(page.rooms.into_iter().find(|shown| shown.room_id == *room).map(Shown::room))
+    }
+
     /// The rooms of a space that the bot is in, as its hierarchy shows them: name, kind and join rule (one request for fifty rooms).
     /// Private rooms do not show.
     ///

@@ -207,8 +207,17 @@ impl Observed {
             power_levels: Some(levels),
             members: [(user.clone(), Member::Join)].into(),
             encrypted: old.encrypted,
+            is_space: old.is_space,
+            children: old.children.clone(),
             ..Room::default()
         };
+        for target in self
+            .aliases
+            .values_mut()
+            .filter(|target| target.as_str() == new.predecessor.as_ref().map_or("", RoomId::as_str))
+        {
+            *target = successor.clone();
+        }
         let seen = if *user == self.bot { &mut self.rooms } else { &mut self.outside };
         seen.insert(successor, new);
     }

@@ -51,7 +51,10 @@ impl<'a> Planner<'a> {
             let Some(text) = &wanted.adopt else { continue };
             let target = self.observed.adoptable.get(text);
             if let Some(carrier) = self.located.get(&wanted.key) {
-                if let Some(other) = target.filter(|target| target != carrier) {
+                let replaced = |id: &RoomId| {
+                    self.former.get(id) == Some(carrier) || self.heirs.get(carrier).is_some_and(|heir| *heir == id)
+                };
+                if let Some(other) = target.filter(|target| target != carrier && !replaced(target)) {
                     let what = format!("adopt: {other} is left alone, because {carrier} is managed as this already");
                     self.note(Note::Unenforceable { place: wanted.key.clone(), what });
                 }
@@ -122,7 +125,7 @@ impl<'a> Planner<'a> {
         let room = self.room_at(id).unwrap_or(&unknown);
         let here = RoomRef::Id(id.clone());
         let footing = self.footing(room);
-        let approach = self.approach(wanted, &here, &footing);
+        let approach = self.approach(wanted, &here, &footing, ADOPT);
         let marker = Marker { original_creator: self.maker(room).cloned(), adopted: true, ..self.marker(&wanted.key) };
         self.state(wanted, &here, StateChange::Adopt(marker), ADOPT);
         let withheld = match approach {
@@ -137,7 +140,13 @@ impl<'a> Planner<'a> {
     }
 
     /// Power and entry, as far as usher can see to them itself; otherwise what an operator has to do.
-    fn approach(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, footing: &Footing<'_>) -> Approach {
+    pub(super) fn approach(
+        &mut self,
+        wanted: &'a DesiredRoom,
+        here: &RoomRef,
+        footing: &Footing<'_>,
+        reason: Reason,
+    ) -> Approach {
         // What is not seen whole from outside is looked at from inside before it is marked.
         let mut approach = if footing.whole { Approach::Clear } else { Approach::First };
         let (inside, mut enters) = (footing.position == Position::Inside, footing.position == Position::Admitted);
@@ -150,40 +159,44 @@ impl<'a> Planner<'a> {
             }
             let admin = self.observed.accounts.listed && footing.strongest.is_some();
             if admin {
-                self.step(wanted, Action::TakePower { room: here.clone() }, ADOPT);
+                self.step(wanted, Action::TakePower { room: here.clone() }, reason.clone());
                 enters = true;
             } else {
                 approach = Approach::First;
             }
             if inside && !admin {
                 let Some(user) = footing.puppet else { return Approach::Barred(RAISE_THE_BOT) };
-                let deed = self.raise_the_bot(here);
-                self.step(wanted, Action::Puppet { room: here.clone(), user: user.clone(), deed }, ADOPT);
+                let deed = self.raise_the_bot(here, &reason);
+                self.step(wanted, Action::Puppet { room: here.clone(), user: user.clone(), deed }, reason.clone());
             }
         }
         if inside {
             return approach;
         }
-        if !enters {
+        if !enters && footing.strong && footing.lends && self.observed.accounts.listed {
+            // Raises nobody, but invites.
+            self.step(wanted, Action::TakePower { room: here.clone() }, reason.clone());
+        } else if !enters {
             let Some(user) = footing.puppet else { return Approach::Barred(INVITE_THE_BOT) };
             let action = Action::Puppet { room: here.clone(), user: user.clone(), deed: Deed::InviteBot };
-            self.step(wanted, action, ADOPT);
+            self.step(wanted, action, reason.clone());
         }
-        self.step(wanted, Action::Enter { room: here.clone() }, ADOPT);
+        self.step(wanted, Action::Enter { room: here.clone() }, reason);
         approach
     }
 
-    fn raise_the_bot(&self, here: &RoomRef) -> Deed {
+    fn raise_the_bot(&self, here: &RoomRef, reason: &Reason) -> Deed {
         let RoomRef::Id(id) = here else { return Deed::InviteBot };
         let mut levels = self.room_at(id).and_then(|room| room.power_levels.clone()).unwrap_or_default();
         let bot = self.observed.bot.clone();
         let from = levels.user_level(&bot);
         levels.users.insert(bot.clone(), GUARD_LEVEL);
-        let change = LevelChange { user: Some(bot), key: None, from, to: GUARD_LEVEL, reason: ADOPT, removal: None };
+        let change =
+            LevelChange { user: Some(bot), key: None, from, to: GUARD_LEVEL, reason: reason.clone(), removal: None };
         Deed::SetLevels { content: levels.content(), changes: vec![change] }
     }
 
-    fn footing<'r>(&self, room: &'r Room) -> Footing<'r> {
+    pub(super) fn footing<'r>(&self, room: &'r Room) -> Footing<'r> {
         let bot = &self.observed.bot;
         let own = room.members.get(bot);
         let rule = room.join_rule.as_ref();
@@ -201,6 +214,8 @@ impl<'a> Planner<'a> {
             },
             strong: level_of(room, bot) >= GUARD_LEVEL,
             strongest: self.strongest(room, |_| true),
+            // The homeserver may not lower somebody on behalf of a weaker one.
+            lends: self.strongest(room, |_| true).is_some_and(|user| level_of(room, user) >= level_of(room, bot)),
             puppet: self.strongest(room, |user| {
                 let barred = self.is_suspended(user) || members::is_protected(self.desired, self.observed, user);
                 self.desired.puppets && !barred
@@ -297,7 +312,7 @@ impl<'a> Planner<'a> {
 }
 
 /// What stands between the bot and the marker.
-enum Approach {
+pub(super) enum Approach {
     /// Nothing, or steps that come before it.
     Clear,
     /// Steps whose outcome must be seen first.
@@ -316,13 +331,15 @@ enum Position {
 }
 
 /// How the bot stands towards a room that it is to adopt.
-struct Footing<'r> {
+pub(super) struct Footing<'r> {
     /// The room's state is known; otherwise only what is shown to somebody who is not in it.
     whole: bool,
     position: Position,
     /// It has, or will have once inside, the level that managing takes.
     strong: bool,
     strongest: Option<&'r UserId>,
+    /// The strongest is as strong as the bot at least.
+    lends: bool,
     puppet: Option<&'r UserId>,
 }
 
@@ -347,7 +364,7 @@ pub(super) fn adopted_rule(wanted: &DesiredRoom, room: &Room, space: &RoomId) ->
 }
 
 /// Whether the room's whole state was read, from inside or as an administrator.
-fn is_whole(room: &Room) -> bool {
+pub(super) fn is_whole(room: &Room) -> bool {
     !room.version.is_empty()
 }
 

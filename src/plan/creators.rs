@@ -10,7 +10,7 @@ use super::{
     Action, Class, Deed, Hold, LevelChange, Planner, Reason, RoomRef, Scope, StateChange, Step, Withheld, levels,
 };
 use crate::config::{Enforce, V12Creators};
-use crate::desired::DesiredRoom;
+use crate::desired::{DesiredRoom, RoomKind};
 use crate::ids::{Key, RoomId, UserId};
 use crate::observed::{Child, Member, PowerLevels, Room};
 
@@ -34,7 +34,8 @@ impl<'a> Planner<'a> {
             return;
         }
         let policy = self.desired.provisioner.v12_creators;
-        if policy == V12Creators::Upgrade && self.enforce(wanted, id) == Enforce::Strict {
+        let taken = matches!(wanted.kind, RoomKind::Taken { .. });
+        if policy == V12Creators::Upgrade && taken && self.enforce(wanted, id) == Enforce::Strict {
             return self.upgrade(wanted, here, there, begin);
         }
         let why = match (self.enforce(wanted, id), policy) {
@@ -44,7 +45,9 @@ impl<'a> Planner<'a> {
             (Enforce::Strict, V12Creators::Remove) => {
                 "v12_creators: remove; a creator who belongs here stays above all levels"
             }
-            (Enforce::Strict, V12Creators::Upgrade) => return,
+            (Enforce::Strict, V12Creators::Upgrade) => {
+                "v12_creators: upgrade; replaces only rooms that people opened to a space"
+            }
         };
         // Those who do not belong here at all are taken out, or shown, among the others.
         for (user, level) in judged {

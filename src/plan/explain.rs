@@ -66,7 +66,9 @@ impl Page<'_> {
     }
 
     fn carrier(&self, key: &Key) -> Option<(&str, &Room)> {
-        let found = self.observed.rooms.iter().find(|(_, room)| rooms::identity(room, &self.observed.bot) == Some(key));
+        let carries = |room: &Room| rooms::identity(room, &self.observed.bot) == Some(key);
+        let found = self.observed.rooms.iter().filter(|(_, room)| carries(room));
+        let found = found.min_by_key(|(_, room)| room.successor.is_some());
         found.map(|(id, room)| (id.as_str(), room))
     }
 

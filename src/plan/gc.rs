@@ -85,7 +85,8 @@ impl<'a> Planner<'a> {
         let mut seen = BTreeSet::new();
         for (id, room) in &self.observed.rooms {
             let inside = room.members.get(&self.observed.bot) == Some(&Member::Join);
-            let Some(key) = kept(room).filter(|_| inside) else { continue };
+            // What was replaced is left once its successor is settled.
+            let Some(key) = kept(room).filter(|_| inside && !self.former.contains_key(id)) else { continue };
             let leftover =
                 if key.is_space() { self.forsaken(id, room, key) } else { self.unheld((id, room, key), &standing) };
             // Of several that claim to be the same one comes after the other.
@@ -113,7 +114,7 @@ impl<'a> Planner<'a> {
     fn forsaken(&self, id: &'a RoomId, room: &'a Room, key: &'a Key) -> Option<Leftover<'a>> {
         let begun = room.is_given_up();
         let configured = self.wanted(key).is_some() || self.renamed(key).is_some_and(|key| self.wanted(&key).is_some());
-        let spared = configured || self.desired.undecided.contains(key.space()) || room.successor.is_some();
+        let spared = configured || self.desired.undecided.contains(key.space());
         if spared && !begun {
             return None;
         }
@@ -140,13 +141,13 @@ impl<'a> Planner<'a> {
     fn unheld(
         &self,
         (id, room, key): (&'a RoomId, &'a Room, &'a Key),
-        standing: &BTreeMap<&RoomId, &Room>,
+        standing: &BTreeMap<&'a RoomId, &'a Room>,
     ) -> Option<Leftover<'a>> {
         let begun = room.is_given_up();
         let renamed = || self.wanted.get_key_value(&self.renamed(key)?);
         let wanted = self.wanted.get_key_value(key).or_else(renamed).map(|(_, wanted)| *wanted);
-        let hangs = standing.values().any(|space| space.children.contains_key(id));
-        let open = admits(room.join_rule.as_ref(), |allowed| standing.contains_key(allowed));
+        let hangs = standing.values().any(|space| self.hangs_in(id, space));
+        let open = admits(room.join_rule.as_ref(), |allowed| standing.contains_key(self.current(allowed)));
         let (place, why, enforce) = match wanted {
             // It is a room like any other by now: people hang it where they like, and it is taken over again (S-31).
             _ if begun && hangs && open => return None,
@@ -190,7 +191,7 @@ impl<'a> Planner<'a> {
         let configured = self.wanted(&home).is_some();
         let out_of_sight = !self.observed.unread.is_empty() || (configured && !self.located.contains_key(&home));
         let undecided = self.desired.undecided.contains(key.space());
-        if (hangs && open) || out_of_sight || undecided || room.successor.is_some() {
+        if (hangs && open) || out_of_sight || undecided || configured && room.successor.is_some() {
             return None;
         }
         Some(if !configured {
@@ -204,7 +205,7 @@ impl<'a> Planner<'a> {
 
     /// Whether a moderator took this room out of its space, or closed it to the space: it was linked once (the marker says so) and is not
     /// now, or its join rule named the space and does not now (S-30, S-106).
-    pub(super) fn was_withdrawn(&self, wanted: &DesiredRoom, id: &RoomId, room: &Room) -> bool {
+    pub(super) fn was_withdrawn(&self, wanted: &DesiredRoom, id: &RoomId, room: &'a Room) -> bool {
         let (Key::Room { space, slot }, RoomKind::Room(template)) = (&wanted.key, &wanted.kind) else { return false };
         let Some(parent) = self.space_room(space).filter(|parent| rooms::made(parent).contains(slot)) else {
             return false;
@@ -214,19 +215,19 @@ impl<'a> Planner<'a> {
         if self.is_fresh(wanted) && !up.is_some_and(|up| room.parents.contains_key(*up)) {
             return false;
         }
-        if !parent.children.contains_key(id) {
+        if !self.hangs_in(id, parent) {
             return true;
         }
         // Only where the space's people were to walk in: the consent of other rooms is their place in the configuration.
         let state = template.properties.get("initial_state").and_then(|state| state.as_array());
         let own_rule = state.is_some_and(|state| state.iter().any(|event| event["type"] == "m.room.join_rules"));
         let public = template.properties.get("preset").is_some_and(|preset| preset == "public_chat");
-        let consented = template.groups.is_none() && !own_rule && !public && room.created_for.is_some();
+        let consented = template.groups.is_none() && !own_rule && !public && room.is_of_our_making();
         // A space that was made anew: the rule still names the one before.
         let former = |allowed: &RoomId| room.parents.contains_key(allowed);
         let managed = |allowed: &RoomId| self.located.iter().any(|(key, at)| key.is_space() && *at == allowed);
         let rule = room.join_rule.as_ref();
-        consented && rule.is_some() && !admits(rule, |allowed| managed(allowed) || former(allowed))
+        consented && rule.is_some() && !admits(rule, |allowed| managed(self.current(allowed)) || former(allowed))
     }
 
     /// Why nothing of it is done, as far as configuration says.
@@ -279,7 +280,7 @@ impl<'a> Planner<'a> {
     fn kicks(&self, leftover: &Leftover<'_>) -> bool {
         let additive = leftover.room.marker.as_ref().is_some_and(|marker| marker.additive);
         let strict = self.desired.provisioner.enforce != Enforce::Additive && !additive;
-        strict && leftover.room.created_for.is_some()
+        strict && leftover.room.is_of_our_making()
     }
 
     /// Everybody local and unprotected goes; whether somebody is still undecided.
@@ -407,7 +408,7 @@ impl<'a> Planner<'a> {
             raise(creator, "made this room before usher took it over");
             administered = true;
         }
-        let ours = room.created_for.is_some();
+        let ours = room.is_of_our_making();
         // Of equals the first by name: there is nothing else to go by.
         let strongest = able.iter().rev().max_by_key(|user| level(room, user));
         if let Some(user) = strongest.filter(|_| !administered && ours) {
@@ -465,7 +466,7 @@ fn is_of_people(key: &Key) -> bool {
 }
 
 /// Whether the rule lets in the members of one of `spaces`.
-fn admits(rule: Option<&JoinRule>, spaces: impl Fn(&RoomId) -> bool) -> bool {
+fn admits<'r>(rule: Option<&'r JoinRule>, spaces: impl Fn(&'r RoomId) -> bool) -> bool {
     rule.is_some_and(|rule| {
         matches!(rule.rule.as_str(), "restricted" | "knock_restricted") && rule.allow.iter().any(spaces)
     })

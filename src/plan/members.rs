@@ -93,6 +93,11 @@ impl<'a> Planner<'a> {
         for (user, member) in strangers {
             self.stranger(&mut visit, (user, member), &rule);
         }
+        for (old, user, by, event) in id.map(|id| self.departures_before(id)).unwrap_or_default() {
+            if !rule.members.contains_key(user) {
+                self.forgive(Some(old), user, (by, event));
+            }
+        }
         if let Some(room) = room {
             self.levels(wanted, here, room, (&rule, &visit.moves));
         }
@@ -188,8 +193,16 @@ impl<'a> Planner<'a> {
                 return self.note(Note::Banned { place: wanted.key.clone(), user: user.clone() });
             }
             Some(Member::Leave { by, event }) => self.human_decision(visit.id, user, (by, event)),
-            Some(Member::Invite | Member::Knock) | None => None,
+            None => visit.id.and_then(|id| {
+                let (old, by, event) = self.departure_before(id, user)?;
+                self.human_decision(Some(old), user, (by, event))
+            }),
+            Some(Member::Invite | Member::Knock) => None,
         };
+        // Nobody is asked into a room that people have replaced.
+        if visit.room.is_some_and(|room| room.successor.is_some()) {
+            return;
+        }
         let knocks = member == Some(&Member::Knock);
         if !(wanted.invites || knocks || self.moves_along(wanted, user)) {
             return;

@@ -21,6 +21,10 @@ pub(super) struct Planner<'a> {
     pub(super) wanted: BTreeMap<&'a Key, &'a DesiredRoom>,
     /// Which room carries which managed thing.
     pub(super) located: BTreeMap<&'a Key, &'a RoomId>,
+    /// What replaced the room of a managed thing, by that room, while the thing is still carried by it.
+    pub(super) heirs: BTreeMap<&'a RoomId, &'a RoomId>,
+    /// Rooms that were replaced, and the managed one that carries on.
+    pub(super) former: BTreeMap<&'a RoomId, &'a RoomId>,
     /// Managed spaces that hold a room, by the room.
     pub(super) holders: BTreeMap<&'a RoomId, BTreeSet<&'a Key>>,
     /// Rights that exceptions give by room id or alias, risen to the parents.

@@ -417,7 +417,11 @@ impl Plan {
         for step in self.pending() {
             match &step.action {
                 Action::Leave { .. } if step.gives_up().is_some_and(Key::is_space) => abandoned += 1,
-                Action::SetState { state: StateChange::Unmark(marker), .. } if !marker.key.is_space() => released += 1,
+                Action::SetState { state: StateChange::Unmark(_), .. }
+                    if step.gives_up().is_some_and(|thing| !thing.is_space()) =>
+                {
+                    released += 1;
+                }
                 Action::CreateRoom(_) => made += 1,
                 Action::Invite { .. } | Action::Join { .. } | Action::Puppet { deed: Deed::Join, .. } => invited += 1,
                 Action::Kick { .. } | Action::Puppet { deed: Deed::Leave { .. }, .. } => removed += 1,

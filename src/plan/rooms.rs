@@ -21,6 +21,8 @@ impl<'a> Planner<'a> {
             now,
             wanted: desired.rooms.iter().map(|room| (&room.key, room)).collect(),
             located: BTreeMap::new(),
+            heirs: BTreeMap::new(),
+            former: BTreeMap::new(),
             holders: BTreeMap::new(),
             extra: BTreeMap::new(),
             candidates: vec![OnceCell::new(); desired.people.len()],
@@ -37,13 +39,13 @@ impl<'a> Planner<'a> {
     fn locate(&mut self) {
         let mut claims: BTreeMap<&'a Key, Vec<(bool, &'a RoomId, &'a Room)>> = BTreeMap::new();
         let mut orphans = BTreeSet::new();
-        let mut replaced = BTreeSet::new();
+        let mut replaced: BTreeMap<&'a Key, BTreeSet<&'a RoomId>> = BTreeMap::new();
         for (id, room) in &self.observed.rooms {
             let Some(key) = identity(room, &self.observed.bot) else { continue };
             let direct = self.wanted.get_key_value(key);
             let found = direct.or_else(|| self.wanted.get_key_value(&self.renamed(key)?)).map(|(key, _)| *key);
             match found {
-                Some(_) if room.successor.is_some() => drop(replaced.insert(key)),
+                Some(key) if room.successor.is_some() => drop(replaced.entry(key).or_default().insert(id)),
                 Some(key) => claims.entry(key).or_default().push((direct.is_none(), id, room)),
                 None => {
                     orphans.insert(key);
@@ -65,12 +67,14 @@ impl<'a> Planner<'a> {
             }
             self.located.insert(key, rooms[0].1);
         }
+        let disowned = self.claim_heirs(replaced);
         self.claim_adoptions();
-        for key in replaced.into_iter().filter(|key| !self.located.contains_key(key)) {
-            self.plan.notes.push(Note::Unenforceable {
-                place: key.clone(),
-                what: "was replaced by somebody else's upgrade and is not managed any more".to_owned(),
-            });
+        for key in disowned {
+            if self.located.contains_key(key) {
+                continue;
+            }
+            let what = "was replaced by somebody else's upgrade and is not managed any more".to_owned();
+            self.note(Note::Unenforceable { place: key.clone(), what });
         }
         for key in orphans.into_iter().filter(|key| key.is_space() && self.desired.undecided.contains(key.space())) {
             let what = "missing from the source, not yet confirmed: left as it is".to_owned();
@@ -93,7 +97,7 @@ impl<'a> Planner<'a> {
             let Some(room) = self.room_at(id) else { continue };
             if key.is_space() {
                 for child in room.children.keys() {
-                    self.holders.entry(child).or_default().insert(key);
+                    self.holders.entry(self.current(child)).or_default().insert(key);
                 }
             }
         }
@@ -101,7 +105,8 @@ impl<'a> Planner<'a> {
             self.located.iter().filter(|(key, _)| key.is_space()).map(|(key, id)| (*id, *key)).collect();
         for (key, id) in &self.located {
             let allow = self.room_at(id).and_then(|room| room.join_rule.as_ref()).map(|rule| &rule.allow);
-            for space in allow.into_iter().flatten().filter_map(|room| spaces.get(room)) {
+            for room in allow.into_iter().flatten() {
+                let Some(space) = spaces.get(self.current(room)) else { continue };
                 if !key.is_space() {
                     self.holders.entry(id).or_default().insert(space);
                 }
@@ -152,7 +157,9 @@ impl<'a> Planner<'a> {
             return;
         }
         match self.located.get(&wanted.key).copied() {
-            Some(id) if scope.covers(id) => self.existing(wanted, id),
+            Some(id) if scope.covers(id) || self.heirs.get(id).is_some_and(|heir| scope.covers(heir)) => {
+                self.existing(wanted, id);
+            }
             None if *scope == Scope::Everything => self.missing(wanted),
             Some(_) | None => {}
         }
@@ -174,6 +181,10 @@ impl<'a> Planner<'a> {
             self.note(Note::TakenOut { place: wanted.key.clone() });
             return;
         }
+        if room.successor.is_some() {
+            self.people(wanted, &RoomRef::Id(id.clone()), Some(room));
+            return self.follow(wanted, (id, room));
+        }
         if room.encrypted && wanted.key.is_space() {
             self.note(Note::Unenforceable {
                 place: wanted.key.clone(),
@@ -187,6 +198,12 @@ impl<'a> Planner<'a> {
         }
         self.people(wanted, &RoomRef::Id(id.clone()), Some(room));
         self.end_adoption(wanted, id, steps);
+        self.creators(wanted, &RoomRef::Id(id.clone()), room, steps);
+    }
+
+    /// Whether people have replaced the space something belongs in, and usher is not in the new one yet: what is missing waits for that.
+    fn is_space_replaced(&self, space: &SpaceId) -> bool {
+        self.space_room(space).is_some_and(|room| room.successor.is_some())
     }
 
     pub(super) fn space_room(&self, space: &SpaceId) -> Option<&'a Room> {
@@ -194,7 +211,10 @@ impl<'a> Planner<'a> {
     }
 
     fn missing(&mut self, wanted: &'a DesiredRoom) {
-        if self.plan.adopting.contains(&wanted.key) {
+        let above = [wanted.parent.as_ref(), Some(wanted.key.space()).filter(|_| !wanted.key.is_space())];
+        if self.plan.adopting.contains(&wanted.key)
+            || above.into_iter().flatten().any(|space| self.is_space_replaced(space))
+        {
             return;
         }
         if let Key::Room { space, slot } = &wanted.key
@@ -324,7 +344,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn access(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: &Room) {
+    fn access(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: &'a Room) {
         let invite_only = || JoinRule { rule: "invite".to_owned(), ..JoinRule::default() };
         if wanted.key.is_space() {
             if room.join_rule != Some(invite_only()) {
@@ -353,6 +373,8 @@ impl<'a> Planner<'a> {
             };
             let reason = Reason::Structure("completes a room whose making was cut off");
             self.state(wanted, here, StateChange::JoinRule(rule), reason);
+        } else {
+            self.renew_rule(wanted, here, room);
         }
     }
 
@@ -360,7 +382,10 @@ impl<'a> Planner<'a> {
     fn links(&mut self, wanted: &'a DesiredRoom, here: &RoomRef, room: Option<&Room>) {
         let Some(parent) = &wanted.parent else { return };
         let parent_key = Key::Space(parent.clone());
-        if self.is_out_of_sight(&parent_key) || self.desired.undecided.contains(parent) {
+        if self.is_out_of_sight(&parent_key)
+            || self.desired.undecided.contains(parent)
+            || self.is_space_replaced(parent)
+        {
             return;
         }
         let parent_ref = match self.located.get(&parent_key) {
@@ -369,7 +394,8 @@ impl<'a> Planner<'a> {
         };
         let via = vec![self.observed.server.clone()];
         let linked = match (here, self.space_room(parent)) {
-            (RoomRef::Id(id), Some(space)) => space.children.contains_key(id),
+            // The link of a room that it replaced leads to it soon.
+            (RoomRef::Id(id), Some(space)) => self.hangs_in(id, space),
             _ => false,
         };
         let reason = Reason::Structure("hangs in its space");
@@ -405,6 +431,9 @@ impl<'a> Planner<'a> {
             self.state(wanted, here, state, Reason::Configured("renamed_from"));
         }
         let mut marker = current.cloned().unwrap_or_else(|| self.marker(&wanted.key));
+        if let Some(room) = room.filter(|room| current.is_none() && room.created_for.is_none()) {
+            marker.former.extend(room.predecessor.clone());
+        }
         marker.key = wanted.key.clone();
         marker.abandoned = false;
         // How strictly a space was held must outlive its place in the configuration (S-41).
@@ -444,6 +473,7 @@ impl<'a> Planner<'a> {
             abandoned: false,
             additive: false,
             original_creator: None,
+            former: BTreeSet::new(),
             adopted: false,
         }
     }
@@ -537,7 +567,8 @@ pub(super) fn made(space: &Room) -> BTreeSet<RoomSlot> {
 #[must_use]
 pub fn missing(desired: &Desired, observed: &Observed) -> BTreeSet<Key> {
     let mut carriers: BTreeMap<&Key, usize> = BTreeMap::new();
-    for key in observed.rooms.values().filter_map(|room| identity(room, &observed.bot)) {
+    let living = observed.rooms.values().filter(|room| room.successor.is_none());
+    for key in living.filter_map(|room| identity(room, &observed.bot)) {
         *carriers.entry(key).or_default() += 1;
     }
     let unmade = desired.rooms.iter().map(|room| &room.key).filter(|key| carriers.get(key) != Some(&1));

@@ -40,7 +40,7 @@ impl<'a> Planner<'a> {
             .filter_map(|room| Some((*self.located.get(&room.key)?, room)))
             .collect();
         let order: BTreeMap<&RoomId, usize> = spaces.iter().zip(0..).map(|((id, _), at)| (*id, at)).collect();
-        let managed: BTreeSet<&RoomId> = self.located.values().copied().collect();
+        let managed: BTreeSet<&RoomId> = self.located.values().chain(self.heirs.values()).copied().collect();
         let mut found: BTreeMap<(usize, &RoomId), UserRoom> = BTreeMap::new();
         for (space, _) in &spaces {
             let children = self.observed.rooms.get(*space).into_iter().flat_map(|space| space.children.keys());
@@ -49,8 +49,10 @@ impl<'a> Planner<'a> {
             for id in candidates.filter(|id| !managed.contains(id)) {
                 let Some(room) = self.consenting(id) else { continue };
                 let allow = room.join_rule.iter().flat_map(|rule| &rule.allow);
-                let mut admitting: Vec<usize> = allow.filter_map(|space| order.get(space).copied()).collect();
+                let mut admitting: Vec<usize> =
+                    allow.filter_map(|space| order.get(self.current(space)).copied()).collect();
                 admitting.sort_unstable();
+                admitting.dedup();
                 if let Some(first) = admitting.first().copied() {
                     let spaces: Vec<_> = admitting.iter().map(|at| spaces[*at].1).collect();
                     found.entry((first, id)).or_insert_with(|| self.user_room(id, room, &spaces));
@@ -150,7 +152,9 @@ impl<'a> Planner<'a> {
 
     /// Whether somebody was in the room that usher replaced by this one: they are brought along (S-22).
     pub(super) fn moves_along(&self, wanted: &DesiredRoom, user: &UserId) -> bool {
-        let RoomKind::Taken { .. } = &wanted.kind else { return false };
+        let RoomKind::Taken { .. } = &wanted.kind else {
+            return self.located.get(&wanted.key).is_some_and(|id| self.was_there_before(id, user));
+        };
         let room = self.seen(wanted).filter(|room| room.creators.contains(&self.observed.bot));
         let before = room.and_then(|room| self.observed.rooms.get(room.predecessor.as_ref()?));
         before.is_some_and(|before| before.members.get(user) == Some(&Member::Join))
@@ -308,6 +312,7 @@ impl<'a> Planner<'a> {
             let reason = Reason::Structure("remembers that usher took it over, and from whom");
             self.state(wanted, here, StateChange::Marker(marker), reason);
         }
+        self.renew_rule(wanted, here, there);
         self.people(wanted, here, Some(there));
         self.creators(wanted, here, there, begin);
         self.remember_taken(wanted, &room.id, begin);

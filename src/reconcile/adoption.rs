@@ -50,10 +50,12 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Takes in that the bot was invited to a room; `true` if that is one to be adopted.
+    /// Takes in that the bot was invited to a room; `true` if that is one to be adopted, or one that replaced a room of ours.
     pub(super) fn is_invited_to_adopt(&mut self, room: &RoomId) -> bool {
         let Some(observed) = &mut self.observed else { return false };
-        if !observed.adoptable.values().any(|adoptable| adoptable == room) || observed.rooms.contains_key(room) {
+        let wanted =
+            observed.adoptable.values().any(|adoptable| adoptable == room) || observed.heirs_outside().contains(room);
+        if !wanted || observed.rooms.contains_key(room) {
             return false;
         }
         let bot = observed.bot.clone();

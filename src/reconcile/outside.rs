@@ -24,6 +24,55 @@ pub(super) enum Looks {
 }
 
 impl Reconciler {
+    /// Looks at what replaced rooms of ours, unless that was done since the last full read: a plan must not take for nothing what was
+    /// only not looked at. Without admin rights one request for each room, and one for the bot's invitations.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub(super) async fn look_at_heirs(&mut self) -> Result<(), MatrixError> {
+        loop {
+            let Some(observed) = &self.observed else { return Ok(()) };
+            let heirs = observed.heirs_outside();
+            let due: BTreeSet<RoomId> = heirs.difference(&self.looked_at_heirs).cloned().collect();
+            if due.is_empty() {
+                return Ok(());
+            }
+            if observed.accounts.listed {
+                self.look_as_admin(&due).await?;
+            } else {
+                self.look_at_single(&due).await?;
+                for room in self.parts.homeserver.invitations().await?.intersection(&due) {
+                    self.is_invited_to_adopt(room);
+                }
+            }
+            self.looked_outside.extend(due.iter().cloned());
+            self.looked_at_heirs.extend(due);
+        }
+    }
+
+    /// Rooms that hang nowhere, each as it is shown to somebody whom it would let in.
+    async fn look_at_single(&mut self, due: &BTreeSet<RoomId>) -> Result<BTreeSet<RoomId>, MatrixError> {
+        let mut changed = BTreeSet::new();
+        for id in due {
+            self.parts.heartbeat.tick();
+            let shown = self.parts.homeserver.shown_from_outside(id).await?;
+            let Some(observed) = &mut self.observed else { return Ok(changed) };
+            let invited = observed.outside.get(id).and_then(|room| room.members.get(&observed.bot)).cloned();
+            let before = match shown {
+                Some(mut room) => {
+                    room.members.extend(invited.map(|member| (observed.bot.clone(), member)));
+                    observed.outside.insert(id.clone(), room.clone()) != Some(room)
+                }
+                None if invited.is_some() => false,
+                None => observed.outside.remove(id).is_some(),
+            };
+            if before {
+                changed.insert(id.clone());
+            }
+        }
+        Ok(changed)
+    }
+
     /// Looks at rooms outside; hands back those that look different.
     ///
     /// # Errors
@@ -48,8 +97,14 @@ impl Reconciler {
         }
         self.looked_outside.retain(|room| hanging.contains(room));
         let due: BTreeSet<RoomId> = due.into_iter().collect();
-        let changed =
-            if observed.accounts.listed { self.look_as_admin(&due).await? } else { self.look_as_member(&due).await? };
+        let heirs: BTreeSet<RoomId> = observed.heirs_outside().intersection(&due).cloned().collect();
+        let changed = if observed.accounts.listed {
+            self.look_as_admin(&due).await?
+        } else {
+            let mut changed = self.look_at_single(&heirs).await?;
+            changed.extend(self.look_as_member(&due.difference(&heirs).cloned().collect()).await?);
+            changed
+        };
         self.looked_outside.extend(due);
         Ok(changed)
     }
@@ -122,12 +177,11 @@ impl Reconciler {
     }
 }
 
-/// Children of the bot's spaces, and rooms to be adopted, that it is not in.
+/// Children of the bot's spaces, rooms to be adopted, and what replaced rooms of ours, that it is not in.
 fn hanging_outside(observed: &Observed) -> BTreeSet<RoomId> {
     let spaces = observed.rooms.values().filter(|room| room.is_space);
     let children = spaces.flat_map(|space| space.children.keys()).chain(observed.adoptable.values());
-    children
-        .filter(|child| !observed.rooms.contains_key(*child) && !observed.unread.contains(*child))
-        .cloned()
-        .collect()
+    let children =
+        children.filter(|child| !observed.rooms.contains_key(*child) && !observed.unread.contains(*child)).cloned();
+    children.chain(observed.heirs_outside()).collect()
 }

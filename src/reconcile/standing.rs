@@ -109,11 +109,13 @@ impl Reconciler {
         missing: &BTreeSet<Key>,
     ) -> Result<(), PassError> {
         let Some(observed) = &mut self.observed else { return Ok(()) };
+        let heirs = observed.heirs_outside();
         let policy: BTreeMap<&Key, Enforce> = desired.rooms.iter().map(|room| (&room.key, room.enforce)).collect();
         for (key, enforce) in missing.iter().filter_map(|key| Some((key, *policy.get(key)?))) {
             let Some(id) = observed.aliases.get(key) else { continue };
             let in_sight = observed.rooms.contains_key(id) || observed.unread.contains(id);
-            if in_sight || self.standing.is_known(id) {
+            // What replaced a room of ours that the bot is in is followed from there.
+            if in_sight || heirs.contains(id) || self.standing.is_known(id) {
                 continue;
             }
             let homeserver = &self.parts.homeserver;
@@ -122,7 +124,13 @@ impl Reconciler {
             } else {
                 homeserver.room_when_left(id).await?
             };
-            if room.is_some_and(|room| is_lost(&room, key, &observed.bot)) {
+            let lost = match &room {
+                Some(room) => is_lost(room, key, &observed.bot) || replaced_ours(room, &observed.bot),
+                // Who is no admin sees nothing of a room it was banned from, or asked back into. Whether it is debris shows when the
+                // bot tries to enter.
+                None => !observed.accounts.listed,
+            };
+            if lost {
                 self.standing.suffer(id, (key, enforce), Loss::Place);
             } else {
                 self.standing.strange.insert(id.clone());
@@ -154,7 +162,7 @@ impl Reconciler {
         let Some(actuator) = self.parts.actuator.as_ref().filter(|_| !due.is_empty() && self.may_write()) else {
             return Ok(false);
         };
-        let mut changed = BTreeSet::new();
+        let (mut changed, mut gone) = (BTreeSet::new(), BTreeSet::new());
         for (id, loss) in due {
             let result = win_back(actuator.as_ref(), &id, loss).await;
             let Some(setback) = self.standing.setbacks.get_mut(&id) else { continue };
@@ -169,7 +177,9 @@ impl Reconciler {
                 Err(error) => {
                     tracing::warn!(key = %setback.key, room = %id, %error, "the bot cannot get back what it lost");
                     if error.kind == ActErrorKind::Stale {
-                        // There may be no such room any more: where its alias points is looked up anew.
+                        // There is no such room, or nobody of this homeserver is in it: where its alias points is looked up anew, and if it
+                        // is there still, that is debris.
+                        gone.insert(id.clone());
                         self.looked_up.remove(&setback.key);
                         if let Some(observed) = &mut self.observed {
                             observed.aliases.remove(&setback.key);
@@ -180,16 +190,29 @@ impl Reconciler {
             }
         }
         self.reread_rooms(&changed).await?;
+        for id in &gone {
+            self.standing.setbacks.remove(id);
+            self.standing.strange.insert(id.clone());
+            if let Some(observed) = &mut self.observed {
+                observed.unread.remove(id);
+            }
+        }
         if !changed.is_empty() {
             // What failed in those rooms failed for this.
             self.troubles.clear();
         }
-        Ok(!changed.is_empty())
+        Ok(!changed.is_empty() || !gone.is_empty())
+    }
+
+    /// Rooms of usher's that the bot is out of, or has no power in, and what can be done about each.
+    #[must_use]
+    pub fn setbacks(&self) -> Vec<FailureStatus> {
+        self.standing.setbacks.iter().map(|(room, setback)| self.setback(room, setback)).collect()
     }
 
     /// What does not work, with what can be done about it (S-82, S-92).
     pub(super) fn failures(&self) -> Vec<FailureStatus> {
-        let lost = self.standing.setbacks.iter().map(|(room, setback)| self.setback(room, setback));
+        let lost = self.setbacks().into_iter();
         let fought = self.fights.waiting().map(|(fight, until)| FailureStatus {
             what: fight.what.clone(),
             reason: format!("undone {} times by somebody else", fight.flips),
@@ -264,6 +287,13 @@ fn is_lost(room: &Room, key: &Key, bot: &UserId) -> bool {
     out && carried(room) == Some(key)
 }
 
+/// Whether the room, which stands behind a fencing alias of ours and has no mark of ours, replaced another one: then people upgraded a
+/// room of ours while the bot was in neither. Nobody but the homeserver puts that alias there.
+fn replaced_ours(room: &Room, bot: &UserId) -> bool {
+    let unmarked = room.marker.is_none() && room.created_for.is_none() && room.managed_by.is_none();
+    unmarked && room.predecessor.is_some() && room.successor.is_none() && room.members.get(bot) != Some(&Member::Join)
+}
+
 /// What a room is in which the bot cannot change levels any more. A room without levels is still in the making; creators
 /// from version 12 on have power for good.
 fn powerless<'r>(room: &'r Room, bot: &UserId) -> Option<&'r Key> {
@@ -316,11 +346,23 @@ mod tests {
             abandoned: true,
             additive: false,
             original_creator: None,
+            former: BTreeSet::new(),
             adopted: false,
         };
         let adopted = Marker { abandoned: false, adopted: true, ..marker.clone() };
         assert!(lost(&Room { created_for: None, marker: Some(adopted), ..room(Some(left()), 150) }), "adopted");
         assert!(!lost(&Room { marker: Some(marker), ..room(Some(left()), 150) }), "left on purpose");
+    }
+
+    #[test]
+    fn what_replaced_a_room_of_ours_behind_its_alias_is_lost_and_no_debris() {
+        let heir = Room { created_for: None, predecessor: Some("!old".into()), ..room(None, 150) };
+        assert!(replaced_ours(&heir, &BOT.into()));
+        assert!(!replaced_ours(&Room { predecessor: None, ..heir.clone() }, &BOT.into()), "a room of strangers");
+        assert!(!replaced_ours(&Room { successor: Some("!next".into()), ..heir.clone() }, &BOT.into()));
+        assert!(!replaced_ours(&Room { managed_by: Some("other".into()), ..heir.clone() }, &BOT.into()));
+        let inside = Room { members: room(Some(Member::Join), 150).members, ..heir };
+        assert!(!replaced_ours(&inside, &BOT.into()), "it is there already");
     }
 
     #[test]

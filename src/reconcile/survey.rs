@@ -137,6 +137,7 @@ impl Reconciler {
         self.observed = Some(observed);
         self.readings = Readings { all: Some(began), rooms: BTreeMap::new() };
         self.looked_up.clear();
+        self.looked_at_heirs.clear();
         self.standing.look_again();
         self.mark_services();
         self.look_outside(Looks::All).await?;
@@ -257,6 +258,7 @@ impl Reconciler {
 
     /// Where the aliases of missing rooms point, and, without a user list, who exists.
     pub(super) async fn complete(&mut self, desired: &Desired) -> Result<(), PassError> {
+        self.look_at_heirs().await?;
         let Some(observed) = &mut self.observed else { return Ok(()) };
         let missing = plan::missing(desired, observed);
         let unseen: BTreeSet<_> = missing.difference(&self.looked_up).cloned().collect();

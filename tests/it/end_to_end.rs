@@ -19,6 +19,7 @@ mod people;
 mod stage;
 mod takeover;
 mod transactions;
+mod upgrades;
 mod verbs;
 mod walk;
 mod world;

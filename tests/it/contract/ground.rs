@@ -235,6 +235,7 @@ pub fn marker(key: &Key) -> Marker {
         abandoned: false,
         additive: false,
         original_creator: None,
+        former: std::collections::BTreeSet::new(),
         adopted: false,
     }
 }

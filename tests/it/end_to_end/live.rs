@@ -414,26 +414,6 @@ async fn a_bot_out_of_its_rooms_comes_back_in_room_version_12() {
     the_bot_comes_back("12").await;
 }
 
-/// A room that a human replaced is not usher's to write to any more: it says so, removes nobody and makes no second one.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_room_that_a_human_upgraded_is_reported_and_loses_nobody() {
-    let live = Live::new("11").await;
-    let world = &live.world;
-    let room = world.room("red/general").await;
-    let before = world.inside("red/general").await;
-    let made = world.made_rooms().await;
-    let path = format!("/_matrix/client/v3/rooms/{}/upgrade", escape(room.as_str()));
-    let (status, answer) = world.as_person("ann", "POST", &path, json!({ "new_version": "12" })).await;
-    assert_eq!(status, 200, "{answer}");
-    until("it is reported", async || world.status().await["notes"].to_string().contains("upgrade")).await;
-    live.calm().await;
-    let stay = world.members_of(&room).await;
-    assert!(before.iter().all(|name| matches!(stay[name].as_str(), "join" | "invite")), "{stay:?}");
-    assert_eq!(world.made_rooms().await, made);
-    assert_eq!(world.removed().await.len(), 0);
-    live.daemon.stop().await.code(0);
-}
-
 /// S-34: somebody renames a space as often as usher does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fight_over_a_name_is_slowed_down_and_nothing_else_is() {

@@ -87,16 +87,17 @@ impl World {
         let held = self.room(room)?;
         let levels = held.content("m.room.power_levels", "").cloned();
         self.may_set(room, by, "m.room.tombstone", "", &json!({}))?;
-        let mut creation = held.content("m.room.create", "").cloned().unwrap_or_default();
-        for key in ["room_version", "creator", "additional_creators"] {
-            creation.as_object_mut().and_then(|creation| creation.remove(key));
+        let old = held.content("m.room.create", "").cloned().unwrap_or_default();
+        let mut creation = json!({ "predecessor": { "room_id": room } });
+        for key in ["type", "m.federate"] {
+            creation.as_object_mut().unwrap().extend(old.get(key).map(|value| (key.to_owned(), value.clone())));
         }
-        creation["predecessor"] = json!({ "room_id": room });
+        let is_space = old["type"] == "m.space";
         let carried = ["m.room.join_rules", "m.room.name", "m.room.topic", "m.room.guest_access", "m.room.avatar"];
         let state: Vec<Value> = held
             .state
             .iter()
-            .filter(|((kind, _), _)| carried.contains(&kind.as_str()) || kind == "m.space.child")
+            .filter(|((kind, _), _)| carried.contains(&kind.as_str()) || is_space && kind == "m.space.child")
             .map(|((kind, key), event)| json!({ "type": kind, "state_key": key, "content": event.content }))
             .collect();
         let mut body = json!({ "room_version": version, "creation_content": creation, "initial_state": state });
@@ -109,6 +110,9 @@ impl World {
         let successor = self.create(by, &body)?;
         let tombstone = json!({ "body": "This room has been replaced", "replacement_room": successor });
         self.set(room, by, "m.room.tombstone", "", tombstone);
+        for target in self.aliases.values_mut().filter(|target| *target == room) {
+            *target = successor.clone();
+        }
         Ok(successor)
     }
 }

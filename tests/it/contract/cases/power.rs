@@ -116,6 +116,7 @@ pub async fn a_new_id_takes_the_fence_along(ground: &Ground) {
         abandoned: false,
         additive: false,
         original_creator: None,
+        former: std::collections::BTreeSet::new(),
         adopted: false,
     };
     let rename = Action::SetState { room: at(&space), state: StateChange::Rename { from: old.clone(), marker } };
