@@ -1,8 +1,9 @@
-//! usher's own listeners: operations, and the homeserver's transactions where they are wanted; each on its own address, each ended
-//! through a cancellation token. Here is what they share: opening, serving, bearer tokens.
+//! usher's own listeners: operations, the homeserver's transactions where they are wanted, SCIM where it is the source; each on its own
+//! address, each ended through a cancellation token. Here is what they share: opening, serving, bearer tokens.
 
 pub mod appservice;
 pub mod ops;
+pub mod scim;
 
 use std::future::IntoFuture as _;
 use std::io;

@@ -2,7 +2,8 @@
 //!
 //! Plain functions, one query each, through sqlx's `Any` driver: one query text for both, column types limited to BIGINT and TEXT.
 //! What is kept here is only what Matrix cannot hold: the ledger, holds and approvals, the history of passes, the place in the
-//! change feed, the writer's lease. Never kept: tokens, passwords, mail addresses, message bodies.
+//! change feed, the writer's lease, and what SCIM clients provision, mail addresses among it. Never kept: tokens, passwords, message
+//! bodies.
 
 pub mod facts;
 pub mod history;
@@ -11,6 +12,7 @@ pub mod lease;
 pub mod ledger;
 mod look;
 mod migrations;
+pub mod scim;
 mod tables;
 
 use std::fs::OpenOptions;
@@ -194,6 +196,7 @@ impl Store {
         if self.backend == Backend::Postgres {
             statements.extend(lease::QUERIES.iter().map(|sql| (*sql).to_owned()));
         }
+        statements.extend(scim::statements(&self.backend));
         statements.extend(ledger::TABLES.iter().flat_map(|table| table.statements()));
         statements.extend(holds::TABLES.iter().flat_map(|table| table.statements()));
         statements
