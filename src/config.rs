@@ -508,9 +508,13 @@ pub struct ScimSource {
     pub port: u16,
     pub listen: Option<String>,
     pub base_url: String,
+    /// What clients write before `/Users`; from the Host header where it is not set.
+    pub public_url: Option<String>,
     pub client_id: String,
     pub credentials: Vec<ScimCredential>,
     pub username_attribute: String,
+    /// Whether `@` and what stands behind it is left out of Matrix names.
+    pub strip_domain: bool,
     pub register_users: RegisterUsers,
     pub synchronous_provisioning: bool,
     /// The mailer section as given; read by the mail part.
@@ -524,6 +528,7 @@ impl fmt::Debug for ScimSource {
             .field("port", &self.port)
             .field("listen", &self.listen)
             .field("base_url", &self.base_url)
+            .field("public_url", &self.public_url)
             .field("client_id", &self.client_id)
             .field("credentials", &self.credentials)
             .field("username_attribute", &self.username_attribute)
@@ -538,6 +543,10 @@ impl fmt::Debug for ScimSource {
 pub struct ScimCredential {
     /// `None`: a Synapse admin's own access token (`synapse_user: admin`).
     pub token: Option<SecretString>,
+    /// What the log calls its bearer.
+    pub name: Option<String>,
+    /// Until when it is accepted.
+    pub not_after: Option<Timestamp>,
     /// `access:scope`.
     pub roles: Vec<String>,
 }
