@@ -2,6 +2,8 @@
 //!
 //! Holds no rules: what to do is `plan`, when is `reconcile::daemon`.
 
+mod scim;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -311,6 +313,7 @@ pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> 
     let mut listeners = Listeners::default();
     listeners.open_operations(config, &parts, seen, &stop).await?;
     listeners.open_transactions(config, &stop).await?;
+    listeners.open_scim(config, &parts, purpose, &stop).await?;
     let built = match built {
         Some(built) => Some(built),
         None => build_or_stand_by(config, purpose, &parts, (&stop, &deadline)).await?,
@@ -379,6 +382,26 @@ impl Listeners {
         let serving = appservice::serve(listener, service, stop.clone());
         self.served.spawn(async { broken("appservice.listen", serving.await) });
         self.takes_transactions = true;
+        Ok(())
+    }
+
+    /// Takes what a SCIM client sends, where that is the source. Also while standing by; not in a dry run, which writes nothing.
+    async fn open_scim(
+        &mut self,
+        config: &Config,
+        parts: &Shown,
+        purpose: Purpose,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let Source::Scim(source) = &config.source else { return Ok(()) };
+        if purpose == Purpose::Look {
+            tracing::warn!("a dry run takes nothing from SCIM clients: they are not served");
+            return Ok(());
+        }
+        let (listener, server) = scim::open(config, source, parts.store.subscribe()).await?;
+        let stop = stop.clone();
+        self.served
+            .spawn(async move { broken("source.listen", crate::http::scim::serve(listener, &server, stop).await) });
         Ok(())
     }
 

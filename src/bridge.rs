@@ -9,6 +9,7 @@ pub mod file;
 pub mod ldap;
 pub mod localpart;
 mod remarks;
+pub mod scim;
 
 /// A source of people and groups.
 #[async_trait]
@@ -22,8 +23,24 @@ pub trait Bridge: Send + Sync {
         true
     }
 
+    /// Whether the source has said of itself that something changed. Cheap: asked every two seconds, and between the steps of a long
+    /// pass.
+    async fn hint(&mut self) -> Hint {
+        Hint::Nothing
+    }
+
     /// For `usher source test`: each step on the way to a read, in order, the last one the first that failed.
     async fn probe(&mut self) -> Vec<Probe>;
+}
+
+/// What a source says of itself between two reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    Nothing,
+    /// It changed, and what was going on has calmed down.
+    Changed,
+    /// Somebody was deactivated: that waits for nothing.
+    Urgent,
 }
 
 /// A source that could not be read at all.
@@ -57,7 +74,7 @@ pub fn build(config: &Config) -> Result<Box<dyn Bridge>, SourceError> {
         Source::Ldap(ldap) => Box::new(ldap::LdapBridge::new(ldap)?),
         Source::File(file) => Box::new(file::FileBridge::new(file)),
         Source::MsGraph(_) => return Err(unbuilt("ms-graph-ad")),
-        Source::Scim(_) => return Err(unbuilt("scim")),
+        Source::Scim(scim) => Box::new(scim::ScimBridge::new(scim, &config.database_url)),
     };
     Ok(Box::new(remarks::Remarked::new(source)))
 }
@@ -65,7 +82,7 @@ pub fn build(config: &Config) -> Result<Box<dyn Bridge>, SourceError> {
 fn unbuilt(kind: &str) -> SourceError {
     SourceError {
         attempted: format!("open source of type {kind}"),
-        cause: "this version of usher reads `ldap` and `file` sources only".to_owned(),
+        cause: "this version of usher reads `ldap`, `scim` and `file` sources only".to_owned(),
         retry: false,
     }
 }

@@ -510,9 +510,13 @@ pub struct ScimSource {
     pub port: u16,
     pub listen: Option<String>,
     pub base_url: String,
+    /// What clients write before `/Users`; from the Host header where it is not set.
+    pub public_url: Option<String>,
     pub client_id: String,
     pub credentials: Vec<ScimCredential>,
     pub username_attribute: String,
+    /// Whether `@` and what stands behind it is left out of Matrix names.
+    pub strip_domain: bool,
     pub register_users: RegisterUsers,
     pub synchronous_provisioning: bool,
     pub mailer: Option<Mailer>,
@@ -522,6 +526,10 @@ pub struct ScimSource {
 pub struct ScimCredential {
     /// `None`: a Synapse admin's own access token (`synapse_user: admin`).
     pub token: Option<SecretString>,
+    /// What the log calls its bearer.
+    pub name: Option<String>,
+    /// Until when it is accepted.
+    pub not_after: Option<Timestamp>,
     /// `access:scope`.
     pub roles: Vec<String>,
 }

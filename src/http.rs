@@ -1,8 +1,9 @@
-//! usher's own listeners: operations, and the homeserver's transactions where they are wanted; each on its own address, each ended
-//! through a cancellation token. Here is what they share: opening and bearer tokens; how they serve is in `serve`.
+//! usher's own listeners: operations, the homeserver's transactions where they are wanted, SCIM where it is the source; each on its own
+//! address, each ended through a cancellation token. Here is what they share: opening and bearer tokens; how they serve is in `serve`.
 
 pub mod appservice;
 pub mod ops;
+pub mod scim;
 mod serve;
 
 use std::io;

@@ -66,6 +66,8 @@ pub mod ledger;
 pub mod observed;
 // -- deciding (pure)
 pub mod plan;
+// -- what a SCIM client may say (pure)
+pub mod scim;
 // -- doing
 pub mod actuate;
 pub mod app;

@@ -13,6 +13,7 @@ mod read;
 pub mod registration;
 mod requests;
 mod transport;
+mod vouch;
 mod write;
 
 use std::sync::Arc;

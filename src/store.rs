@@ -2,8 +2,8 @@
 //!
 //! Plain functions, one query each, through sqlx's `Any` driver: one query text for both, column types limited to BIGINT and TEXT.
 //! What is kept here is only what Matrix cannot hold: the ledger, holds and approvals, the history of passes, the place in the
-//! change feed, the writer's lease, and letters until they are sent, with their addresses. Never kept: tokens, passwords, message
-//! bodies, mail addresses otherwise.
+//! change feed, the writer's lease, what SCIM clients provision and letters until they are sent, mail addresses among both. Never kept:
+//! tokens, passwords, message bodies.
 
 pub mod facts;
 pub mod history;
@@ -13,6 +13,7 @@ pub mod ledger;
 mod look;
 mod migrations;
 pub mod outbox;
+pub mod scim;
 mod tables;
 
 use std::fs::OpenOptions;
@@ -196,6 +197,7 @@ impl Store {
         if self.backend == Backend::Postgres {
             statements.extend(lease::QUERIES.iter().map(|sql| (*sql).to_owned()));
         }
+        statements.extend(scim::statements(&self.backend));
         statements.extend(ledger::TABLES.iter().flat_map(|table| table.statements()));
         statements.extend(holds::TABLES.iter().flat_map(|table| table.statements()));
         statements

@@ -5,7 +5,7 @@
 
 use async_trait::async_trait;
 
-use super::{Bridge, Probe, SourceError};
+use super::{Bridge, Hint, Probe, SourceError};
 use crate::directory::{Completeness, Snapshot};
 
 /// A source that is listened to.
@@ -44,6 +44,10 @@ impl Bridge for Remarked {
 
     async fn changed(&mut self) -> bool {
         self.source.changed().await
+    }
+
+    async fn hint(&mut self) -> Hint {
+        self.source.hint().await
     }
 
     async fn probe(&mut self) -> Vec<Probe> {

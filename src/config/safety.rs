@@ -88,7 +88,7 @@ fn exception(field: &Field<'_>) -> Exception {
 }
 
 /// A date (through the end of that day, UTC) or an RFC 3339 time.
-fn moment(field: &Field<'_>) -> Option<Timestamp> {
+pub(super) fn moment(field: &Field<'_>) -> Option<Timestamp> {
     let text = field.filled()?;
     if let Ok(time) = DateTime::parse_from_rfc3339(&text) {
         return Some(Timestamp(time.timestamp_millis()));

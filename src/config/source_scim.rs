@@ -1,9 +1,17 @@
 //! `source: {type: scim}` (S-62, S-63).
 
+use secrecy::ExposeSecret as _;
+
+use super::safety::moment;
 use super::section::Section;
 use super::source::check_interval_ms;
 use super::value::Field;
 use super::{RegisterUsers, ScimCredential, ScimSource, mailer, secret};
+use crate::scim::Kind;
+use crate::scim::schema::{Named, Type, resolve};
+
+/// A token of fewer characters can be guessed.
+const SHORTEST_TOKEN: usize = 16;
 
 pub(super) fn scim(section: &mut Section<'_>) -> ScimSource {
     let register = [("yes", RegisterUsers::Yes), ("no", RegisterUsers::No), ("if-missing", RegisterUsers::IfMissing)];
@@ -12,9 +20,11 @@ pub(super) fn scim(section: &mut Section<'_>) -> ScimSource {
         port: u16::try_from(section.number("port", 8040, (1, 65_535))).unwrap_or(8040),
         listen: section.text("listen"),
         base_url: section.field("base_url").and_then(|field| prefix(&field)).unwrap_or_default(),
+        public_url: section.field("public_url").and_then(|field| field.url(&["https", "http"])).map(without_slash),
         client_id: String::new(),
         credentials: Vec::new(),
         username_attribute: "userName".to_owned(),
+        strip_domain: false,
         register_users: section.choice("register_users", RegisterUsers::No, &register),
         synchronous_provisioning: section.boolean("synchronous_provisioning", false),
         mailer: section.field("mailer").and_then(|field| mailer::mailer(&field)),
@@ -27,9 +37,10 @@ pub(super) fn scim(section: &mut Section<'_>) -> ScimSource {
         scim.client_id = client.need("id", "'example'");
         scim.credentials = credentials(&mut client);
         if let Some(mut mapping) = client.section("attributeMapping") {
-            if let Some(name) = mapping.text("username") {
+            if let Some(name) = mapping.field("username").and_then(|field| username_attribute(&field)) {
                 scim.username_attribute = name;
             }
+            scim.strip_domain = mapping.boolean("strip_domain", false);
             mapping.finish();
         }
         client.finish();
@@ -47,13 +58,50 @@ fn prefix(field: &Field<'_>) -> Option<String> {
     Some(text.trim_end_matches('/').to_owned())
 }
 
+fn without_slash(url: String) -> String {
+    url.trim_end_matches('/').to_owned()
+}
+
+/// An attribute that holds one text.
+fn username_attribute(field: &Field<'_>) -> Option<String> {
+    let text = field.filled()?;
+    let fine = match resolve(Kind::User, &text) {
+        Named::Attribute(place) => {
+            let leaf = place.leaf();
+            leaf.kind == Type::Text && !leaf.many && !place.attribute.many && !place.attribute.is_read_only()
+        }
+        Named::Extension(_) | Named::Core | Named::Foreign | Named::Unknown => false,
+    };
+    if !fine {
+        field.fail(format!(
+            "must name an attribute of SCIM users that holds one text, such as userName, externalId or employeeNumber, not {}",
+            field.shown()
+        ));
+    }
+    fine.then_some(text)
+}
+
 fn credentials(client: &mut Section<'_>) -> Vec<ScimCredential> {
     let before = client.report.errors();
     let mut found = Vec::new();
     if let Some(token) = secret::read(client, "token", "token_file") {
-        found.push(ScimCredential { token: Some(token), roles: vec!["*:*".to_owned()] });
+        found.push(ScimCredential { token: Some(token), name: None, not_after: None, roles: vec!["*:*".to_owned()] });
     }
-    found.extend(client.list("rbac").iter().filter_map(credential));
+    for field in client.list("rbac") {
+        let Some(credential) = credential(&field) else { continue };
+        if let Some(token) = &credential.token {
+            let same = |known: &&ScimCredential| {
+                known.token.as_ref().is_some_and(|known| known.expose_secret() == token.expose_secret())
+            };
+            if found.iter().any(|known| same(&known)) {
+                field.fail("has the same token as an entry above: each client needs one of its own");
+            }
+            if token.expose_secret().len() < SHORTEST_TOKEN {
+                field.advise(format!("has a short token: use at least {SHORTEST_TOKEN} random characters"));
+            }
+        }
+        found.push(credential);
+    }
     if found.is_empty() && client.report.errors() == before {
         client.missing("rbac", "[{ token_file: /run/secrets/scim-token, roles: ['*:*'] }]");
     }
@@ -65,6 +113,8 @@ fn credential(field: &Field<'_>) -> Option<ScimCredential> {
     let before = section.report.errors();
     let admin = section.field("synapse_user");
     let token = secret::read(&mut section, "token", "token_file");
+    let name = section.text("name");
+    let not_after = section.field("not_after").and_then(|field| moment(&field));
     let roles = section.field("roles");
     if roles.is_none() {
         section.missing("roles", "['*:*']");
@@ -81,7 +131,7 @@ fn credential(field: &Field<'_>) -> Option<ScimCredential> {
         (None, _) => {}
     }
     section.finish();
-    Some(ScimCredential { token, roles })
+    Some(ScimCredential { token, name, not_after, roles })
 }
 
 fn role(field: &Field<'_>) -> Option<String> {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Arrival, Folding, News, PassError, PassResult, Reconciler};
+use crate::bridge::Hint;
 use crate::clock;
 use crate::directory::Completeness;
 use crate::http::appservice::{Hints, wait_or_wake};
@@ -168,6 +169,12 @@ impl Folding for Inbox {
         while let Ok(arrival) = self.batches.try_recv() {
             self.take(arrival, reconciler).await;
         }
+        // Who is deactivated does not wait for the end of a first sync. A source that cannot be read is read at the next poll.
+        if reconciler.source_hint().await == Hint::Urgent
+            && let Err(error) = reconciler.read_source(true).await
+        {
+            tracing::debug!(%error, "the source has urgent news that cannot be read yet");
+        }
         Ok(())
     }
 }
@@ -238,6 +245,9 @@ impl Daemon {
         let parts = &self.reconciler.parts;
         parts.metrics.count_requests(&parts.homeserver.requests().counts());
         let approved = self.reconciler.take_approvals().await.unwrap_or(false);
+        if self.outages == 0 && self.reconciler.source_hint().await != Hint::Nothing {
+            self.next_poll = self.next_poll.min(Instant::now());
+        }
         let due = Instant::now() >= self.next_poll;
         let ready = self.reconciler.observed.is_some() && self.outages == 0;
         let (scope, cause) = if due {

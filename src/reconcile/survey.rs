@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::outside::Looks;
 use super::{Dirty, PassError, Reconciler};
+use crate::bridge::Hint;
 use crate::clock;
 use crate::desired::Desired;
 use crate::directory::{Directory, Snapshot};
@@ -95,6 +96,11 @@ impl Reconciler {
         self.parts.metrics.source_read(users, groups, directory.is_complete(), now);
         self.directory = Some(directory);
         self.read_at = Some(now);
+    }
+
+    /// What the source says of itself.
+    pub async fn source_hint(&mut self) -> Hint {
+        self.parts.bridge.hint().await
     }
 
     /// Whether the source must be read again: it may have changed, or an absence waits for its second look (S-7).

@@ -10,7 +10,7 @@ mod source;
 use source::{Token, paths, subcommands, tokens};
 
 /// Modules that decide: values in, values out. With them everything below them.
-const PURE: [&str; 6] = ["ids", "directory", "desired", "ledger", "observed", "plan"];
+const PURE: [&str; 7] = ["ids", "directory", "desired", "ledger", "observed", "plan", "scim"];
 
 /// What a pure module may not name: I/O, time, concurrency, and the parts of usher that do things.
 const IMPURE: [&str; 27] = [

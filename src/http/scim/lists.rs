@@ -1,0 +1,232 @@
+//! Lists and searches: by index and by cursor, filtered, sorted. The database pages where it can; otherwise resources are looked at in
+//! slices, and only their places are kept.
+
+use serde_json::Value;
+
+use super::render::{plain, whole};
+use super::{Answer, Call, Refusal, Server, render};
+use crate::clock;
+use crate::scim::access::Access;
+use crate::scim::evaluate::{Compiled, Members, compile};
+use crate::scim::list::{Cursor, Page, Paging, Query, Sort, compare, sort_key, sort_place};
+use crate::scim::projection::Projection;
+use crate::scim::{Document, Error, Kind};
+use crate::store::scim::{Resource, Resources, Slice};
+
+/// Resources looked at in one go.
+const SLICE: i64 = 500;
+
+/// A resource that fits: its sort key and its place.
+type Match = (Option<String>, i64);
+
+impl Server {
+    pub(super) async fn list(
+        &self,
+        call: &Call,
+        kind: Kind,
+        parameters: &[(String, String)],
+    ) -> Result<Answer, Refusal> {
+        let query = Query::from_parameters(parameters, clock::now().0)?;
+        self.found(call, &[kind], &query).await
+    }
+
+    pub(super) async fn search(&self, call: &Call, kind: Option<Kind>, body: &Value) -> Result<Answer, Refusal> {
+        let query = Query::from_search(body, clock::now().0)?;
+        match kind {
+            Some(kind) => self.found(call, &[kind], &query).await,
+            None => {
+                let kinds: Vec<Kind> =
+                    Kind::ALL.into_iter().filter(|kind| call.roles.allow(Access::Read, *kind)).collect();
+                self.found(call, &kinds, &query).await
+            }
+        }
+    }
+
+    async fn found(&self, call: &Call, kinds: &[Kind], query: &Query) -> Result<Answer, Refusal> {
+        let resources = self.resources()?;
+        let page = match kinds {
+            [kind] if query.filter.is_none() && query.sort.is_none() => paged(&resources, call, *kind, query).await?,
+            _ => picked(&resources, call, kinds, query).await?,
+        };
+        Ok(Answer { status: 200, body: Some(page.body()), ..Answer::default() })
+    }
+}
+
+fn projection(kind: Kind, query: &Query) -> Projection {
+    Projection::new(kind, query.attributes.as_deref(), query.excluded.as_deref())
+}
+
+/// Everything of a kind, in order of creation: the database knows the page.
+async fn paged(resources: &Resources, call: &Call, kind: Kind, query: &Query) -> Result<Page, Refusal> {
+    let total = resources.count(kind).await?;
+    let (slice, start) = match query.paging {
+        Paging::Index(start) => (Slice::Offset(start - 1), Some(start)),
+        Paging::Cursor(None) => (Slice::After(0), None),
+        Paging::Cursor(Some(Cursor::After(pk))) => (Slice::After(pk), None),
+        Paging::Cursor(Some(Cursor::Before(pk))) => (Slice::Before(pk), None),
+        Paging::Cursor(Some(Cursor::Offset(skip))) => (Slice::Offset(skip), None),
+    };
+    if query.count == 0 {
+        return Ok(Page { total, start, ..Page::default() });
+    }
+    // One more than asked for tells whether there is another page.
+    let mut found = resources.slice(kind, slice, query.count + 1).await?;
+    let more = i64::try_from(found.len()).unwrap_or(i64::MAX) > query.count;
+    let backwards = matches!(slice, Slice::Before(_));
+    if more && backwards {
+        found.remove(0);
+    } else if more {
+        found.pop();
+    }
+    let mut page = Page { total, start, ..Page::default() };
+    if start.is_none()
+        && let (Some(first), Some(last)) = (found.first(), found.last())
+    {
+        let now = clock::now().0;
+        let is_first = matches!(query.paging, Paging::Cursor(None));
+        page.next = (more || backwards).then(|| Cursor::After(last.pk).encode(&query.digest, now));
+        page.previous =
+            (if backwards { more } else { !is_first }).then(|| Cursor::Before(first.pk).encode(&query.digest, now));
+    }
+    page.resources = whole(resources, call, found, &projection(kind, query)).await?;
+    Ok(page)
+}
+
+/// What fits a filter, of one kind or several, perhaps sorted.
+async fn picked(resources: &Resources, call: &Call, kinds: &[Kind], query: &Query) -> Result<Page, Refusal> {
+    let mut matches: Vec<Match> = Vec::new();
+    let mut refused = None;
+    let mut understood = false;
+    if let Some(sort) = &query.sort
+        && !kinds.iter().any(|kind| sort_place(*kind, &sort.by).is_some())
+    {
+        return Err(Error::invalid_path("sortBy names no attribute").into());
+    }
+    for kind in kinds {
+        match query.filter.as_ref().map(|filter| compile(*kind, filter)).transpose() {
+            Ok(filter) => {
+                understood = true;
+                let base = call.base.as_str();
+                matching(resources, (*kind, base), (filter.as_ref(), query.sort.as_ref()), &mut matches).await?;
+            }
+            // What one kind has not got, another may have.
+            Err(error) => refused = Some(error),
+        }
+    }
+    if let Some(error) = refused.filter(|_| !understood) {
+        return Err(error.into());
+    }
+    match &query.sort {
+        Some(sort) => matches
+            .sort_by(|one, other| compare(one.0.as_ref(), other.0.as_ref(), sort.descending).then(one.1.cmp(&other.1))),
+        None => matches.sort_by_key(|(_, pk)| *pk),
+    }
+    let total = matches.len();
+    let count = usize::try_from(query.count).unwrap_or_default();
+    let whole_number = |number: i64| usize::try_from(number).unwrap_or(usize::MAX).min(total);
+    let (begin, end) = match query.paging {
+        Paging::Index(start) => (whole_number(start - 1), None),
+        Paging::Cursor(None) => (0, None),
+        Paging::Cursor(Some(Cursor::Offset(skip))) => (whole_number(skip), None),
+        Paging::Cursor(Some(Cursor::After(pk))) => (matches.partition_point(|(_, known)| *known <= pk), None),
+        Paging::Cursor(Some(Cursor::Before(pk))) => {
+            let end = matches.partition_point(|(_, known)| *known < pk);
+            (end.saturating_sub(count), Some(end))
+        }
+    };
+    let end = end.unwrap_or(begin.saturating_add(count)).min(total);
+    let mut page = Page { total: i64::try_from(total).unwrap_or(i64::MAX), ..Page::default() };
+    match query.paging {
+        Paging::Index(start) => page.start = Some(start),
+        Paging::Cursor(_) if count > 0 => cursors(&mut page, &matches, (begin, end), query),
+        Paging::Cursor(_) => {}
+    }
+    page.resources = in_order(resources, call, &matches[begin..end], query).await?;
+    Ok(page)
+}
+
+fn cursors(page: &mut Page, matches: &[Match], (begin, end): (usize, usize), query: &Query) {
+    let number = |place: usize| i64::try_from(place).unwrap_or(i64::MAX);
+    let now = clock::now().0;
+    let sorted = query.sort.is_some();
+    if end < matches.len() && end > begin {
+        let next = if sorted { Cursor::Offset(number(end)) } else { Cursor::After(matches[end - 1].1) };
+        page.next = Some(next.encode(&query.digest, now));
+    }
+    if begin > 0 && begin < matches.len() {
+        let back = number(begin).saturating_sub(query.count).max(0);
+        let previous = if sorted { Cursor::Offset(back) } else { Cursor::Before(matches[begin].1) };
+        page.previous = Some(previous.encode(&query.digest, now));
+    }
+}
+
+/// The resources of a page, in its order.
+async fn in_order(resources: &Resources, call: &Call, page: &[Match], query: &Query) -> Result<Vec<Value>, Refusal> {
+    let pks: Vec<i64> = page.iter().map(|(_, pk)| *pk).collect();
+    let found = resources.at(&pks).await?;
+    let mut shown: std::collections::BTreeMap<i64, Value> = std::collections::BTreeMap::new();
+    for kind in Kind::ALL {
+        let of_kind: Vec<Resource> = found.iter().filter(|resource| resource.kind == kind).cloned().collect();
+        let places: Vec<i64> = of_kind.iter().map(|resource| resource.pk).collect();
+        let values = whole(resources, call, of_kind, &projection(kind, query)).await?;
+        shown.extend(places.into_iter().zip(values));
+    }
+    Ok(pks.iter().filter_map(|pk| shown.remove(pk)).collect())
+}
+
+async fn matching(
+    resources: &Resources,
+    (kind, base): (Kind, &str),
+    (filter, sort): (Option<&Compiled>, Option<&Sort>),
+    matches: &mut Vec<Match>,
+) -> Result<(), Refusal> {
+    let mut look = |views: Vec<(i64, Document)>| {
+        for (pk, view) in views {
+            if filter.is_none_or(|filter| filter.fits(&view)) {
+                matches.push((sort.and_then(|sort| sort_key(kind, &sort.by, &view)), pk));
+            }
+        }
+    };
+    if let Some(key) = filter.and_then(Compiled::key) {
+        let candidates = resources.with_key(kind, &key).await?;
+        look(views(resources, base, candidates, filter).await?);
+        return Ok(());
+    }
+    let mut after = 0;
+    loop {
+        let slice = resources.slice(kind, Slice::After(after), SLICE).await?;
+        let Some(last) = slice.last() else { return Ok(()) };
+        after = last.pk;
+        look(views(resources, base, slice, filter).await?);
+    }
+}
+
+/// Resources as a filter sees them: with members and groups only where it asks for them.
+async fn views(
+    resources: &Resources,
+    base: &str,
+    found: Vec<Resource>,
+    filter: Option<&Compiled>,
+) -> Result<Vec<(i64, Document)>, Refusal> {
+    let call = Call { name: String::new(), roles: crate::scim::access::Roles::new(["*:*"]), base: base.to_owned() };
+    let pks: Vec<i64> = found.iter().map(|resource| resource.pk).collect();
+    let kind = found.first().map(|resource| resource.kind);
+    let mut links = match (kind, filter.and_then(Compiled::members)) {
+        (Some(Kind::Group), Some(Members::All)) => resources.members(&pks).await?,
+        (Some(Kind::Group), Some(Members::These(ids))) => resources.members_among(&pks, &ids).await?,
+        (Some(Kind::User), _) if filter.is_some_and(Compiled::asks_for_groups) => resources.groups(&pks).await?,
+        _ => std::collections::BTreeMap::new(),
+    };
+    let view = |resource: Resource| {
+        let (pk, kind) = (resource.pk, resource.kind);
+        let mut view = plain(base, resource);
+        if let Some(links) = links.remove(&pk) {
+            match kind {
+                Kind::Group => view.insert("members".to_owned(), render::members(&call, &links)),
+                Kind::User => view.insert("groups".to_owned(), render::groups(&call, &links)),
+            };
+        }
+        (pk, view)
+    };
+    Ok(found.into_iter().map(view).collect())
+}

@@ -1,0 +1,96 @@
+//! Resources as clients see them: with id, schemas, meta, URLs, members and groups, as much of it as is asked for.
+
+use chrono::{DateTime, SecondsFormat};
+use serde_json::{Value, json};
+
+use super::{Call, Refusal};
+use crate::scim::access::Access;
+use crate::scim::projection::Projection;
+use crate::scim::{Document, Kind, etag};
+use crate::store::scim::{Link, Resource, Resources};
+
+/// A resource's own URL.
+pub(super) fn location(base: &str, kind: Kind, id: &str) -> String {
+    format!("{base}/{}/{id}", kind.endpoint())
+}
+
+/// Everything but members and groups.
+pub(super) fn plain(base: &str, resource: Resource) -> Document {
+    let kind = resource.kind;
+    let mut schemas = vec![kind.schema().urn];
+    schemas.extend(
+        kind.extensions().iter().map(|extension| extension.urn).filter(|urn| resource.document.contains_key(*urn)),
+    );
+    let mut shown = resource.document;
+    shown.insert("schemas".to_owned(), json!(schemas));
+    shown.insert(
+        "meta".to_owned(),
+        json!({
+            "resourceType": kind.name(),
+            "created": time(resource.created),
+            "lastModified": time(resource.modified),
+            "location": location(base, kind, &resource.id),
+            "version": etag(resource.version),
+        }),
+    );
+    shown.insert("id".to_owned(), resource.id.into());
+    shown
+}
+
+fn time(ms: i64) -> String {
+    DateTime::from_timestamp_millis(ms).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// A group's members, as an attribute.
+pub(super) fn members(call: &Call, links: &[Link]) -> Value {
+    let names = call.roles.allow(Access::Read, Kind::User);
+    let member = |link: &Link| {
+        let mut member =
+            json!({ "value": link.id, "$ref": location(&call.base, link.kind, &link.id), "type": link.kind.name() });
+        if let Some(display) = link.display.as_ref().filter(|_| names) {
+            member["display"] = display.as_str().into();
+        }
+        member
+    };
+    links.iter().map(member).collect::<Vec<_>>().into()
+}
+
+/// A user's groups, as an attribute.
+pub(super) fn groups(call: &Call, links: &[Link]) -> Value {
+    let group = |link: &Link| {
+        json!({
+            "value": link.id, "$ref": location(&call.base, link.kind, &link.id), "display": link.display, "type": "direct",
+        })
+    };
+    links.iter().map(group).collect::<Vec<_>>().into()
+}
+
+/// Resources of one kind as they are answered.
+pub(super) async fn whole(
+    resources: &Resources,
+    call: &Call,
+    found: Vec<Resource>,
+    projection: &Projection,
+) -> Result<Vec<Value>, Refusal> {
+    let Some(kind) = found.first().map(|resource| resource.kind) else { return Ok(Vec::new()) };
+    let pks: Vec<i64> = found.iter().map(|resource| resource.pk).collect();
+    let (name, mut links) = match kind {
+        Kind::Group if projection.wants("members") => ("members", resources.members(&pks).await?),
+        Kind::User if projection.wants("groups") && call.roles.allow(Access::Read, Kind::Group) => {
+            ("groups", resources.groups(&pks).await?)
+        }
+        Kind::User | Kind::Group => ("", std::collections::BTreeMap::new()),
+    };
+    let mut shown = Vec::with_capacity(found.len());
+    for resource in found {
+        let links = links.remove(&resource.pk).unwrap_or_default();
+        let mut document = plain(&call.base, resource);
+        if !links.is_empty() {
+            let value = if kind == Kind::Group { members(call, &links) } else { groups(call, &links) };
+            document.insert(name.to_owned(), value);
+        }
+        projection.apply(&mut document);
+        shown.push(Value::Object(document));
+    }
+    Ok(shown)
+}

@@ -1,0 +1,228 @@
+//! Single resources: reading, creating, replacing, patching, deleting.
+
+use serde_json::Value;
+
+use super::render::{location, whole};
+use super::{Answer, Call, Conditions, LARGEST_SHOWN, Refusal, Server};
+use crate::clock;
+use crate::ids::Localpart;
+use crate::scim::patch::{self, MemberChange};
+use crate::scim::projection::Projection;
+use crate::scim::schema::{Named, resolve};
+use crate::scim::{Document, Error, Kind, document, etag, evaluate};
+use crate::store::scim::{Change, New, Resource, Resources};
+
+impl Server {
+    pub(super) async fn get(
+        &self,
+        call: &Call,
+        (kind, id): (Kind, &str),
+        conditions: &Conditions,
+    ) -> Result<Answer, Refusal> {
+        let resources = self.resources()?;
+        let Some(found) = resources.find(kind, id).await? else { return Err(Error::not_found(kind.name()).into()) };
+        let version = etag(found.version);
+        if conditions.if_none_match.as_deref().is_some_and(|given| names(given, &version)) {
+            return Ok(Answer { status: 304, version: Some(version), ..Answer::default() });
+        }
+        shown(&resources, call, (200, found), &conditions.projection(kind)).await
+    }
+
+    pub(super) async fn create(
+        &self,
+        call: &Call,
+        kind: Kind,
+        conditions: &Conditions,
+        body: &Value,
+    ) -> Result<Answer, Refusal> {
+        let resources = self.resources()?;
+        let incoming = document::read(kind, body)?;
+        let mut document = incoming.document;
+        document::check(kind, &document)?;
+        let mut localpart = None;
+        if kind == Kind::User {
+            document.entry("active").or_insert_with(|| true.into());
+            localpart = Some(self.localpart(&document)?);
+        }
+        let members = incoming.members.unwrap_or_default();
+        let new = New { kind, id: random_id(), document, localpart, members };
+        let made = resources.create(&new, clock::now().0).await?;
+        tracing::info!(by = call.name, kind = kind.name(), id = made.id, "SCIM: created");
+        shown(&resources, call, (201, made), &conditions.projection(kind)).await
+    }
+
+    pub(super) async fn replace(
+        &self,
+        call: &Call,
+        (kind, id): (Kind, &str),
+        conditions: &Conditions,
+        body: Result<Value, Error>,
+    ) -> Result<Answer, Refusal> {
+        let resources = self.resources()?;
+        let incoming = body.and_then(|body| document::read(kind, &body));
+        let decide = |before: &Resource| {
+            conditions.check(before)?;
+            let incoming = incoming.clone()?;
+            let mut document = incoming.document;
+            document::check(kind, &document)?;
+            if kind == Kind::User && !document.contains_key("active") {
+                // Saying nothing neither locks nor unlocks anybody.
+                let active = before.document.get("active").cloned().unwrap_or(Value::Bool(true));
+                document.insert("active".to_owned(), active);
+            }
+            // Nor does it empty a group.
+            let members = incoming.members.map(|ids| vec![MemberChange::Clear, MemberChange::Add(ids)]);
+            Ok(Change { document, members: members.unwrap_or_default() })
+        };
+        let Some(after) = resources.change((kind, id), clock::now().0, &decide).await? else {
+            return Err(Error::not_found(kind.name()).into());
+        };
+        tracing::info!(by = call.name, kind = kind.name(), id, version = after.version, "SCIM: replaced");
+        shown(&resources, call, (200, after), &conditions.projection(kind)).await
+    }
+
+    pub(super) async fn patch(
+        &self,
+        call: &Call,
+        (kind, id): (Kind, &str),
+        conditions: &Conditions,
+        body: Result<Value, Error>,
+    ) -> Result<Answer, Refusal> {
+        let resources = self.resources()?;
+        let operations = body.and_then(|body| patch::parse(&body));
+        let decide = |before: &Resource| {
+            conditions.check(before)?;
+            let operations = operations.as_ref().map_err(Error::clone)?;
+            let mut document = before.document.clone();
+            let members = patch::apply(kind, &mut document, operations)?;
+            if kind == Kind::User && !document.contains_key("active") {
+                document.insert("active".to_owned(), true.into());
+            }
+            Ok(Change { document, members })
+        };
+        let Some(after) = resources.change((kind, id), clock::now().0, &decide).await? else {
+            return Err(Error::not_found(kind.name()).into());
+        };
+        tracing::info!(by = call.name, kind = kind.name(), id, version = after.version, "SCIM: patched");
+        let projection = conditions.projection(kind);
+        if kind == Kind::Group
+            && projection.is_plain()
+            && resources.has_more_members_than(after.pk, LARGEST_SHOWN).await?
+        {
+            return Ok(Answer { status: 204, version: Some(etag(after.version)), ..Answer::default() });
+        }
+        shown(&resources, call, (200, after), &projection).await
+    }
+
+    pub(super) async fn delete(
+        &self,
+        call: &Call,
+        (kind, id): (Kind, &str),
+        conditions: &Conditions,
+    ) -> Result<Answer, Refusal> {
+        let check = |before: &Resource| conditions.check(before);
+        if !self.resources()?.delete((kind, id), clock::now().0, &check).await? {
+            return Err(Error::not_found(kind.name()).into());
+        }
+        tracing::info!(by = call.name, kind = kind.name(), id, "SCIM: deleted");
+        Ok(Answer { status: 204, ..Answer::default() })
+    }
+
+    /// The Matrix name, made once and kept for good (S-63).
+    fn localpart(&self, document: &Document) -> Result<Localpart, Error> {
+        let settings = &self.0.settings;
+        let name = settings.username_attribute.as_str();
+        let Named::Attribute(place) = resolve(Kind::User, name) else {
+            return Err(Error::new(500, "attributeMapping.username names no attribute"));
+        };
+        let values = evaluate::values(document, place);
+        let value = values.first().and_then(|value| value.as_str()).map(str::trim).filter(|value| !value.is_empty());
+        let Some(value) = value else {
+            return Err(Error::invalid_value(format!("{name} must have a value: the Matrix name is made of it")));
+        };
+        let value = match value.split_once('@') {
+            Some((local, _)) if settings.strip_domain && !local.is_empty() => local,
+            _ => value,
+        };
+        settings.mapping.map(value).map_err(|_| {
+            Error::invalid_value(format!("{name} cannot be made into a Matrix name: it is too long or empty"))
+        })
+    }
+}
+
+/// One resource as it is answered.
+async fn shown(
+    resources: &Resources,
+    call: &Call,
+    (status, resource): (u16, Resource),
+    projection: &Projection,
+) -> Result<Answer, Refusal> {
+    let (version, location) = (etag(resource.version), location(&call.base, resource.kind, &resource.id));
+    let body = whole(resources, call, vec![resource], projection).await?.pop();
+    Ok(Answer { status, body, location: Some(location), version: Some(version), ..Answer::default() })
+}
+
+impl Conditions {
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    fn projection(&self, kind: Kind) -> Projection {
+        Projection::new(kind, self.parameter("attributes"), self.parameter("excludedAttributes"))
+    }
+
+    /// Whether the client has seen the version it wants to change (RFC 7644 section 3.14).
+    fn check(&self, before: &Resource) -> Result<(), Error> {
+        match &self.if_match {
+            Some(given) if !names(given, &etag(before.version)) => {
+                Err(Error::new(412, "the resource has been changed meanwhile: read it again"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a list of entity tags names this one, weak or strong.
+fn names(given: &str, version: &str) -> bool {
+    let bare = |tag: &str| tag.trim().trim_start_matches("W/").trim_matches('"').to_owned();
+    given.split(',').any(|tag| tag.trim() == "*" || bare(tag) == bare(version))
+}
+
+/// An id nobody can guess or has had before.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "ids of SCIM resources are drawn here; no plan depends on which they are"
+)]
+fn random_id() -> String {
+    let mut bytes = [0_u8; 16];
+    if getrandom::fill(&mut bytes).is_err() {
+        // No system that runs usher lacks randomness; the clock and an address are the next best that differ.
+        bytes = (u128::from(clock::now().0.unsigned_abs()) << 64 | (&raw const bytes as usize as u128)).to_be_bytes();
+    }
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    [&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[8..10], &bytes[10..]].map(hex).join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entity_tags_are_compared_weakly() {
+        for given in ["W/\"3\"", "\"3\"", "*", "\"1\", W/\"3\"", "3"] {
+            assert!(names(given, "W/\"3\""), "{given}");
+        }
+        for given in ["W/\"4\"", "", "\"33\""] {
+            assert!(!names(given, "W/\"3\""), "{given}");
+        }
+    }
+
+    #[test]
+    fn ids_are_random_uuids() {
+        let (one, other) = (random_id(), random_id());
+        assert_ne!(one, other);
+        assert_eq!((one.len(), one.as_bytes()[14]), (36, b'4'));
+    }
+}

@@ -1,0 +1,345 @@
+//! What SCIM clients provision, in rows (S-60 to S-65): reading. `write` changes it, `feed` hands it to the loop.
+//!
+//! Finds candidates and pages; whether a resource fits a filter is decided by `scim::evaluate` alone. Keeps attributes as the client
+//! gave them, mail addresses among them, and never a password.
+
+mod feed;
+mod members;
+mod write;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sqlx::any::AnyRow;
+use sqlx::{AssertSqlSafe, Row as _};
+use tokio::sync::Mutex;
+
+pub use feed::{Provisioned, Revision};
+pub use write::{Change, New, WriteError};
+
+use super::{Store, StoreError, damaged};
+use crate::scim::evaluate::Key;
+use crate::scim::{Document, Kind};
+
+const WHAT: &str = "read SCIM resources";
+
+/// The resources of one client. Clones share the connections and the order of writes.
+#[derive(Clone, Debug)]
+pub struct Resources {
+    store: Store,
+    client: String,
+    /// `SQLite` takes one writer at a time: those of one process wait here, in order, and not in the file's lock.
+    writing: Arc<Mutex<()>>,
+}
+
+/// A stored resource.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resource {
+    /// Order of creation; never shown.
+    pub pk: i64,
+    pub kind: Kind,
+    pub id: String,
+    pub document: Document,
+    pub version: i64,
+    /// Milliseconds since the epoch.
+    pub created: i64,
+    pub modified: i64,
+}
+
+/// A member of a group, or a group of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub id: String,
+    pub kind: Kind,
+    pub display: Option<String>,
+}
+
+/// Which part of all resources, in order of creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slice {
+    /// Behind this one.
+    After(i64),
+    /// In front of this one.
+    Before(i64),
+    /// Behind so many.
+    Offset(i64),
+}
+
+impl Resources {
+    /// The resources of `client` in this database.
+    #[must_use]
+    pub fn new(store: Store, client: &str) -> Self {
+        Self { store, client: client.to_owned(), writing: Arc::default() }
+    }
+
+    /// The same resources through another opening of the database, in one order of writes.
+    #[must_use]
+    pub fn through(&self, store: Store) -> Self {
+        Self { store, ..self.clone() }
+    }
+
+    /// Several resources by their place in the order of creation; in that order.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn at(&self, pks: &[i64]) -> Result<Vec<Resource>, StoreError> {
+        let mut found = Vec::with_capacity(pks.len());
+        for pks in pks.chunks(LONGEST_LIST) {
+            let padded = padded(pks);
+            let sql = listed(SELECT_AT, 2, padded.len());
+            let query = sqlx::query(AssertSqlSafe(sql)).bind(self.client.as_str());
+            let query = padded.iter().fold(query, |query, pk| query.bind(**pk));
+            let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
+            for row in &rows {
+                found.push(resource(row)?);
+            }
+        }
+        found.sort_by_key(|resource| resource.pk);
+        Ok(found)
+    }
+
+    /// One resource by its id.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn find(&self, kind: Kind, id: &str) -> Result<Option<Resource>, StoreError> {
+        let found = self.keyed(kind, SELECT_BY_ID, id).await?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Every resource that has this key; those that fit a filter with it are among them.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn with_key(&self, kind: Kind, key: &Key) -> Result<Vec<Resource>, StoreError> {
+        match key {
+            Key::Id(id) => self.keyed(kind, SELECT_BY_ID, id).await,
+            Key::UserName(name) => self.keyed(kind, SELECT_BY_USER_NAME, name).await,
+            Key::ExternalId(id) => self.keyed(kind, SELECT_BY_EXTERNAL_ID, id).await,
+            Key::DisplayName(name) => self.keyed(kind, SELECT_BY_DISPLAY_NAME, name).await,
+            Key::Member(id) => self.keyed(kind, SELECT_BY_MEMBER, id).await,
+        }
+    }
+
+    async fn keyed(&self, kind: Kind, sql: &'static str, key: &str) -> Result<Vec<Resource>, StoreError> {
+        let query = sqlx::query(sql).bind(self.client.as_str()).bind(number(kind)).bind(key);
+        let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
+        rows.iter().map(resource).collect()
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn count(&self, kind: Kind) -> Result<i64, StoreError> {
+        let query = sqlx::query(COUNT).bind(self.client.as_str()).bind(number(kind));
+        let row = self.store.bounded(WHAT, query.fetch_one(&self.store.pool)).await?;
+        row.try_get(0).map_err(|error| StoreError::from_sqlx(WHAT, &error))
+    }
+
+    /// At most `limit` resources of a slice, in order.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn slice(&self, kind: Kind, slice: Slice, limit: i64) -> Result<Vec<Resource>, StoreError> {
+        let (sql, place) = match slice {
+            Slice::After(pk) => (SELECT_AFTER, pk),
+            Slice::Before(pk) => (SELECT_BEFORE, pk),
+            Slice::Offset(skip) => (SELECT_OFFSET, skip),
+        };
+        let query = sqlx::query(sql).bind(self.client.as_str()).bind(number(kind)).bind(place).bind(limit);
+        let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
+        let mut found: Vec<Resource> = rows.iter().map(resource).collect::<Result<_, _>>()?;
+        if matches!(slice, Slice::Before(_)) {
+            found.reverse();
+        }
+        Ok(found)
+    }
+
+    /// The members of each of these groups, in order.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn members(&self, groups: &[i64]) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
+        self.links(groups, SELECT_MEMBERS).await
+    }
+
+    /// The groups each of these users is a member of itself, in order.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn groups(&self, users: &[i64]) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
+        self.links(users, SELECT_GROUPS).await
+    }
+
+    async fn links(&self, pks: &[i64], sql: &'static str) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
+        let mut found: BTreeMap<i64, Vec<Link>> = BTreeMap::new();
+        for pks in pks.chunks(LONGEST_LIST) {
+            let padded = padded(pks);
+            let sql = listed(sql, 1, padded.len());
+            let query = padded.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, pk| query.bind(**pk));
+            let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
+            for row in &rows {
+                let (of, link) = link(row)?;
+                found.entry(of).or_default().push(link);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Which of these ids are members of each of these groups.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn members_among(&self, groups: &[i64], ids: &[String]) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
+        let mut found: BTreeMap<i64, Vec<Link>> = BTreeMap::new();
+        for id in ids {
+            for group in groups {
+                let query = sqlx::query(SELECT_MEMBER).bind(*group).bind(id.as_str());
+                let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
+                for row in &rows {
+                    let (of, link) = link(row)?;
+                    found.entry(of).or_default().push(link);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a group has more than `limit` members. Looks at no more than that many.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn has_more_members_than(&self, group: i64, limit: i64) -> Result<bool, StoreError> {
+        let query = sqlx::query(COUNT_MEMBERS).bind(group).bind(limit + 1);
+        let row = self.store.bounded(WHAT, query.fetch_one(&self.store.pool)).await?;
+        let count: i64 = row.try_get(0).map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
+        Ok(count > limit)
+    }
+}
+
+/// How a kind is stored.
+fn number(kind: Kind) -> i64 {
+    match kind {
+        Kind::User => 0,
+        Kind::Group => 1,
+    }
+}
+
+fn kind_of(number: i64) -> Kind {
+    if number == 0 { Kind::User } else { Kind::Group }
+}
+
+fn resource(row: &AnyRow) -> Result<Resource, StoreError> {
+    let columns = || -> Result<_, sqlx::Error> {
+        let numbers: (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let texts: (String, String) = (row.try_get(2)?, row.try_get(3)?);
+        let stamps: (i64, i64, i64) = (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
+        Ok((numbers, texts, stamps))
+    };
+    let ((pk, kind), (id, document), (version, created, modified)) =
+        columns().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
+    let document = serde_json::from_str(&document).map_err(damaged(WHAT))?;
+    Ok(Resource { pk, kind: kind_of(kind), id, document, version, created, modified })
+}
+
+fn link(row: &AnyRow) -> Result<(i64, Link), StoreError> {
+    let columns = || -> Result<_, sqlx::Error> {
+        let of: i64 = row.try_get(0)?;
+        let id: String = row.try_get(1)?;
+        let kind: i64 = row.try_get(2)?;
+        let document: String = row.try_get(3)?;
+        Ok((of, id, kind_of(kind), document))
+    };
+    let (of, id, kind, document) = columns().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
+    Ok((of, Link { id, kind, display: display(kind, &document)? }))
+}
+
+/// The name a resource is shown by, without reading the rest of its document.
+fn display(kind: Kind, document: &str) -> Result<Option<String>, StoreError> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Names {
+        display_name: Option<String>,
+        user_name: Option<String>,
+    }
+    let names: Names = serde_json::from_str(document).map_err(damaged(WHAT))?;
+    Ok(match kind {
+        Kind::User => names.display_name.or(names.user_name),
+        Kind::Group => names.display_name,
+    })
+}
+
+/// Longest list in one statement.
+const LONGEST_LIST: usize = 500;
+
+/// Lists come in three lengths, the last entry repeated: each length is a statement that the database keeps prepared.
+fn padded<T>(items: &[T]) -> Vec<&T> {
+    let length = [1, 20, LONGEST_LIST].into_iter().find(|length| *length >= items.len()).unwrap_or(items.len());
+    let mut padded: Vec<&T> = items.iter().collect();
+    if let Some(last) = items.last() {
+        padded.resize(length, last);
+    }
+    padded
+}
+
+/// The statement with `{}` replaced by so many parameters, the first of them `$first`.
+fn listed(sql: &str, first: usize, count: usize) -> String {
+    let list: Vec<String> = (first..first + count).map(|number| format!("${number}")).collect();
+    sql.replace("{}", &list.join(", "))
+}
+
+pub(super) fn statements(backend: &super::Backend) -> Vec<String> {
+    let mut statements: Vec<String> = QUERIES.iter().map(|sql| (*sql).to_owned()).collect();
+    for sql in [SELECT_MEMBERS, SELECT_GROUPS] {
+        statements.extend([1, LONGEST_LIST].map(|count| listed(sql, 1, count)));
+    }
+    statements.extend([1, LONGEST_LIST].map(|count| listed(SELECT_AT, 2, count)));
+    statements.extend(members::statements());
+    statements.extend(write::statements(backend));
+    statements.extend(feed::QUERIES.iter().map(|sql| (*sql).to_owned()));
+    statements
+}
+
+const QUERIES: &[&str] = &[
+    SELECT_BY_ID,
+    SELECT_BY_USER_NAME,
+    SELECT_BY_EXTERNAL_ID,
+    SELECT_BY_DISPLAY_NAME,
+    SELECT_BY_MEMBER,
+    COUNT,
+    SELECT_AFTER,
+    SELECT_BEFORE,
+    SELECT_OFFSET,
+    SELECT_MEMBER,
+    COUNT_MEMBERS,
+];
+
+const SELECT_AT: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+     WHERE client = $1 AND pk IN ({}) AND deleted_at IS NULL";
+const SELECT_BY_ID: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+     WHERE client = $1 AND kind = $2 AND id = $3 AND deleted_at IS NULL";
+const SELECT_BY_USER_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+     WHERE client = $1 AND kind = $2 AND user_ci = $3 AND deleted_at IS NULL";
+const SELECT_BY_EXTERNAL_ID: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+     WHERE client = $1 AND kind = $2 AND external_id = $3 AND deleted_at IS NULL ORDER BY pk";
+const SELECT_BY_DISPLAY_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+     WHERE client = $1 AND kind = $2 AND display_ci = $3 AND deleted_at IS NULL ORDER BY pk";
+const SELECT_BY_MEMBER: &str = "SELECT g.pk, g.kind, g.id, g.doc, g.version, g.created, g.modified FROM scim_resources m \
+     JOIN scim_members l ON l.member_pk = m.pk JOIN scim_resources g ON g.pk = l.group_pk \
+     WHERE g.client = $1 AND g.kind = $2 AND m.id = $3 AND m.deleted_at IS NULL AND g.deleted_at IS NULL ORDER BY g.pk";
+const COUNT: &str = "SELECT COUNT(*) FROM scim_resources WHERE client = $1 AND kind = $2 AND deleted_at IS NULL";
+const SELECT_AFTER: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+     WHERE client = $1 AND kind = $2 AND pk > $3 AND deleted_at IS NULL ORDER BY pk LIMIT $4";
+const SELECT_BEFORE: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+     WHERE client = $1 AND kind = $2 AND pk < $3 AND deleted_at IS NULL ORDER BY pk DESC LIMIT $4";
+const SELECT_OFFSET: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+     WHERE client = $1 AND kind = $2 AND deleted_at IS NULL ORDER BY pk LIMIT $4 OFFSET $3";
+const SELECT_MEMBERS: &str = "SELECT l.group_pk, m.id, m.kind, m.doc FROM scim_members l \
+     JOIN scim_resources m ON m.pk = l.member_pk WHERE l.group_pk IN ({}) ORDER BY l.group_pk, l.member_pk";
+const SELECT_GROUPS: &str = "SELECT l.member_pk, g.id, g.kind, g.doc FROM scim_members l \
+     JOIN scim_resources g ON g.pk = l.group_pk WHERE l.member_pk IN ({}) ORDER BY l.member_pk, l.group_pk";
+const SELECT_MEMBER: &str = "SELECT l.group_pk, m.id, m.kind, m.doc FROM scim_resources m \
+     JOIN scim_members l ON l.member_pk = m.pk WHERE l.group_pk = $1 AND m.id = $2 AND m.deleted_at IS NULL";
+const COUNT_MEMBERS: &str =
+    "SELECT COUNT(*) FROM (SELECT member_pk FROM scim_members WHERE group_pk = $1 LIMIT $2) AS some_members";

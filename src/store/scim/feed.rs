@@ -1,0 +1,210 @@
+//! What the loop is told of the resources: whether there is news, and all of it as a source's people and groups. Only reads.
+
+use std::collections::BTreeMap;
+
+use futures_util::TryStreamExt as _;
+use serde_json::Value;
+use sqlx::Row as _;
+use sqlx::any::AnyRow;
+
+use super::{Resources, WHAT, kind_of};
+use crate::directory::{Alias, GroupKind, RawGroup, User};
+use crate::ids::{Localpart, StableId};
+use crate::scim::{Document, Kind};
+use crate::store::{StoreError, damaged};
+
+/// How many changes there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Revision {
+    pub number: i64,
+    /// The number that the last deactivation or deletion had.
+    pub urgent: i64,
+    /// When the last change was made, in milliseconds since the epoch.
+    pub changed_at: i64,
+}
+
+/// Everything a client provisioned.
+#[derive(Clone, Debug, Default)]
+pub struct Provisioned {
+    pub users: Vec<User>,
+    pub groups: Vec<RawGroup>,
+    /// In how many milliseconds the first deletion stops being told as a mark and becomes an absence, if any is told.
+    pub next_expiry: Option<i64>,
+}
+
+impl Resources {
+    /// Whether there is news.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn revision(&self) -> Result<Revision, StoreError> {
+        let query = sqlx::query(SELECT_REVISION).bind(self.client.as_str());
+        let row = self.store.bounded(WHAT, query.fetch_optional(&self.store.pool)).await?;
+        let Some(row) = row else { return Ok(Revision::default()) };
+        let columns = || Ok(Revision { number: row.try_get(0)?, urgent: row.try_get(1)?, changed_at: row.try_get(2)? });
+        columns().map_err(|error: sqlx::Error| StoreError::from_sqlx(WHAT, &error))
+    }
+
+    /// Other clients that have resources in this database.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn others(&self) -> Result<Vec<String>, StoreError> {
+        let query = sqlx::query(SELECT_OTHERS).bind(self.client.as_str());
+        let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
+        rows.iter()
+            .map(|row| row.try_get(0))
+            .collect::<Result<_, _>>()
+            .map_err(|error| StoreError::from_sqlx(WHAT, &error))
+    }
+
+    /// Everything, as people and groups. Who was deleted after `deleted_since` is told as disabled: a deletion is an order (S-51), and
+    /// an absence would have to be confirmed first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn provisioned(&self, deleted_since: i64) -> Result<Provisioned, StoreError> {
+        let mut provisioned = Provisioned::default();
+        let mut positions: BTreeMap<i64, usize> = BTreeMap::new();
+        let mut ids: BTreeMap<i64, StableId> = BTreeMap::new();
+        let query = sqlx::query(SELECT_ALL).bind(self.client.as_str()).bind(deleted_since);
+        let mut rows = query.fetch(&self.store.pool);
+        while let Some(row) = self.store.bounded(WHAT, rows.try_next()).await? {
+            let row = Row::read(&row)?;
+            ids.insert(row.pk, row.stable_id.clone());
+            match row.kind {
+                Kind::User => {
+                    if let Some(deleted) = row.deleted_at {
+                        let expiry = deleted - deleted_since;
+                        provisioned.next_expiry =
+                            Some(provisioned.next_expiry.map_or(expiry, |known| known.min(expiry)));
+                    }
+                    provisioned.users.extend(row.user());
+                }
+                Kind::Group => {
+                    positions.insert(row.pk, provisioned.groups.len());
+                    provisioned.groups.push(row.group());
+                }
+            }
+        }
+        drop(rows);
+        let query = sqlx::query(SELECT_LINKS).bind(self.client.as_str());
+        let mut rows = query.fetch(&self.store.pool);
+        while let Some(row) = self.store.bounded(WHAT, rows.try_next()).await? {
+            let link = || Ok::<(i64, i64), sqlx::Error>((row.try_get(0)?, row.try_get(1)?));
+            let (group, member) = link().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
+            if let (Some(position), Some(member)) = (positions.get(&group), ids.get(&member)) {
+                provisioned.groups[*position].members.push(member.clone());
+            }
+        }
+        Ok(provisioned)
+    }
+}
+
+struct Row {
+    pk: i64,
+    kind: Kind,
+    stable_id: StableId,
+    localpart: Option<String>,
+    document: Document,
+    deleted_at: Option<i64>,
+}
+
+impl Row {
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let columns = || -> Result<_, sqlx::Error> {
+            let numbers: (i64, i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(5)?);
+            let texts: (String, Option<String>, String) = (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
+            Ok((numbers, texts))
+        };
+        let ((pk, kind, deleted_at), (stable_id, localpart, document)) =
+            columns().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
+        let document = serde_json::from_str(&document).map_err(damaged(WHAT))?;
+        Ok(Self { pk, kind: kind_of(kind), stable_id: stable_id.into(), localpart, document, deleted_at })
+    }
+
+    fn user(self) -> Option<User> {
+        let active = self.document.get("active") != Some(&Value::Bool(false));
+        Some(User {
+            id: self.stable_id,
+            localpart: Localpart::from(self.localpart?),
+            display_name: display_name(&self.document),
+            emails: emails(&self.document),
+            enabled: active && self.deleted_at.is_none(),
+        })
+    }
+
+    /// Named in a configuration by external id, else by display name, else by id (S-63).
+    fn group(self) -> RawGroup {
+        let text = |name: &str| self.document.get(name).and_then(Value::as_str).map(str::to_owned);
+        let name = text("displayName").unwrap_or_default();
+        let mut aliases: Vec<Alias> = text("externalId").map(Alias::Id).into_iter().collect();
+        aliases.push(Alias::Name(name.clone()));
+        RawGroup { id: self.stable_id, kind: GroupKind::Group, name, aliases, parent: None, members: Vec::new() }
+    }
+}
+
+/// `displayName`, else the name's own form, else its parts.
+fn display_name(document: &Document) -> Option<String> {
+    let part = |part: &str| shown(document.get("name").and_then(|name| name.get(part)));
+    if let Some(name) = shown(document.get("displayName")).or_else(|| part("formatted")) {
+        return Some(name.to_owned());
+    }
+    let parts: Vec<&str> = [part("givenName"), part("familyName")].into_iter().flatten().collect();
+    if parts.is_empty() { shown(document.get("userName")).map(str::to_owned) } else { Some(parts.join(" ")) }
+}
+
+fn shown(value: Option<&Value>) -> Option<&str> {
+    value.and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// All addresses, the primary one first, in lower case as homeservers keep them.
+fn emails(document: &Document) -> Vec<String> {
+    let given = document.get("emails").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let (primary, others): (Vec<&Value>, Vec<&Value>) =
+        given.iter().partition(|email| crate::scim::document::is_primary(email));
+    let mut emails: Vec<String> = Vec::new();
+    for address in primary.into_iter().chain(others).filter_map(|email| email.get("value")?.as_str()) {
+        let address = address.trim().to_lowercase();
+        if address.contains('@') && !emails.contains(&address) {
+            emails.push(address);
+        }
+    }
+    emails
+}
+
+pub(super) const QUERIES: &[&str] = &[SELECT_REVISION, SELECT_OTHERS, SELECT_ALL, SELECT_LINKS];
+
+const SELECT_REVISION: &str = "SELECT revision, urgent, changed_at FROM scim_clients WHERE client = $1";
+const SELECT_OTHERS: &str = "SELECT client FROM scim_clients WHERE client <> $1 ORDER BY client";
+const SELECT_ALL: &str = "SELECT pk, kind, stable_id, localpart, doc, deleted_at FROM scim_resources \
+     WHERE client = $1 AND (deleted_at IS NULL OR deleted_at > $2) ORDER BY pk";
+const SELECT_LINKS: &str = "SELECT l.group_pk, l.member_pk FROM scim_members l JOIN scim_resources g ON g.pk = l.group_pk \
+     WHERE g.client = $1 ORDER BY l.group_pk, l.member_pk";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn people_are_shown_by_the_best_name_there_is() {
+        let name = |document: Value| display_name(document.as_object().unwrap());
+        let whole = json!({ "userName": "u", "displayName": "D", "name": { "formatted": "F", "givenName": "G" } });
+        assert_eq!(name(whole).as_deref(), Some("D"));
+        assert_eq!(
+            name(json!({ "userName": "u", "displayName": " ", "name": { "formatted": "F" } })).as_deref(),
+            Some("F")
+        );
+        let parts = json!({ "userName": "u", "name": { "givenName": "G", "familyName": "N" } });
+        assert_eq!(name(parts).as_deref(), Some("G N"));
+        assert_eq!(name(json!({ "userName": "u" })).as_deref(), Some("u"));
+    }
+
+    #[test]
+    fn the_primary_address_comes_first_and_none_comes_twice() {
+        let document = json!({ "emails": [{ "value": "B@x" }, { "value": "A@x", "primary": true }, { "value": "b@X" }, { "value": "no" }] });
+        assert_eq!(emails(document.as_object().unwrap()), ["a@x", "b@x"]);
+    }
+}

@@ -1,0 +1,405 @@
+//! Creating, changing and deleting resources. Each write is one transaction, done before it is answered, whole or not at all; writes to
+//! one resource come one after the other. Whoever comes later sees what came before.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
+
+use super::{Resource, Resources, members, number, resource};
+use crate::ids::Localpart;
+use crate::scim::patch::MemberChange;
+use crate::scim::{Document, Error, Kind, fold};
+use crate::store::{Backend, CALL_LIMIT, StoreError, too_slow};
+
+const WHAT: &str = "write a SCIM resource";
+/// How often a write is tried that another one got in the way of.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Why nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    #[error(transparent)]
+    Refused(#[from] Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The same, from inside a transaction.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    Refused(Error),
+    Sql(sqlx::Error),
+    Store(StoreError),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// A resource to be made.
+#[derive(Clone, Debug)]
+pub struct New {
+    pub kind: Kind,
+    pub id: String,
+    pub document: Document,
+    /// A user's Matrix name.
+    pub localpart: Option<Localpart>,
+    /// A group's members.
+    pub members: Vec<String>,
+}
+
+/// What a resource becomes.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    pub document: Document,
+    pub members: Vec<MemberChange>,
+}
+
+/// What is to be done in a transaction.
+enum Job<'j> {
+    Create(&'j New),
+    Change(Kind, &'j str, &'j Decide<'j>),
+    Delete(Kind, &'j str, &'j Check<'j>),
+}
+
+/// Makes of a resource what it becomes.
+pub type Decide<'d> = dyn Fn(&Resource) -> Result<Change, Error> + Send + Sync + 'd;
+/// Says whether a resource may be deleted.
+pub type Check<'c> = dyn Fn(&Resource) -> Result<(), Error> + Send + Sync + 'c;
+
+impl Resources {
+    /// Makes a resource. A person who was deleted and is known by external id or Matrix name gets that name again (S-63).
+    ///
+    /// # Errors
+    /// `uniqueness` where somebody has the user name, external id or Matrix name; `invalidValue` for members that do not exist.
+    pub async fn create(&self, new: &New, now_ms: i64) -> Result<Resource, WriteError> {
+        let made = self.transact(&Job::Create(new), now_ms).await?;
+        made.ok_or_else(|| Error::not_found(new.kind.name()).into())
+    }
+
+    /// Changes a resource to what `decide` makes of it, seeing what every earlier write left. `None`: there is no such resource. Where
+    /// nothing differs, nothing is written and the version stays.
+    ///
+    /// # Errors
+    /// What `decide` refuses; `uniqueness`; `invalidValue` for members that do not exist.
+    pub async fn change(
+        &self,
+        (kind, id): (Kind, &str),
+        now_ms: i64,
+        decide: &Decide<'_>,
+    ) -> Result<Option<Resource>, WriteError> {
+        self.transact(&Job::Change(kind, id, decide), now_ms).await
+    }
+
+    /// Deletes a resource, unless `check` refuses. A user leaves behind whose Matrix name it was. `false`: there is no such resource.
+    ///
+    /// # Errors
+    /// What `check` refuses.
+    pub async fn delete(&self, (kind, id): (Kind, &str), now_ms: i64, check: &Check<'_>) -> Result<bool, WriteError> {
+        Ok(self.transact(&Job::Delete(kind, id, check), now_ms).await?.is_some())
+    }
+
+    /// Does a job in a transaction, again where another one got in its way.
+    async fn transact(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, WriteError> {
+        let _turn = match self.store.backend {
+            Backend::Sqlite(_) => Some(self.writing.lock().await),
+            Backend::Postgres => None,
+        };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let error = match tokio::time::timeout(CALL_LIMIT, self.attempt(job, now_ms)).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(Trouble::Refused(error))) => return Err(error.into()),
+                Ok(Err(Trouble::Store(error))) => return Err(error.into()),
+                Ok(Err(Trouble::Sql(error))) => error,
+                Err(_) => return Err(too_slow(WHAT).into()),
+            };
+            if let sqlx::Error::Database(cause) = &error {
+                if cause.is_unique_violation() {
+                    return Err(Error::uniqueness("userName, externalId or the Matrix name is taken").into());
+                }
+                let collided = cause.code().is_some_and(|code| ["40001", "40P01", "5", "517"].contains(&code.as_ref()));
+                if collided && tries < TRIES {
+                    tokio::time::sleep(PAUSE * tries).await;
+                    continue;
+                }
+            }
+            return Err(StoreError::from_sqlx(WHAT, &error).into());
+        }
+    }
+
+    async fn attempt(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, Trouble> {
+        let mut transaction = self.store.begin().await?;
+        let done = match job {
+            Job::Create(new) => Some(self.insert(&mut transaction, new, now_ms).await?),
+            Job::Change(kind, id, decide) => match self.locked(&mut transaction, *kind, id).await? {
+                Some(before) => Some(self.replace(&mut transaction, before, *decide, now_ms).await?),
+                None => None,
+            },
+            Job::Delete(kind, id, check) => match self.locked(&mut transaction, *kind, id).await? {
+                Some(before) => {
+                    check(&before)?;
+                    self.remove(&mut transaction, &before, now_ms).await?;
+                    Some(before)
+                }
+                None => None,
+            },
+        };
+        transaction.commit().await?;
+        Ok(done)
+    }
+
+    async fn replace(
+        &self,
+        connection: &mut AnyConnection,
+        before: Resource,
+        decide: &Decide<'_>,
+        now_ms: i64,
+    ) -> Result<Resource, Trouble> {
+        let change = decide(&before)?;
+        let moved = members::change(connection, &self.client, before.pk, &change.members, self.sharing()).await?;
+        if !moved && change.document == before.document {
+            return Ok(before);
+        }
+        let after = Resource {
+            document: change.document,
+            version: before.version + 1,
+            modified: now_ms.max(before.modified),
+            ..before.clone()
+        };
+        self.unique(connection, &after, None).await?;
+        self.update(connection, &after).await?;
+        self.announce(connection, is_active(&before) && !is_active(&after), now_ms).await?;
+        Ok(after)
+    }
+
+    async fn remove(&self, connection: &mut AnyConnection, before: &Resource, now_ms: i64) -> Result<(), Trouble> {
+        sqlx::query(TOUCH_GROUPS).bind(before.pk).bind(now_ms).execute(&mut *connection).await?;
+        sqlx::query(DELETE_LINKS).bind(before.pk).execute(&mut *connection).await?;
+        match before.kind {
+            Kind::User => {
+                sqlx::query(BURY).bind(before.pk).bind(now_ms).execute(&mut *connection).await?;
+            }
+            Kind::Group => {
+                sqlx::query(DELETE).bind(before.pk).execute(&mut *connection).await?;
+            }
+        }
+        Ok(self.announce(connection, before.kind == Kind::User, now_ms).await?)
+    }
+
+    async fn insert(&self, connection: &mut AnyConnection, new: &New, now_ms: i64) -> Result<Resource, Trouble> {
+        let mut localpart = new.localpart.as_ref().map(|localpart| localpart.as_str().to_owned());
+        let mut stable_id = new.id.clone();
+        let external_id = new.document.get("externalId").and_then(Value::as_str);
+        if new.kind == Kind::User
+            && let Some((known, name)) = self.buried(connection, external_id, localpart.as_deref()).await?
+        {
+            sqlx::query(UNBURY).bind(self.client.as_str()).bind(known.as_str()).execute(&mut *connection).await?;
+            stable_id = known;
+            localpart = name.or(localpart);
+        }
+        let mut made = Resource {
+            pk: 0,
+            kind: new.kind,
+            id: new.id.clone(),
+            document: new.document.clone(),
+            version: 1,
+            created: now_ms,
+            modified: now_ms,
+        };
+        self.unique(connection, &made, localpart.as_deref()).await?;
+        let columns = Columns::of(&made);
+        let row = sqlx::query(INSERT)
+            .bind(self.client.as_str())
+            .bind(number(made.kind))
+            .bind(made.id.as_str())
+            .bind(columns.user_ci)
+            .bind(columns.display_ci)
+            .bind(columns.external_id)
+            .bind(localpart)
+            .bind(stable_id)
+            .bind(columns.document)
+            .bind(now_ms)
+            .fetch_one(&mut *connection)
+            .await?;
+        made.pk = row.try_get(0)?;
+        let members = [MemberChange::Add(new.members.clone())];
+        members::change(connection, &self.client, made.pk, &members, self.sharing()).await?;
+        self.announce(connection, false, now_ms).await?;
+        Ok(made)
+    }
+
+    /// Stable id and Matrix name of somebody who was deleted: by external id, or by name where no external id speaks against it.
+    async fn buried(
+        &self,
+        connection: &mut AnyConnection,
+        external_id: Option<&str>,
+        localpart: Option<&str>,
+    ) -> Result<Option<(String, Option<String>)>, sqlx::Error> {
+        let query = sqlx::query(SELECT_BURIED).bind(self.client.as_str()).bind(external_id).bind(localpart);
+        let rows = query.fetch_all(&mut *connection).await?;
+        let row = |row: &AnyRow| -> Result<(String, Option<String>, Option<String>), sqlx::Error> {
+            Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
+        };
+        let rows: Vec<_> = rows.iter().map(row).collect::<Result<_, _>>()?;
+        let same = rows.iter().find(|(_, _, known)| known.is_some() && known.as_deref() == external_id);
+        let found = same.or_else(|| rows.iter().find(|(_, _, known)| known.is_none() || external_id.is_none()));
+        Ok(found.map(|(stable_id, localpart, _)| (stable_id.clone(), localpart.clone())))
+    }
+
+    /// A resource as the last write left it, no other write to it until this one is done.
+    async fn locked(&self, connection: &mut AnyConnection, kind: Kind, id: &str) -> Result<Option<Resource>, Trouble> {
+        let sql = match self.store.backend {
+            Backend::Sqlite(_) => SELECT_TO_CHANGE,
+            Backend::Postgres => SELECT_FOR_UPDATE,
+        };
+        let query = sqlx::query(sql).bind(self.client.as_str()).bind(number(kind)).bind(id);
+        let row = query.fetch_optional(&mut *connection).await?;
+        Ok(row.as_ref().map(resource).transpose()?)
+    }
+
+    /// Keeps those who become members from being deleted meanwhile.
+    fn sharing(&self) -> &'static str {
+        match self.store.backend {
+            Backend::Sqlite(_) => "",
+            Backend::Postgres => " ORDER BY pk FOR SHARE",
+        }
+    }
+
+    /// Refuses what somebody else has, and says which attribute it is.
+    async fn unique(
+        &self,
+        connection: &mut AnyConnection,
+        wanted: &Resource,
+        localpart: Option<&str>,
+    ) -> Result<(), Trouble> {
+        if wanted.kind == Kind::Group {
+            return Ok(());
+        }
+        let columns = Columns::of(wanted);
+        for (sql, value, name) in [
+            (SELECT_SAME_NAME, columns.user_ci.as_deref(), "userName is taken"),
+            (SELECT_SAME_EXTERNAL_ID, columns.external_id.as_deref(), "externalId is taken"),
+            (SELECT_SAME_LOCALPART, localpart, "the Matrix name that is made of the mapped attribute is taken"),
+        ] {
+            let Some(value) = value else { continue };
+            let query = sqlx::query(sql).bind(self.client.as_str()).bind(value).bind(wanted.id.as_str());
+            if query.fetch_optional(&mut *connection).await?.is_some() {
+                return Err(Error::uniqueness(name).into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn update(&self, connection: &mut AnyConnection, after: &Resource) -> Result<(), sqlx::Error> {
+        let columns = Columns::of(after);
+        let query = sqlx::query(UPDATE)
+            .bind(after.pk)
+            .bind(columns.user_ci)
+            .bind(columns.display_ci)
+            .bind(columns.external_id)
+            .bind(columns.document)
+            .bind(after.version)
+            .bind(after.modified);
+        query.execute(&mut *connection).await.map(|_| ())
+    }
+
+    /// Counts the change, last of all: whoever does so waits for nobody afterwards.
+    async fn announce(&self, connection: &mut AnyConnection, urgent: bool, now_ms: i64) -> Result<(), sqlx::Error> {
+        let query = sqlx::query(ANNOUNCE).bind(self.client.as_str()).bind(now_ms).bind(i64::from(urgent));
+        query.execute(&mut *connection).await.map(|_| ())
+    }
+}
+
+fn is_active(resource: &Resource) -> bool {
+    resource.document.get("active") != Some(&Value::Bool(false))
+}
+
+/// What is looked up, beside the document.
+struct Columns {
+    user_ci: Option<String>,
+    display_ci: Option<String>,
+    external_id: Option<String>,
+    document: String,
+}
+
+impl Columns {
+    fn of(resource: &Resource) -> Self {
+        let text = |name: &str| resource.document.get(name).and_then(Value::as_str);
+        Self {
+            user_ci: text("userName").map(fold),
+            display_ci: text("displayName").map(fold),
+            external_id: text("externalId").map(str::to_owned),
+            document: Value::Object(resource.document.clone()).to_string(),
+        }
+    }
+}
+
+pub(super) fn statements(backend: &Backend) -> Vec<String> {
+    let locking = match backend {
+        Backend::Sqlite(_) => SELECT_TO_CHANGE,
+        Backend::Postgres => SELECT_FOR_UPDATE,
+    };
+    let queries = [
+        locking,
+        INSERT,
+        UPDATE,
+        DELETE,
+        BURY,
+        UNBURY,
+        SELECT_BURIED,
+        TOUCH_GROUPS,
+        DELETE_LINKS,
+        SELECT_SAME_NAME,
+        SELECT_SAME_EXTERNAL_ID,
+        SELECT_SAME_LOCALPART,
+        ANNOUNCE,
+    ];
+    queries.into_iter().map(str::to_owned).collect()
+}
+
+const SELECT_TO_CHANGE: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+     WHERE client = $1 AND kind = $2 AND id = $3 AND deleted_at IS NULL";
+const SELECT_FOR_UPDATE: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+     WHERE client = $1 AND kind = $2 AND id = $3 AND deleted_at IS NULL FOR UPDATE";
+const INSERT: &str = "INSERT INTO scim_resources \
+     (client, kind, id, user_ci, display_ci, external_id, localpart, stable_id, doc, version, created, modified) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, $10, $10) RETURNING pk";
+const UPDATE: &str = "UPDATE scim_resources SET user_ci = $2, display_ci = $3, external_id = $4, doc = $5, version = $6, \
+     modified = $7 WHERE pk = $1";
+const DELETE: &str = "DELETE FROM scim_resources WHERE pk = $1";
+const BURY: &str =
+    "UPDATE scim_resources SET deleted_at = $2, user_ci = NULL, display_ci = NULL, doc = '{}' WHERE pk = $1";
+const UNBURY: &str = "DELETE FROM scim_resources WHERE client = $1 AND stable_id = $2 AND deleted_at IS NOT NULL";
+const SELECT_BURIED: &str = "SELECT stable_id, localpart, external_id FROM scim_resources WHERE client = $1 \
+     AND deleted_at IS NOT NULL AND (external_id = $2 OR localpart = $3) ORDER BY deleted_at DESC, pk DESC";
+const TOUCH_GROUPS: &str = "UPDATE scim_resources SET version = version + 1, modified = $2 \
+     WHERE pk IN (SELECT group_pk FROM scim_members WHERE member_pk = $1)";
+const DELETE_LINKS: &str = "DELETE FROM scim_members WHERE member_pk = $1 OR group_pk = $1";
+const SELECT_SAME_NAME: &str = "SELECT pk FROM scim_resources WHERE client = $1 AND user_ci = $2 AND id <> $3 \
+     AND deleted_at IS NULL LIMIT 1";
+const SELECT_SAME_EXTERNAL_ID: &str = "SELECT pk FROM scim_resources WHERE client = $1 AND external_id = $2 AND id <> $3 \
+     AND kind = 0 AND deleted_at IS NULL LIMIT 1";
+const SELECT_SAME_LOCALPART: &str = "SELECT pk FROM scim_resources WHERE client = $1 AND localpart = $2 AND id <> $3 \
+     AND deleted_at IS NULL LIMIT 1";
+const ANNOUNCE: &str = "INSERT INTO scim_clients (client, revision, urgent, changed_at) VALUES ($1, 1, $3, $2) \
+     ON CONFLICT (client) DO UPDATE SET revision = scim_clients.revision + 1, changed_at = $2, \
+     urgent = CASE WHEN $3 = 1 THEN scim_clients.revision + 1 ELSE scim_clients.urgent END";
