@@ -208,7 +208,6 @@ async fn views(
     found: Vec<Resource>,
     filter: Option<&Compiled>,
 ) -> Result<Vec<(i64, Document)>, Refusal> {
-    let call = Call { name: String::new(), roles: crate::scim::access::Roles::new(["*:*"]), base: base.to_owned() };
     let pks: Vec<i64> = found.iter().map(|resource| resource.pk).collect();
     let kind = found.first().map(|resource| resource.kind);
     let mut links = match (kind, filter.and_then(Compiled::members)) {
@@ -222,8 +221,8 @@ async fn views(
         let mut view = plain(base, resource);
         if let Some(links) = links.remove(&pk) {
             match kind {
-                Kind::Group => view.insert("members".to_owned(), render::members(&call, &links)),
-                Kind::User => view.insert("groups".to_owned(), render::groups(&call, &links)),
+                Kind::Group => view.insert("members".to_owned(), render::members(base, &links)),
+                Kind::User => view.insert("groups".to_owned(), render::groups(base, &links)),
             };
         }
         (pk, view)

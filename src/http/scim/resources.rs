@@ -67,8 +67,7 @@ impl Server {
             document::check(kind, &document)?;
             if kind == Kind::User && !document.contains_key("active") {
                 // Saying nothing neither locks nor unlocks anybody.
-                let active = before.document.get("active").cloned().unwrap_or(Value::Bool(true));
-                document.insert("active".to_owned(), active);
+                document.insert("active".to_owned(), before.active.into());
             }
             // Nor does it empty a group.
             let members = incoming.members.map(|ids| vec![MemberChange::Clear, MemberChange::Add(ids)]);
@@ -95,9 +94,6 @@ impl Server {
             let operations = operations.as_ref().map_err(Error::clone)?;
             let mut document = before.document.clone();
             let members = patch::apply(kind, &mut document, operations)?;
-            if kind == Kind::User && !document.contains_key("active") {
-                document.insert("active".to_owned(), true.into());
-            }
             Ok(Change { document, members })
         };
         let Some(after) = resources.change((kind, id), clock::now().0, &decide).await? else {
