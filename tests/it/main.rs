@@ -12,4 +12,5 @@ mod histories;
 mod lab;
 mod ldap_source;
 mod scenarios;
+mod scim;
 mod stores;

@@ -32,14 +32,9 @@ impl Server {
 
     pub(super) async fn search(&self, call: &Call, kind: Option<Kind>, body: &Value) -> Result<Answer, Refusal> {
         let query = Query::from_search(body, clock::now().0)?;
-        match kind {
-            Some(kind) => self.found(call, &[kind], &query).await,
-            None => {
-                let kinds: Vec<Kind> =
-                    Kind::ALL.into_iter().filter(|kind| call.roles.allow(Access::Read, *kind)).collect();
-                self.found(call, &kinds, &query).await
-            }
-        }
+        let may_be_read = |kind: &Kind| call.roles.allow(Access::Read, *kind);
+        let kinds = kind.map_or_else(|| Kind::ALL.into_iter().filter(may_be_read).collect(), |kind| vec![kind]);
+        self.found(call, &kinds, &query).await
     }
 
     async fn found(&self, call: &Call, kinds: &[Kind], query: &Query) -> Result<Answer, Refusal> {
