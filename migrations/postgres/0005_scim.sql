@@ -20,6 +20,7 @@ CREATE TABLE scim_resources (
     external_id TEXT,
     localpart TEXT,
     stable_id TEXT NOT NULL,
+    active BIGINT NOT NULL,
     doc TEXT NOT NULL,
     version BIGINT NOT NULL,
     created BIGINT NOT NULL,
@@ -36,11 +37,12 @@ CREATE INDEX scim_external_ids ON scim_resources (client, kind, external_id) WHE
 CREATE INDEX scim_deleted_localparts ON scim_resources (client, localpart) WHERE deleted_at IS NOT NULL;
 CREATE INDEX scim_deleted_external_ids ON scim_resources (client, external_id) WHERE deleted_at IS NOT NULL;
 
--- One row a member: adding one costs the same whatever the size of the group (S-65).
+-- One row a member: adding one costs the same whatever the size of the group (S-65). An id that is nobody's is kept as it was given
+-- and stands for nobody.
 CREATE TABLE scim_members (
     group_pk BIGINT NOT NULL,
-    member_pk BIGINT NOT NULL,
-    PRIMARY KEY (group_pk, member_pk)
+    member_id TEXT NOT NULL,
+    PRIMARY KEY (group_pk, member_id)
 );
 
-CREATE INDEX scim_memberships ON scim_members (member_pk);
+CREATE INDEX scim_memberships ON scim_members (member_id);

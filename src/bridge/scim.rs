@@ -73,6 +73,12 @@ impl ScimBridge {
         let revision = resources.revision().await?;
         let provisioned = resources.provisioned(now.0 - DELETED_SHOWN_MS).await?;
         let mut snapshot = self.snapshot(provisioned.users.iter().map(|user| user.id.clone()).collect());
+        for (place, count) in &provisioned.dangling {
+            let group = provisioned.groups.get(*place).map_or("", |group| group.name.as_str());
+            snapshot
+                .notices
+                .push(format!("group '{group}' names {count} members that do not exist; the client should look"));
+        }
         snapshot.users = provisioned.users;
         snapshot.groups.extend(provisioned.groups);
         for other in resources.others().await? {

@@ -20,7 +20,10 @@ pub(super) fn scim(section: &mut Section<'_>) -> ScimSource {
         port: u16::try_from(section.number("port", 8040, (1, 65_535))).unwrap_or(8040),
         listen: section.text("listen"),
         base_url: section.field("base_url").and_then(|field| prefix(&field)).unwrap_or_default(),
-        public_url: section.field("public_url").and_then(|field| field.url(&["https", "http"])).map(without_slash),
+        public_url: section
+            .field("public_url")
+            .and_then(|field| field.url(&["https", "http"]))
+            .map(|url| url.trim_end_matches('/').to_owned()),
         client_id: String::new(),
         credentials: Vec::new(),
         username_attribute: "userName".to_owned(),
@@ -56,10 +59,6 @@ fn prefix(field: &Field<'_>) -> Option<String> {
         return None;
     }
     Some(text.trim_end_matches('/').to_owned())
-}
-
-fn without_slash(url: String) -> String {
-    url.trim_end_matches('/').to_owned()
 }
 
 /// An attribute that holds one text.

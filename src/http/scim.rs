@@ -139,7 +139,6 @@ impl Server {
     }
 
     /// Everything a SCIM client may ask.
-    #[must_use]
     pub fn router(&self) -> Router {
         Router::new().fallback(handle).with_state(self.clone())
     }
@@ -277,17 +276,15 @@ fn decoded(path: &str) -> String {
     while let Some((byte, after)) = rest.split_first() {
         let hex = after
             .get(..2)
+            .filter(|hex| hex.iter().all(u8::is_ascii_hexdigit))
             .and_then(|hex| std::str::from_utf8(hex).ok())
             .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match (byte, hex) {
-            (b'%', Some(value)) => {
-                bytes.push(value);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(*byte);
-                rest = after;
-            }
+        if let (b'%', Some(value)) = (byte, hex) {
+            bytes.push(value);
+            rest = &after[2..];
+        } else {
+            bytes.push(*byte);
+            rest = after;
         }
     }
     String::from_utf8(bytes).unwrap_or_default()

@@ -6,13 +6,15 @@ use serde_json::Value;
 use super::{Homeserver, MatrixError, Request, Trouble};
 use crate::ids::UserId;
 
+const WHAT: &str = "ask the homeserver whose token it is";
+const FLAG: &str = "ask the homeserver whether somebody is a server admin";
+
 impl Homeserver {
     /// Whether `token` is the access token of a server admin of this homeserver.
     ///
     /// # Errors
     /// When the homeserver does not say yes or no: then nobody is to be let in.
     pub async fn vouches_for_admin(&self, token: &SecretString) -> Result<bool, MatrixError> {
-        const WHAT: &str = "ask the homeserver whose token it is";
         let whoami = Request::get("/_matrix/client/v3/account/whoami", &[]).to(WHAT);
         let who: Value = match self.transport.send(&self.identity.url, token, whoami).await {
             Ok(response) => response.json(WHAT)?,
@@ -22,7 +24,6 @@ impl Homeserver {
         let Some(user) = user.filter(|user| user.as_str().ends_with(&format!(":{}", self.identity.server))) else {
             return Ok(false);
         };
-        const FLAG: &str = "ask the homeserver whether somebody is a server admin";
         let flag = Request::get("/_synapse/admin/v1/users/{}/admin", &[user.as_str()]).to(FLAG);
         match self.transport.send(&self.identity.admin_url, token, flag).await {
             Ok(response) => {

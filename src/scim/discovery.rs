@@ -58,7 +58,7 @@ pub fn resource_type(base: &str, id: &str) -> Option<Value> {
 /// `/ResourceTypes`.
 #[must_use]
 pub fn resource_types(base: &str) -> Value {
-    all(Kind::ALL.into_iter().filter_map(|kind| resource_type(base, kind.name())).collect())
+    all(&Kind::ALL.into_iter().filter_map(|kind| resource_type(base, kind.name())).collect::<Vec<_>>())
 }
 
 /// One of `/Schemas`, by its URN.
@@ -70,7 +70,7 @@ pub fn schema(base: &str, urn: &str) -> Option<Value> {
 /// `/Schemas`.
 #[must_use]
 pub fn schemas(base: &str) -> Value {
-    all(every_schema().into_iter().map(|schema| describe(base, schema)).collect())
+    all(&every_schema().into_iter().map(|schema| describe(base, schema)).collect::<Vec<_>>())
 }
 
 fn every_schema() -> Vec<&'static Schema> {
@@ -80,7 +80,7 @@ fn every_schema() -> Vec<&'static Schema> {
         .collect()
 }
 
-fn all(resources: Vec<Value>) -> Value {
+fn all(resources: &[Value]) -> Value {
     json!({
         "schemas": [LIST], "totalResults": resources.len(), "itemsPerPage": resources.len(), "startIndex": 1,
         "Resources": resources,

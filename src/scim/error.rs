@@ -62,6 +62,7 @@ impl Error {
         Self::typed(400, "invalidCursor", detail)
     }
 
+    #[must_use]
     pub fn expired_cursor() -> Self {
         Self::typed(400, "expiredCursor", "the cursor has expired; begin again with an empty one")
     }

@@ -116,32 +116,32 @@ fn check(test: &Test, at: Option<At>) -> Result<Check, Error> {
         return Ok(Check { at, op: test.op, operand: Operand::Null });
     }
     let Some(leaf) = leaf(at) else { return refuse("has parts: name one of them") };
-    let text = match &test.value {
+    let written = match &test.value {
         Literal::Null => {
             return match test.op {
                 Op::Eq | Op::Ne => Ok(Check { at, op: test.op, operand: Operand::Null }),
                 _ => refuse("can be compared with null by eq and ne only"),
             };
         }
-        Literal::Text(text) | Literal::Bare(text) => text.clone(),
+        Literal::Text(word) | Literal::Bare(word) => word.clone(),
         Literal::Bool(value) => value.to_string(),
     };
     let ordered = matches!(test.op, Op::Gt | Op::Ge | Op::Lt | Op::Le);
     let parts = matches!(test.op, Op::Co | Op::Sw | Op::Ew);
     let operand = match leaf.kind {
         Type::Boolean if ordered || parts => return refuse("is true or false: use eq or ne"),
-        Type::Boolean => match text.to_ascii_lowercase().as_str() {
+        Type::Boolean => match written.to_ascii_lowercase().as_str() {
             "true" => Operand::Bool(true),
             "false" => Operand::Bool(false),
             _ => return refuse("is true or false"),
         },
         Type::Binary if ordered => return refuse("has no order"),
-        Type::DateTime if !parts => match instant(&text) {
+        Type::DateTime if !parts => match instant(&written) {
             Some(at) => Operand::Instant(at),
             None => return refuse("must be compared with a time such as 2027-03-31T12:00:00Z"),
         },
         Type::Complex => return refuse("has parts: name one of them"),
-        Type::Text | Type::Reference | Type::Binary | Type::DateTime => Operand::Text(folded(leaf, &text)),
+        Type::Text | Type::Reference | Type::Binary | Type::DateTime => Operand::Text(folded(leaf, &written)),
     };
     Ok(Check { at, op: test.op, operand })
 }

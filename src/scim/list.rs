@@ -213,7 +213,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// The ListResponse.
+    /// The `ListResponse`.
     #[must_use]
     pub fn body(self) -> Value {
         let mut body = json!({

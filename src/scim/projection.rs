@@ -242,6 +242,6 @@ mod tests {
         assert!(wants(Some("members.value"), None));
         assert!(!wants(Some("displayName"), None));
         assert!(!wants(None, Some("members")));
-        assert!(wants(None, Some("members.display")));
+        assert!(wants(None, Some("members.type")));
     }
 }

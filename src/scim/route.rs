@@ -128,8 +128,32 @@ impl Need {
 mod tests {
     use super::*;
 
+    /// A new route does not compile until it has a number here, and the test below does not pass until it is listed.
+    fn number(route: &Route) -> usize {
+        match route {
+            Route::ServiceProviderConfig => 0,
+            Route::ResourceTypes => 1,
+            Route::ResourceType(_) => 2,
+            Route::Schemas => 3,
+            Route::Schema(_) => 4,
+            Route::Me => 5,
+            Route::Search(None) => 6,
+            Route::Search(Some(Kind::User)) => 7,
+            Route::Search(Some(Kind::Group)) => 8,
+            Route::Collection(Kind::User) => 9,
+            Route::Collection(Kind::Group) => 10,
+            Route::Resource(Kind::User, _) => 11,
+            Route::Resource(Kind::Group, _) => 12,
+            Route::Bulk => 13,
+        }
+    }
+
     #[test]
     fn every_route_is_listed_once() {
+        let mut numbers: Vec<usize> =
+            EVERY.iter().filter_map(|path| Route::parse(path)).map(|route| number(&route)).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..EVERY.len()).collect::<Vec<_>>());
         let routes: Vec<Route> = EVERY.iter().filter_map(|path| Route::parse(path)).collect();
         assert_eq!(routes.len(), EVERY.len());
         for (at, route) in routes.iter().enumerate() {

@@ -44,13 +44,17 @@ pub struct Resource {
     /// Milliseconds since the epoch.
     pub created: i64,
     pub modified: i64,
+    /// Whether the person may use Matrix. Stays as it is where the attribute is taken away.
+    pub active: bool,
 }
 
 /// A member of a group, or a group of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     pub id: String,
-    pub kind: Kind,
+    /// `None`: there is no such resource.
+    pub kind: Option<Kind>,
+    /// A group's name; members have none here.
     pub display: Option<String>,
 }
 
@@ -234,40 +238,37 @@ fn resource(row: &AnyRow) -> Result<Resource, StoreError> {
     let columns = || -> Result<_, sqlx::Error> {
         let numbers: (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
         let texts: (String, String) = (row.try_get(2)?, row.try_get(3)?);
-        let stamps: (i64, i64, i64) = (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?);
+        let stamps: (i64, i64, i64, i64) = (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?, row.try_get(7)?);
         Ok((numbers, texts, stamps))
     };
-    let ((pk, kind), (id, document), (version, created, modified)) =
+    let ((pk, kind), (id, document), (version, created, modified, active)) =
         columns().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
     let document = serde_json::from_str(&document).map_err(damaged(WHAT))?;
-    Ok(Resource { pk, kind: kind_of(kind), id, document, version, created, modified })
+    Ok(Resource { pk, kind: kind_of(kind), id, document, version, created, modified, active: active != 0 })
 }
 
 fn link(row: &AnyRow) -> Result<(i64, Link), StoreError> {
     let columns = || -> Result<_, sqlx::Error> {
         let of: i64 = row.try_get(0)?;
         let id: String = row.try_get(1)?;
-        let kind: i64 = row.try_get(2)?;
-        let document: String = row.try_get(3)?;
-        Ok((of, id, kind_of(kind), document))
+        let kind: Option<i64> = row.try_get(2)?;
+        let document: Option<String> = row.try_get(3)?;
+        Ok((of, id, kind.map(kind_of), document))
     };
     let (of, id, kind, document) = columns().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
-    Ok((of, Link { id, kind, display: display(kind, &document)? }))
+    let display = document.as_deref().map(display).transpose()?.flatten();
+    Ok((of, Link { id, kind, display }))
 }
 
-/// The name a resource is shown by, without reading the rest of its document.
-fn display(kind: Kind, document: &str) -> Result<Option<String>, StoreError> {
+/// A group's name, without reading the rest of its document.
+fn display(document: &str) -> Result<Option<String>, StoreError> {
     #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
     struct Names {
-        display_name: Option<String>,
-        user_name: Option<String>,
+        #[serde(rename = "displayName")]
+        display: Option<String>,
     }
     let names: Names = serde_json::from_str(document).map_err(damaged(WHAT))?;
-    Ok(match kind {
-        Kind::User => names.display_name.or(names.user_name),
-        Kind::Group => names.display_name,
-    })
+    Ok(names.display)
 }
 
 /// Longest list in one statement.
@@ -315,31 +316,35 @@ const QUERIES: &[&str] = &[
     COUNT_MEMBERS,
 ];
 
-const SELECT_AT: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+const SELECT_AT: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND pk IN ({}) AND deleted_at IS NULL";
-const SELECT_BY_ID: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+const SELECT_BY_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND id = $3 AND deleted_at IS NULL";
-const SELECT_BY_USER_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+const SELECT_BY_USER_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND user_ci = $3 AND deleted_at IS NULL";
-const SELECT_BY_EXTERNAL_ID: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+const SELECT_BY_EXTERNAL_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND external_id = $3 AND deleted_at IS NULL ORDER BY pk";
-const SELECT_BY_DISPLAY_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+const SELECT_BY_DISPLAY_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND display_ci = $3 AND deleted_at IS NULL ORDER BY pk";
-const SELECT_BY_MEMBER: &str = "SELECT g.pk, g.kind, g.id, g.doc, g.version, g.created, g.modified FROM scim_resources m \
-     JOIN scim_members l ON l.member_pk = m.pk JOIN scim_resources g ON g.pk = l.group_pk \
-     WHERE g.client = $1 AND g.kind = $2 AND m.id = $3 AND m.deleted_at IS NULL AND g.deleted_at IS NULL ORDER BY g.pk";
+const SELECT_BY_MEMBER: &str = "SELECT g.pk, g.kind, g.id, g.doc, g.version, g.created, g.modified, g.active FROM scim_members l \
+     JOIN scim_resources g ON g.pk = l.group_pk \
+     WHERE g.client = $1 AND g.kind = $2 AND l.member_id = $3 AND g.deleted_at IS NULL ORDER BY g.pk";
 const COUNT: &str = "SELECT COUNT(*) FROM scim_resources WHERE client = $1 AND kind = $2 AND deleted_at IS NULL";
-const SELECT_AFTER: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+const SELECT_AFTER: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND pk > $3 AND deleted_at IS NULL ORDER BY pk LIMIT $4";
-const SELECT_BEFORE: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+const SELECT_BEFORE: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND pk < $3 AND deleted_at IS NULL ORDER BY pk DESC LIMIT $4";
-const SELECT_OFFSET: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+const SELECT_OFFSET: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND deleted_at IS NULL ORDER BY pk LIMIT $4 OFFSET $3";
-const SELECT_MEMBERS: &str = "SELECT l.group_pk, m.id, m.kind, m.doc FROM scim_members l \
-     JOIN scim_resources m ON m.pk = l.member_pk WHERE l.group_pk IN ({}) ORDER BY l.group_pk, l.member_pk";
-const SELECT_GROUPS: &str = "SELECT l.member_pk, g.id, g.kind, g.doc FROM scim_members l \
-     JOIN scim_resources g ON g.pk = l.group_pk WHERE l.member_pk IN ({}) ORDER BY l.member_pk, l.group_pk";
-const SELECT_MEMBER: &str = "SELECT l.group_pk, m.id, m.kind, m.doc FROM scim_resources m \
-     JOIN scim_members l ON l.member_pk = m.pk WHERE l.group_pk = $1 AND m.id = $2 AND m.deleted_at IS NULL";
+const SELECT_MEMBERS: &str = "SELECT l.group_pk, l.member_id, m.kind, NULL FROM scim_members l \
+     JOIN scim_resources g ON g.pk = l.group_pk \
+     LEFT JOIN scim_resources m ON m.id = l.member_id AND m.client = g.client AND m.deleted_at IS NULL \
+     WHERE l.group_pk IN ({}) ORDER BY l.group_pk, l.member_id";
+const SELECT_GROUPS: &str = "SELECT m.pk, g.id, g.kind, g.doc FROM scim_resources m JOIN scim_members l ON l.member_id = m.id \
+     JOIN scim_resources g ON g.pk = l.group_pk AND g.client = m.client WHERE m.pk IN ({}) ORDER BY m.pk, g.pk";
+const SELECT_MEMBER: &str = "SELECT l.group_pk, l.member_id, m.kind, NULL FROM scim_members l \
+     JOIN scim_resources g ON g.pk = l.group_pk \
+     LEFT JOIN scim_resources m ON m.id = l.member_id AND m.client = g.client AND m.deleted_at IS NULL \
+     WHERE l.group_pk = $1 AND l.member_id = $2";
 const COUNT_MEMBERS: &str =
-    "SELECT COUNT(*) FROM (SELECT member_pk FROM scim_members WHERE group_pk = $1 LIMIT $2) AS some_members";
+    "SELECT COUNT(*) FROM (SELECT member_id FROM scim_members WHERE group_pk = $1 LIMIT $2) AS some_members";

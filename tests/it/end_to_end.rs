@@ -16,6 +16,7 @@ mod matrix;
 mod offboarding;
 mod outages;
 mod people;
+mod scim;
 mod stage;
 mod takeover;
 mod transactions;

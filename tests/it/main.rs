@@ -13,4 +13,5 @@ mod lab;
 mod ldap_source;
 mod mail;
 mod scenarios;
+mod scim;
 mod stores;

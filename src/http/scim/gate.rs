@@ -15,13 +15,15 @@ use crate::scim::Error;
 use crate::scim::access::{Digest, Roles, Shown, Token, look_up};
 
 /// How long the homeserver's yes counts, and its no.
-const YES_FOR: Duration = Duration::from_secs(60);
+const YES_FOR: Duration = Duration::from_mins(1);
 const NO_FOR: Duration = Duration::from_secs(5);
 /// Answers of the homeserver kept at most.
 const MOST_ANSWERS: usize = 256;
 /// How many wrong credentials within [`WINDOW`] are answered one by one. Good ones are let in whatever others try.
 const MOST_FAILURES: u32 = 30;
-const WINDOW: Duration = Duration::from_secs(60);
+/// How long the homeserver may take to say whose token it is.
+const PATIENCE: Duration = Duration::from_secs(10);
+const WINDOW: Duration = Duration::from_mins(1);
 
 /// Somebody who is let in.
 #[derive(Clone, Debug)]
@@ -38,13 +40,21 @@ pub struct Gate {
     /// Also lets one question at a time reach the homeserver.
     answers: tokio::sync::Mutex<BTreeMap<Digest, (bool, Instant)>>,
     failures: Mutex<Option<(Instant, u32)>>,
+    most_failures: u32,
 }
 
 impl Gate {
     /// Accepts these tokens, and server admins of this homeserver.
     #[must_use]
     pub fn new(tokens: Vec<Token>, admins: Option<(Homeserver, Roles)>) -> Self {
-        Self { tokens, admins, answers: tokio::sync::Mutex::default(), failures: Mutex::new(None) }
+        let (answers, failures) = (tokio::sync::Mutex::default(), Mutex::new(None));
+        Self { tokens, admins, answers, failures, most_failures: MOST_FAILURES }
+    }
+
+    /// Answers so many wrong credentials a minute one by one.
+    #[must_use]
+    pub fn tolerating(self, most_failures: u32) -> Self {
+        Self { most_failures, ..self }
     }
 
     /// Lets somebody in, or says why not: 401, 429 after too many failures, 503 where the homeserver had to be asked and is away.
@@ -74,8 +84,15 @@ impl Gate {
         if let Some(refusal) = self.too_many() {
             return Err(refusal);
         }
-        let answer = homeserver.vouches_for_admin(&shown.to_owned().into()).await.map_err(|error| {
-            tracing::warn!(%error, "the homeserver could not be asked about a SCIM credential");
+        let token = shown.to_owned().into();
+        let asked = tokio::time::timeout(PATIENCE, homeserver.vouches_for_admin(&token)).await;
+        let cause = match asked {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+        };
+        let answer = cause.map_err(|cause| {
+            tracing::warn!(cause, "the homeserver could not be asked about a SCIM credential");
             Refusal::from(Error::new(503, "the homeserver does not answer, and only it knows this credential"))
         })?;
         let now = Instant::now();
@@ -111,10 +128,10 @@ impl Gate {
             *failures = None;
             return None;
         }
-        if count < MOST_FAILURES {
+        if count < self.most_failures {
             return None;
         }
-        if count == MOST_FAILURES {
+        if count == self.most_failures {
             tracing::warn!("many wrong credentials at the SCIM listener: more are answered 429 for a minute");
             *failures = Some((began, count + 1));
         }

@@ -32,14 +32,9 @@ impl Server {
 
     pub(super) async fn search(&self, call: &Call, kind: Option<Kind>, body: &Value) -> Result<Answer, Refusal> {
         let query = Query::from_search(body, clock::now().0)?;
-        match kind {
-            Some(kind) => self.found(call, &[kind], &query).await,
-            None => {
-                let kinds: Vec<Kind> =
-                    Kind::ALL.into_iter().filter(|kind| call.roles.allow(Access::Read, *kind)).collect();
-                self.found(call, &kinds, &query).await
-            }
-        }
+        let may_be_read = |kind: &Kind| call.roles.allow(Access::Read, *kind);
+        let kinds = kind.map_or_else(|| Kind::ALL.into_iter().filter(may_be_read).collect(), |kind| vec![kind]);
+        self.found(call, &kinds, &query).await
     }
 
     async fn found(&self, call: &Call, kinds: &[Kind], query: &Query) -> Result<Answer, Refusal> {
@@ -208,7 +203,6 @@ async fn views(
     found: Vec<Resource>,
     filter: Option<&Compiled>,
 ) -> Result<Vec<(i64, Document)>, Refusal> {
-    let call = Call { name: String::new(), roles: crate::scim::access::Roles::new(["*:*"]), base: base.to_owned() };
     let pks: Vec<i64> = found.iter().map(|resource| resource.pk).collect();
     let kind = found.first().map(|resource| resource.kind);
     let mut links = match (kind, filter.and_then(Compiled::members)) {
@@ -222,8 +216,8 @@ async fn views(
         let mut view = plain(base, resource);
         if let Some(links) = links.remove(&pk) {
             match kind {
-                Kind::Group => view.insert("members".to_owned(), render::members(&call, &links)),
-                Kind::User => view.insert("groups".to_owned(), render::groups(&call, &links)),
+                Kind::Group => view.insert("members".to_owned(), render::members(base, &links)),
+                Kind::User => view.insert("groups".to_owned(), render::groups(base, &links)),
             };
         }
         (pk, view)

@@ -42,25 +42,19 @@ fn time(ms: i64) -> String {
 }
 
 /// A group's members, as an attribute.
-pub(super) fn members(call: &Call, links: &[Link]) -> Value {
-    let names = call.roles.allow(Access::Read, Kind::User);
-    let member = |link: &Link| {
-        let mut member =
-            json!({ "value": link.id, "$ref": location(&call.base, link.kind, &link.id), "type": link.kind.name() });
-        if let Some(display) = link.display.as_ref().filter(|_| names) {
-            member["display"] = display.as_str().into();
-        }
-        member
+pub(super) fn members(base: &str, links: &[Link]) -> Value {
+    let member = |link: &Link| match link.kind {
+        Some(kind) => json!({ "value": link.id, "$ref": location(base, kind, &link.id), "type": kind.name() }),
+        None => json!({ "value": link.id }),
     };
     links.iter().map(member).collect::<Vec<_>>().into()
 }
 
 /// A user's groups, as an attribute.
-pub(super) fn groups(call: &Call, links: &[Link]) -> Value {
+pub(super) fn groups(base: &str, links: &[Link]) -> Value {
     let group = |link: &Link| {
-        json!({
-            "value": link.id, "$ref": location(&call.base, link.kind, &link.id), "display": link.display, "type": "direct",
-        })
+        let url = location(base, Kind::Group, &link.id);
+        json!({ "value": link.id, "$ref": url, "display": link.display, "type": "direct" })
     };
     links.iter().map(group).collect::<Vec<_>>().into()
 }
@@ -86,7 +80,7 @@ pub(super) async fn whole(
         let links = links.remove(&resource.pk).unwrap_or_default();
         let mut document = plain(&call.base, resource);
         if !links.is_empty() {
-            let value = if kind == Kind::Group { members(call, &links) } else { groups(call, &links) };
+            let value = if kind == Kind::Group { members(&call.base, &links) } else { groups(&call.base, &links) };
             document.insert(name.to_owned(), value);
         }
         projection.apply(&mut document);

@@ -45,7 +45,7 @@ impl Server {
             localpart = Some(self.localpart(&document)?);
         }
         let members = incoming.members.unwrap_or_default();
-        let new = New { kind, id: random_id(), document, localpart, members };
+        let new = New { kind, id: random_id()?, document, localpart, members };
         let made = resources.create(&new, clock::now().0).await?;
         tracing::info!(by = call.name, kind = kind.name(), id = made.id, "SCIM: created");
         shown(&resources, call, (201, made), &conditions.projection(kind)).await
@@ -67,8 +67,7 @@ impl Server {
             document::check(kind, &document)?;
             if kind == Kind::User && !document.contains_key("active") {
                 // Saying nothing neither locks nor unlocks anybody.
-                let active = before.document.get("active").cloned().unwrap_or(Value::Bool(true));
-                document.insert("active".to_owned(), active);
+                document.insert("active".to_owned(), before.active.into());
             }
             // Nor does it empty a group.
             let members = incoming.members.map(|ids| vec![MemberChange::Clear, MemberChange::Add(ids)]);
@@ -95,9 +94,6 @@ impl Server {
             let operations = operations.as_ref().map_err(Error::clone)?;
             let mut document = before.document.clone();
             let members = patch::apply(kind, &mut document, operations)?;
-            if kind == Kind::User && !document.contains_key("active") {
-                document.insert("active".to_owned(), true.into());
-            }
             Ok(Change { document, members })
         };
         let Some(after) = resources.change((kind, id), clock::now().0, &decide).await? else {
@@ -193,16 +189,13 @@ fn names(given: &str, version: &str) -> bool {
     clippy::disallowed_methods,
     reason = "ids of SCIM resources are drawn here; no plan depends on which they are"
 )]
-fn random_id() -> String {
+fn random_id() -> Result<String, Error> {
     let mut bytes = [0_u8; 16];
-    if getrandom::fill(&mut bytes).is_err() {
-        // No system that runs usher lacks randomness; the clock and an address are the next best that differ.
-        bytes = (u128::from(clock::now().0.unsigned_abs()) << 64 | (&raw const bytes as usize as u128)).to_be_bytes();
-    }
+    getrandom::fill(&mut bytes).map_err(|_| Error::new(500, "the system gives no random numbers"))?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    [&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[8..10], &bytes[10..]].map(hex).join("-")
+    let text = format!("{:032x}", u128::from_be_bytes(bytes));
+    Ok([&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]].join("-"))
 }
 
 #[cfg(test)]
@@ -221,7 +214,7 @@ mod tests {
 
     #[test]
     fn ids_are_random_uuids() {
-        let (one, other) = (random_id(), random_id());
+        let (one, other) = (random_id().unwrap(), random_id().unwrap());
         assert_ne!(one, other);
         assert_eq!((one.len(), one.as_bytes()[14]), (36, b'4'));
     }

@@ -289,7 +289,7 @@ fn describe(attribute: &Attribute, filter: &Filter, made: &mut Map<String, Value
         Filter::Test(test) if test.op == Op::Eq => {
             let Some(sub) = attribute.sub(&test.path) else { return Ok(false) };
             let given = match &test.value {
-                Literal::Text(text) | Literal::Bare(text) => Value::from(text.as_str()),
+                Literal::Text(word) | Literal::Bare(word) => Value::from(word.as_str()),
                 Literal::Bool(flag) => Value::from(*flag),
                 Literal::Null => return Ok(true),
             };

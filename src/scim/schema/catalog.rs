@@ -187,7 +187,6 @@ const MEMBER: &[Attribute] = &[
     text("value", "Id of the member").exact().immutable(),
     reference("$ref", &["User", "Group"], "URL of the member").immutable(),
     text("type", "What the member is").among(&["User", "Group"]).immutable(),
-    text("display", "The member's name").read_only(),
 ];
 
 /// RFC 7643 section 4.2.

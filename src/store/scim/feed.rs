@@ -28,6 +28,8 @@ pub struct Revision {
 pub struct Provisioned {
     pub users: Vec<User>,
     pub groups: Vec<RawGroup>,
+    /// Places of groups in `groups`, and how many of their members do not exist.
+    pub dangling: BTreeMap<usize, usize>,
     /// In how many milliseconds the first deletion stops being told as a mark and becomes an absence, if any is told.
     pub next_expiry: Option<i64>,
 }
@@ -66,12 +68,10 @@ impl Resources {
     pub async fn provisioned(&self, deleted_since: i64) -> Result<Provisioned, StoreError> {
         let mut provisioned = Provisioned::default();
         let mut positions: BTreeMap<i64, usize> = BTreeMap::new();
-        let mut ids: BTreeMap<i64, StableId> = BTreeMap::new();
         let query = sqlx::query(SELECT_ALL).bind(self.client.as_str()).bind(deleted_since);
         let mut rows = query.fetch(&self.store.pool);
         while let Some(row) = self.store.bounded(WHAT, rows.try_next()).await? {
             let row = Row::read(&row)?;
-            ids.insert(row.pk, row.stable_id.clone());
             match row.kind {
                 Kind::User => {
                     if let Some(deleted) = row.deleted_at {
@@ -91,10 +91,12 @@ impl Resources {
         let query = sqlx::query(SELECT_LINKS).bind(self.client.as_str());
         let mut rows = query.fetch(&self.store.pool);
         while let Some(row) = self.store.bounded(WHAT, rows.try_next()).await? {
-            let link = || Ok::<(i64, i64), sqlx::Error>((row.try_get(0)?, row.try_get(1)?));
+            let link = || Ok::<(i64, Option<String>), sqlx::Error>((row.try_get(0)?, row.try_get(1)?));
             let (group, member) = link().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
-            if let (Some(position), Some(member)) = (positions.get(&group), ids.get(&member)) {
-                provisioned.groups[*position].members.push(member.clone());
+            match (positions.get(&group), member) {
+                (Some(position), Some(member)) => provisioned.groups[*position].members.push(member.into()),
+                (Some(position), None) => *provisioned.dangling.entry(*position).or_default() += 1,
+                (None, _) => {}
             }
         }
         Ok(provisioned)
@@ -108,29 +110,38 @@ struct Row {
     localpart: Option<String>,
     document: Document,
     deleted_at: Option<i64>,
+    active: bool,
 }
 
 impl Row {
     fn read(row: &AnyRow) -> Result<Self, StoreError> {
         let columns = || -> Result<_, sqlx::Error> {
-            let numbers: (i64, i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(5)?);
+            let numbers: (i64, i64, Option<i64>, i64) =
+                (row.try_get(0)?, row.try_get(1)?, row.try_get(5)?, row.try_get(6)?);
             let texts: (String, Option<String>, String) = (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
             Ok((numbers, texts))
         };
-        let ((pk, kind, deleted_at), (stable_id, localpart, document)) =
+        let ((pk, kind, deleted_at, active), (stable_id, localpart, document)) =
             columns().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
         let document = serde_json::from_str(&document).map_err(damaged(WHAT))?;
-        Ok(Self { pk, kind: kind_of(kind), stable_id: stable_id.into(), localpart, document, deleted_at })
+        Ok(Self {
+            pk,
+            kind: kind_of(kind),
+            stable_id: stable_id.into(),
+            localpart,
+            document,
+            deleted_at,
+            active: active != 0,
+        })
     }
 
     fn user(self) -> Option<User> {
-        let active = self.document.get("active") != Some(&Value::Bool(false));
         Some(User {
             id: self.stable_id,
             localpart: Localpart::from(self.localpart?),
             display_name: display_name(&self.document),
             emails: emails(&self.document),
-            enabled: active && self.deleted_at.is_none(),
+            enabled: self.active && self.deleted_at.is_none(),
         })
     }
 
@@ -177,10 +188,11 @@ pub(super) const QUERIES: &[&str] = &[SELECT_REVISION, SELECT_OTHERS, SELECT_ALL
 
 const SELECT_REVISION: &str = "SELECT revision, urgent, changed_at FROM scim_clients WHERE client = $1";
 const SELECT_OTHERS: &str = "SELECT client FROM scim_clients WHERE client <> $1 ORDER BY client";
-const SELECT_ALL: &str = "SELECT pk, kind, stable_id, localpart, doc, deleted_at FROM scim_resources \
+const SELECT_ALL: &str = "SELECT pk, kind, stable_id, localpart, doc, deleted_at, active FROM scim_resources \
      WHERE client = $1 AND (deleted_at IS NULL OR deleted_at > $2) ORDER BY pk";
-const SELECT_LINKS: &str = "SELECT l.group_pk, l.member_pk FROM scim_members l JOIN scim_resources g ON g.pk = l.group_pk \
-     WHERE g.client = $1 ORDER BY l.group_pk, l.member_pk";
+const SELECT_LINKS: &str = "SELECT l.group_pk, m.stable_id FROM scim_members l JOIN scim_resources g ON g.pk = l.group_pk \
+     LEFT JOIN scim_resources m ON m.id = l.member_id AND m.client = g.client AND m.deleted_at IS NULL \
+     WHERE g.client = $1 ORDER BY l.group_pk, l.member_id";
 
 #[cfg(test)]
 mod tests {

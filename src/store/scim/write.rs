@@ -88,7 +88,7 @@ impl Resources {
     /// Makes a resource. A person who was deleted and is known by external id or Matrix name gets that name again (S-63).
     ///
     /// # Errors
-    /// `uniqueness` where somebody has the user name, external id or Matrix name; `invalidValue` for members that do not exist.
+    /// `uniqueness` where somebody has the user name, external id or Matrix name; `invalidValue` for a member whose id cannot be one.
     pub async fn create(&self, new: &New, now_ms: i64) -> Result<Resource, WriteError> {
         let made = self.transact(&Job::Create(new), now_ms).await?;
         made.ok_or_else(|| Error::not_found(new.kind.name()).into())
@@ -98,7 +98,7 @@ impl Resources {
     /// nothing differs, nothing is written and the version stays.
     ///
     /// # Errors
-    /// What `decide` refuses; `uniqueness`; `invalidValue` for members that do not exist.
+    /// What `decide` refuses; `uniqueness`; `invalidValue` for a member whose id cannot be one.
     pub async fn change(
         &self,
         (kind, id): (Kind, &str),
@@ -175,11 +175,12 @@ impl Resources {
         now_ms: i64,
     ) -> Result<Resource, Trouble> {
         let change = decide(&before)?;
-        let moved = members::change(connection, &self.client, before.pk, &change.members, self.sharing()).await?;
+        let moved = members::change(connection, &self.client, before.pk, &change.members).await?;
         if !moved && change.document == before.document {
             return Ok(before);
         }
         let after = Resource {
+            active: stated(&change.document).unwrap_or(before.active),
             document: change.document,
             version: before.version + 1,
             modified: now_ms.max(before.modified),
@@ -187,13 +188,15 @@ impl Resources {
         };
         self.unique(connection, &after, None).await?;
         self.update(connection, &after).await?;
-        self.announce(connection, is_active(&before) && !is_active(&after), now_ms).await?;
+        self.announce(connection, before.active && !after.active, now_ms).await?;
         Ok(after)
     }
 
     async fn remove(&self, connection: &mut AnyConnection, before: &Resource, now_ms: i64) -> Result<(), Trouble> {
-        sqlx::query(TOUCH_GROUPS).bind(before.pk).bind(now_ms).execute(&mut *connection).await?;
-        sqlx::query(DELETE_LINKS).bind(before.pk).execute(&mut *connection).await?;
+        let id = before.id.as_str();
+        sqlx::query(TOUCH_GROUPS).bind(id).bind(now_ms).execute(&mut *connection).await?;
+        sqlx::query(DELETE_MEMBERSHIPS).bind(id).execute(&mut *connection).await?;
+        sqlx::query(DELETE_MEMBERS).bind(before.pk).execute(&mut *connection).await?;
         match before.kind {
             Kind::User => {
                 sqlx::query(BURY).bind(before.pk).bind(now_ms).execute(&mut *connection).await?;
@@ -224,6 +227,7 @@ impl Resources {
             version: 1,
             created: now_ms,
             modified: now_ms,
+            active: stated(&new.document).unwrap_or(true),
         };
         self.unique(connection, &made, localpart.as_deref()).await?;
         let columns = Columns::of(&made);
@@ -238,11 +242,12 @@ impl Resources {
             .bind(stable_id)
             .bind(columns.document)
             .bind(now_ms)
+            .bind(i64::from(made.active))
             .fetch_one(&mut *connection)
             .await?;
         made.pk = row.try_get(0)?;
         let members = [MemberChange::Add(new.members.clone())];
-        members::change(connection, &self.client, made.pk, &members, self.sharing()).await?;
+        members::change(connection, &self.client, made.pk, &members).await?;
         self.announce(connection, false, now_ms).await?;
         Ok(made)
     }
@@ -274,14 +279,6 @@ impl Resources {
         let query = sqlx::query(sql).bind(self.client.as_str()).bind(number(kind)).bind(id);
         let row = query.fetch_optional(&mut *connection).await?;
         Ok(row.as_ref().map(resource).transpose()?)
-    }
-
-    /// Keeps those who become members from being deleted meanwhile.
-    fn sharing(&self) -> &'static str {
-        match self.store.backend {
-            Backend::Sqlite(_) => "",
-            Backend::Postgres => " ORDER BY pk FOR SHARE",
-        }
     }
 
     /// Refuses what somebody else has, and says which attribute it is.
@@ -318,7 +315,8 @@ impl Resources {
             .bind(columns.external_id)
             .bind(columns.document)
             .bind(after.version)
-            .bind(after.modified);
+            .bind(after.modified)
+            .bind(i64::from(after.active));
         query.execute(&mut *connection).await.map(|_| ())
     }
 
@@ -329,8 +327,9 @@ impl Resources {
     }
 }
 
-fn is_active(resource: &Resource) -> bool {
-    resource.document.get("active") != Some(&Value::Bool(false))
+/// What a document says about being active, if anything.
+fn stated(document: &Document) -> Option<bool> {
+    document.get("active").and_then(Value::as_bool)
 }
 
 /// What is looked up, beside the document.
@@ -367,7 +366,8 @@ pub(super) fn statements(backend: &Backend) -> Vec<String> {
         UNBURY,
         SELECT_BURIED,
         TOUCH_GROUPS,
-        DELETE_LINKS,
+        DELETE_MEMBERSHIPS,
+        DELETE_MEMBERS,
         SELECT_SAME_NAME,
         SELECT_SAME_EXTERNAL_ID,
         SELECT_SAME_LOCALPART,
@@ -376,15 +376,15 @@ pub(super) fn statements(backend: &Backend) -> Vec<String> {
     queries.into_iter().map(str::to_owned).collect()
 }
 
-const SELECT_TO_CHANGE: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+const SELECT_TO_CHANGE: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND id = $3 AND deleted_at IS NULL";
-const SELECT_FOR_UPDATE: &str = "SELECT pk, kind, id, doc, version, created, modified FROM scim_resources \
+const SELECT_FOR_UPDATE: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND id = $3 AND deleted_at IS NULL FOR UPDATE";
 const INSERT: &str = "INSERT INTO scim_resources \
-     (client, kind, id, user_ci, display_ci, external_id, localpart, stable_id, doc, version, created, modified) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, $10, $10) RETURNING pk";
+     (client, kind, id, user_ci, display_ci, external_id, localpart, stable_id, doc, version, created, modified, active) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, $10, $10, $11) RETURNING pk";
 const UPDATE: &str = "UPDATE scim_resources SET user_ci = $2, display_ci = $3, external_id = $4, doc = $5, version = $6, \
-     modified = $7 WHERE pk = $1";
+     modified = $7, active = $8 WHERE pk = $1";
 const DELETE: &str = "DELETE FROM scim_resources WHERE pk = $1";
 const BURY: &str =
     "UPDATE scim_resources SET deleted_at = $2, user_ci = NULL, display_ci = NULL, doc = '{}' WHERE pk = $1";
@@ -392,8 +392,9 @@ const UNBURY: &str = "DELETE FROM scim_resources WHERE client = $1 AND stable_id
 const SELECT_BURIED: &str = "SELECT stable_id, localpart, external_id FROM scim_resources WHERE client = $1 \
      AND deleted_at IS NOT NULL AND (external_id = $2 OR localpart = $3) ORDER BY deleted_at DESC, pk DESC";
 const TOUCH_GROUPS: &str = "UPDATE scim_resources SET version = version + 1, modified = $2 \
-     WHERE pk IN (SELECT group_pk FROM scim_members WHERE member_pk = $1)";
-const DELETE_LINKS: &str = "DELETE FROM scim_members WHERE member_pk = $1 OR group_pk = $1";
+     WHERE pk IN (SELECT group_pk FROM scim_members WHERE member_id = $1)";
+const DELETE_MEMBERSHIPS: &str = "DELETE FROM scim_members WHERE member_id = $1";
+const DELETE_MEMBERS: &str = "DELETE FROM scim_members WHERE group_pk = $1";
 const SELECT_SAME_NAME: &str = "SELECT pk FROM scim_resources WHERE client = $1 AND user_ci = $2 AND id <> $3 \
      AND deleted_at IS NULL LIMIT 1";
 const SELECT_SAME_EXTERNAL_ID: &str = "SELECT pk FROM scim_resources WHERE client = $1 AND external_id = $2 AND id <> $3 \

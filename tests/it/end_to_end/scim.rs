@@ -1,0 +1,262 @@
+//! SCIM as the source of the whole program: public compliance tools, a transcript of Entra ID against a real Synapse, and kill -9.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::child::Running;
+use super::world::{NAMES, World, until};
+use crate::lab::slapd::free_port;
+use crate::stores::Database;
+
+const TOKEN: &str = "canary-token-of-the-identity-provider";
+const USER: &str = "urn:ietf:params:scim:schemas:core:2.0:User";
+const GROUP: &str = "urn:ietf:params:scim:schemas:core:2.0:Group";
+
+/// What an identity provider does.
+struct Provider {
+    base: String,
+    http: reqwest::Client,
+}
+
+impl Provider {
+    fn at(port: u16) -> Self {
+        Self { base: format!("http://127.0.0.1:{port}/scim/v2"), http: reqwest::Client::new() }
+    }
+
+    /// Status and body; status 0 without an answer.
+    async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let request = self.http.request(method.parse().unwrap(), format!("{}{path}", self.base)).bearer_auth(TOKEN);
+        let request = if body.is_null() { request } else { request.json(&body) };
+        match request.send().await {
+            Ok(answer) => (answer.status().as_u16(), answer.json().await.unwrap_or_default()),
+            Err(_) => (0, Value::Null),
+        }
+    }
+
+    async fn must(&self, method: &str, path: &str, body: Value) -> Value {
+        let (status, answer) = self.call(method, path, body).await;
+        assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
+        answer
+    }
+
+    async fn patch(&self, path: &str, operation: Value) {
+        self.must("PATCH", path, json!({ "Operations": [operation] })).await;
+    }
+}
+
+/// A SCIM server without a homeserver.
+struct Lonely {
+    folder: TempDir,
+    port: u16,
+}
+
+impl Lonely {
+    async fn new(database: &str) -> Self {
+        let lonely = Self { folder: tempfile::tempdir().unwrap(), port: free_port() };
+        let config = json!({
+            "homeserver": { "url": format!("http://127.0.0.1:{}", free_port()), "server_name": "lab.test" },
+            "appservice": { "registration": "registration.yaml" },
+            "database": { "url": database },
+            "ops": { "listen": format!("127.0.0.1:{}", free_port()) },
+            "source": {
+                "type": "scim", "listen": "127.0.0.1", "port": lonely.port, "base_url": "/scim/v2",
+                "client": { "id": "acme", "rbac": [{ "token": TOKEN, "name": "idp", "roles": ["*:*"] }] },
+            },
+        });
+        std::fs::write(lonely.folder.path().join("usher.yaml"), config.to_string()).unwrap();
+        lonely.start("registration", &["registration", "generate"]).wait().await.code(0);
+        lonely
+    }
+
+    fn start(&self, name: &str, args: &[&str]) -> Running {
+        Running::start(self.folder.path(), name, args, vec![TOKEN.to_owned()])
+    }
+
+    async fn serve(&self, name: &str) -> (Running, Provider) {
+        let running = self.start(name, &["run"]);
+        let provider = Provider::at(self.port);
+        until("SCIM is served", async || provider.call("GET", "/Users?count=1", Value::Null).await.0 == 200).await;
+        (running, provider)
+    }
+}
+
+/// A tool of the environment that `tests/install` makes.
+fn tool(name: &str) -> PathBuf {
+    let lab = std::env::var_os("USHER_LAB").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache/usher-lab"),
+        PathBuf::from,
+    );
+    let tool = lab.join("scim/bin").join(name);
+    assert!(tool.exists(), "no {}: tests/run installs it", tool.display());
+    tool
+}
+
+async fn output(tool: &Path, args: &[&str]) -> (bool, String) {
+    let mut command = tokio::process::Command::new(tool);
+    command.args(args).env("SCIM_CLI_HEADERS", format!("Authorization: Bearer {TOKEN}")).kill_on_drop(true);
+    let done = tokio::time::timeout(std::time::Duration::from_mins(4), command.output());
+    let done = done.await.expect("the tool ends").expect("the tool starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (done.status.success(), text(&done.stdout) + text(&done.stderr).as_str())
+}
+
+async fn comply(database: &Database) {
+    let lonely = Lonely::new(&database.url).await;
+    let (running, provider) = lonely.serve("run").await;
+    let (ok, said) = output(&tool("scim2"), &["-u", &provider.base, "test"]).await;
+    let passed = said.lines().filter(|line| line.starts_with("SUCCESS")).count();
+    let broken = said.lines().filter(|line| line.starts_with("ERROR")).count();
+    assert!(ok && broken == 0 && passed >= 120, "{passed} passed, {broken} broken:\n{said}");
+    let arguments = ["probe", &provider.base, "--token", TOKEN, "--i-accept-side-effects"];
+    let (ok, said) = output(&tool("scim-sanity"), &arguments).await;
+    assert!(ok && said.contains("28 passed") && !said.contains("failed"), "{said}");
+    running.stop().await.code(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn public_compliance_tools_find_nothing_on_sqlite() {
+    comply(&Database::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn public_compliance_tools_find_nothing_on_postgres() {
+    comply(&Database::postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_kill_9() {
+    let database = Database::sqlite();
+    let lonely = Lonely::new(&database.url).await;
+    let mut acknowledged = Vec::new();
+    for round in 0..5 {
+        let (running, provider) = lonely.serve(&format!("run-{round}")).await;
+        for id in &acknowledged {
+            assert_eq!(provider.call("GET", &format!("/Users/{id}"), Value::Null).await.0, 200);
+        }
+        let writing = async {
+            let mut made: Vec<String> = Vec::new();
+            for number in 0.. {
+                let body = json!({ "schemas": [USER], "userName": format!("user-{round}-{number}") });
+                let (status, answer) = provider.call("POST", "/Users", body).await;
+                if status == 0 {
+                    return made;
+                }
+                assert_eq!(status, 201, "{answer}");
+                made.push(answer["id"].as_str().unwrap().to_owned());
+            }
+            made
+        };
+        let killing = async {
+            tokio::time::sleep(std::time::Duration::from_millis(300 + 150 * round)).await;
+            running.kill9();
+        };
+        acknowledged.extend(tokio::join!(writing, killing).0);
+    }
+    assert!(acknowledged.len() > 20, "{}", acknowledged.len());
+    let (running, provider) = lonely.serve("last").await;
+    for id in &acknowledged {
+        assert_eq!(provider.call("GET", &format!("/Users/{id}"), Value::Null).await.0, 200);
+    }
+    running.stop().await.code(0);
+}
+
+/// The company's world, its source a SCIM client.
+async fn provisioned(world: &mut World) -> Provider {
+    let port = free_port();
+    world.secrets.push(TOKEN.to_owned());
+    world.config["source"] = json!({
+        "type": "scim", "path": null, "listen": "127.0.0.1", "port": port, "base_url": "/scim/v2",
+        "client": { "id": "acme", "rbac": [
+            { "token": TOKEN, "name": "entra", "roles": ["*:*"] }, { "synapse_user": "admin", "roles": ["read:*"] }] },
+    });
+    world.write();
+    Provider::at(port)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transcript_of_entra_id_ends_in_the_right_spaces() {
+    let mut world = World::new().await;
+    let provider = provisioned(&mut world).await;
+    let mut daemon = world.start(&["run"]);
+    until("SCIM is served", async || provider.call("GET", "/Users", Value::Null).await.0 == 200).await;
+    let mut ids: BTreeMap<String, String> = BTreeMap::new();
+    for name in NAMES {
+        let body = json!({
+            "schemas": [USER], "externalId": format!("entra-{name}"), "userName": world.local(name), "active": true,
+            "displayName": name, "emails": [{ "type": "work", "primary": true, "value": format!("{name}@canary-mail.example") }],
+        });
+        let made = provider.must("POST", "/Users", body).await;
+        ids.insert(name.to_owned(), made["id"].as_str().unwrap().to_owned());
+    }
+    for (group, members) in world.groups.clone() {
+        let body = json!({ "schemas": [GROUP], "externalId": format!("entra-{group}"), "displayName": group });
+        let made = provider.must("POST", "/Groups", body).await;
+        let path = format!("/Groups/{}", made["id"].as_str().unwrap());
+        for name in members {
+            let member = json!([{ "$ref": null, "value": ids[&name] }]);
+            provider.patch(&path, json!({ "op": "Add", "path": "members", "value": member })).await;
+        }
+        ids.insert(group, path);
+    }
+    until("everybody is where they belong", async || world.is_right().await).await;
+    assert_eq!(world.level("red", "ann").await, 0);
+
+    provider.patch(&ids["red"], json!({ "op": "Replace", "path": "displayName", "value": "Crimson" })).await;
+    let removal = json!([{ "$ref": null, "value": ids["bob"] }]);
+    provider.patch(&ids["red"], json!({ "op": "Remove", "path": "members", "value": removal })).await;
+    let addition = json!([{ "$ref": null, "value": ids["bob"] }]);
+    provider.patch(&ids["blue"], json!({ "op": "Add", "path": "members", "value": addition })).await;
+    world.transfer("bob", "red", "blue");
+    until("bob has moved, and the renamed group is followed", async || world.is_right().await).await;
+
+    let jon = format!("/Users/{}", ids["jon"]);
+    provider.patch(&jon, json!({ "op": "Replace", "path": "active", "value": "False" })).await;
+    until("jon is out", async || !world.inside("blue").await.contains("jon")).await;
+    provider.patch(&jon, json!({ "op": "Replace", "path": "active", "value": "True" })).await;
+    until("jon is back, with his groups", async || world.is_right().await).await;
+    let ida = format!("/Users/{}", ids["ida"]);
+    provider.must("DELETE", &ida, Value::Null).await;
+    until("ida is out", async || !world.inside("blue").await.contains("ida")).await;
+    daemon.must_run();
+
+    let token = world.stage.admin_token().to_owned();
+    let as_admin =
+        reqwest::Client::new().get(format!("{}/Users", provider.base)).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(as_admin.status(), 200, "a server admin may read");
+    let write =
+        reqwest::Client::new().delete(format!("{}{ida}", provider.base)).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(write.status(), 403, "and no more");
+    let person = world.tokens["ann"].clone();
+    let as_person =
+        reqwest::Client::new().get(format!("{}/Users", provider.base)).bearer_auth(&person).send().await.unwrap();
+    assert_eq!(as_person.status(), 401, "nobody else may");
+    daemon.stop().await.code(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_spaces_there_is_one_named_after_the_client() {
+    let mut world = World::new().await;
+    let provider = provisioned(&mut world).await;
+    world.config["spaces"] = Value::Null;
+    world.config["provisioner"]["default_rooms"] = json!([]);
+    world.write();
+    let daemon = world.start(&["run"]);
+    until("SCIM is served", async || provider.call("GET", "/Users", Value::Null).await.0 == 200).await;
+    for name in ["ann", "bob"] {
+        let body = json!({ "schemas": [USER], "userName": world.local(name) });
+        provider.must("POST", "/Users", body).await;
+    }
+    let thing = "scim-client:acme";
+    until("both are in", async || {
+        world.resolve(&world.alias(thing)).await.is_some() && world.inside(thing).await.len() == 2
+    })
+    .await;
+    let space = world.room(thing).await;
+    assert_eq!(world.state(&space, "m.room.name", "").await["name"], "acme");
+    daemon.stop().await.code(0);
+}

@@ -1,0 +1,187 @@
+//! Lists: pages by number and by cursor, order, projection, and that what the database narrows is what the filter means.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use usher::scim::{Kind, evaluate, filter};
+
+use super::{Scim, USER, id, on_both};
+
+on_both! {
+    pages_hold_everybody_once
+    cursors_hold_everybody_once_while_people_come_and_go
+    lists_are_sorted_and_projected
+    a_search_at_the_root_holds_both_kinds
+    the_database_finds_what_the_filter_means
+}
+
+async fn people(scim: &Scim, count: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    for number in 0..count {
+        ids.push(scim.user(&format!("user{number:03}")).await);
+    }
+    ids
+}
+
+fn ids(page: &Value) -> Vec<String> {
+    page["Resources"].as_array().unwrap().iter().map(id).collect()
+}
+
+async fn pages_hold_everybody_once(scim: &Scim) {
+    let everybody = people(scim, 25).await;
+    for query in ["", "&filter=userName%20pr"] {
+        let mut seen = Vec::new();
+        for start in [1, 11, 21] {
+            let page = scim.get(&format!("/Users?startIndex={start}&count=10{query}")).await;
+            assert_eq!((&page["totalResults"], &page["startIndex"]), (&json!(25), &json!(start)));
+            seen.extend(ids(&page));
+        }
+        assert_eq!(seen, everybody);
+        let totals = scim.get(&format!("/Users?count=0{query}")).await;
+        assert_eq!(
+            (&totals["totalResults"], &totals["itemsPerPage"], &totals["Resources"]),
+            (&json!(25), &json!(0), &json!([]))
+        );
+        let beyond = scim.get(&format!("/Users?startIndex=100{query}")).await;
+        assert_eq!((&beyond["totalResults"], ids(&beyond).len()), (&json!(25), 0));
+    }
+}
+
+async fn cursors_hold_everybody_once_while_people_come_and_go(scim: &Scim) {
+    let everybody = people(scim, 25).await;
+    for query in ["count=10", "count=10&filter=userName%20pr", "count=10&sortBy=userName"] {
+        let mut seen = Vec::new();
+        let mut cursor = String::new();
+        let mut previous = Vec::new();
+        loop {
+            let page = scim.get(&format!("/Users?{query}&cursor={cursor}")).await;
+            assert!(page.get("startIndex").is_none());
+            if let Some(back) = page["previousCursor"].as_str() {
+                let back = scim.get(&format!("/Users?{query}&cursor={back}")).await;
+                assert_eq!(ids(&back), previous, "{query}");
+            }
+            previous = ids(&page);
+            seen.extend(ids(&page));
+            match page["nextCursor"].as_str() {
+                Some(next) => cursor = next.to_owned(),
+                None => break,
+            }
+        }
+        assert_eq!(seen, everybody, "{query}");
+    }
+    let first = scim.get("/Users?count=10&cursor=").await;
+    for gone in &everybody[..5] {
+        scim.call("DELETE", &format!("/Users/{gone}"), Value::Null).await.is(204);
+    }
+    let next = scim.get(&format!("/Users?count=10&cursor={}", first["nextCursor"].as_str().unwrap())).await;
+    assert_eq!(ids(&next), everybody[10..20], "nobody is skipped for those who went");
+    for (wrong, kind) in [("cursor=nonsense", "invalidCursor"), ("cursor=&count=x", "invalidCount")] {
+        let answer = scim.call("GET", &format!("/Users?{wrong}"), Value::Null).await.is(400);
+        assert_eq!(answer["scimType"], kind, "{answer}");
+    }
+}
+
+async fn lists_are_sorted_and_projected(scim: &Scim) {
+    for (name, title) in [("cat", Some("B")), ("ann", None), ("bob", Some("a"))] {
+        let body = json!({ "schemas": [USER], "userName": name, "title": title });
+        scim.call("POST", "/Users", body).await.is(201);
+    }
+    let names = async |query: &str| -> Vec<String> {
+        let page = scim.get(&format!("/Users?attributes=userName&{query}")).await;
+        let all = page["Resources"].as_array().unwrap();
+        assert!(
+            all.iter().all(|user| user.as_object().unwrap().len() == 3),
+            "id, schemas and what was asked for: {page}"
+        );
+        all.iter().map(|user| user["userName"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names("sortBy=userName").await, ["ann", "bob", "cat"]);
+    assert_eq!(names("sortBy=userName&sortOrder=descending&count=2").await, ["cat", "bob"]);
+    assert_eq!(names("sortBy=title").await, ["bob", "cat", "ann"], "who has none comes last");
+    assert_eq!(names("sortBy=meta.created").await, ["cat", "ann", "bob"]);
+    assert_eq!(scim.call("GET", "/Users?sortBy=shoe", Value::Null).await.status, 400);
+}
+
+async fn a_search_at_the_root_holds_both_kinds(scim: &Scim) {
+    let ann = scim.user("ann").await;
+    let blue = scim.group("blue", &[&ann]).await;
+    let search = async |body: Value| scim.call("POST", "/.search", body).await;
+    let both = search(json!({ "schemas": [], "attributes": ["displayName"] })).await.is(200);
+    assert_eq!(ids(&both), [ann.as_str(), blue.as_str()]);
+    assert!(both["Resources"].as_array().unwrap().iter().all(|found| found["schemas"].is_array()));
+    let one = search(json!({ "filter": "userName eq \"ann\"" })).await.is(200);
+    assert_eq!(ids(&one), [ann.as_str()], "groups have no user name");
+    assert_eq!(search(json!({ "filter": "shoe eq \"40\"" })).await.is(400)["scimType"], "invalidFilter");
+    let typed = scim
+        .call("POST", "/Groups/.search", json!({ "filter": format!("members eq \"{ann}\""), "count": 1 }))
+        .await
+        .is(200);
+    assert_eq!(ids(&typed), [blue]);
+}
+
+/// Filters made of every kind of comparison, over people who differ in what is compared: over HTTP against the evaluator alone.
+async fn the_database_finds_what_the_filter_means(scim: &Scim) {
+    let mut rng = Dice(7);
+    for number in 0..40 {
+        let mut body =
+            json!({ "schemas": [USER], "userName": format!("{}{number}", rng.of(&["Ann", "bob", "ÄRGER"])) });
+        if rng.roll(3) > 0 {
+            body["externalId"] = json!(format!("{}{number}", rng.of(&["E", "e"])));
+        }
+        if rng.roll(2) > 0 {
+            body["displayName"] = json!(rng.of(&["Blue", "blue", "Red one"]));
+        }
+        body["active"] = json!(rng.roll(2) > 0);
+        body["emails"] = json!([{ "value": rng.of(&["a@x", "B@x"]), "type": rng.of(&["work", "home"]) }]);
+        scim.call("POST", "/Users", body).await.is(201);
+    }
+    let everybody: Vec<Value> = scim.get("/Users?count=200").await["Resources"].as_array().unwrap().clone();
+    let terms: Vec<String> = (0..40)
+        .map(|_| {
+            let number = rng.roll(40);
+            match rng.roll(8) {
+                0 => format!("userName eq \"{}{number}\"", rng.of(&["ann", "BOB", "ärger"])),
+                1 => format!("externalId eq \"{}{number}\"", rng.of(&["E", "e"])),
+                2 => format!("displayName {} \"{}\"", rng.of(&["eq", "ne", "sw", "co"]), rng.of(&["BLUE", "red"])),
+                3 => format!("active eq {}", rng.of(&["true", "false"])),
+                4 => format!("emails[type eq \"{}\"].value eq \"A@X\"", rng.of(&["work", "home"])),
+                5 => format!("externalId {}", rng.of(&["pr", "eq null"])),
+                6 => format!("id eq \"{}\"", id(&everybody[number])),
+                _ => format!("userName gt \"{}\"", rng.of(&["b", "C", "z"])),
+            }
+        })
+        .collect();
+    for round in 0..60 {
+        let mut text = terms[rng.roll(terms.len())].clone();
+        for _ in 0..rng.roll(3) {
+            let other = &terms[rng.roll(terms.len())];
+            text = match rng.roll(3) {
+                0 => format!("{text} and {other}"),
+                1 => format!("{text} or {other}"),
+                _ => format!("not ({text}) and {other}"),
+            };
+        }
+        let compiled = evaluate::compile(Kind::User, &filter::parse(&text).unwrap()).unwrap();
+        let meant: BTreeSet<String> =
+            everybody.iter().filter(|user| compiled.fits(user.as_object().unwrap())).map(id).collect();
+        let found = scim.filter("Users", &text).await.is(200);
+        assert_eq!(ids(&found).into_iter().collect::<BTreeSet<_>>(), meant, "round {round}: {text}");
+        assert_eq!(found["totalResults"], meant.len(), "{text}");
+    }
+}
+
+/// The same throws in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % sides
+    }
+
+    fn of<'a>(&mut self, choices: &[&'a str]) -> &'a str {
+        choices[self.roll(choices.len())]
+    }
+}

@@ -1,0 +1,218 @@
+//! The protocol itself: media types, entity tags, bulk, bodies that are too much, people who come back.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use serde_json::{Value, json};
+
+use super::{ENTERPRISE, GROUP, Scim, USER, id, on_both};
+use crate::stores::Database;
+
+on_both! {
+    versions_are_checked_and_unchanged_things_keep_theirs
+    bulk_resolves_references_and_reports_each_operation
+    who_comes_back_gets_the_name_again
+    deleting_somebody_takes_them_out_of_groups
+    members_who_do_not_exist_are_kept_as_given
+    what_is_advertised_is_kept_without_loss
+    bodies_that_are_too_much_or_nothing_are_refused
+}
+
+async fn versions_are_checked_and_unchanged_things_keep_theirs(scim: &Scim) {
+    let path = format!("/Users/{}", scim.user("ann").await);
+    let bearer = ("authorization", "Bearer token *:*");
+    let fresh = scim.send("GET", &path, &[bearer, ("if-none-match", "W/\"1\"")], None).await;
+    assert_eq!((fresh.status, fresh.header("etag")), (304, "W/\"1\""));
+    let same = scim.patch(&path, json!([{ "op": "replace", "path": "userName", "value": "ann" }])).await;
+    assert_eq!(same.header("etag"), "W/\"1\"", "nothing changed");
+    scim.patch(&path, json!([{ "op": "add", "path": "title", "value": "Dr" }])).await.is(200);
+    let body = json!({ "schemas": [USER], "userName": "ann" }).to_string().into_bytes();
+    for method in ["PUT", "PATCH", "DELETE"] {
+        let body = if method == "PATCH" {
+            json!({ "Operations": [{ "op": "remove", "path": "title" }] }).to_string().into_bytes()
+        } else {
+            body.clone()
+        };
+        let stale = scim.send(method, &path, &[bearer, ("if-match", "W/\"1\"")], Some(body)).await;
+        assert_eq!(stale.status, 412, "{method}");
+    }
+    let current = scim.send("DELETE", &path, &[bearer, ("if-match", "\"2\"")], None).await;
+    assert_eq!(current.status, 204);
+}
+
+async fn bulk_resolves_references_and_reports_each_operation(scim: &Scim) {
+    let body = json!({
+        "schemas": ["urn:ietf:params:scim:api:messages:2.0:BulkRequest"],
+        "Operations": [
+            { "method": "POST", "path": "/Groups", "bulkId": "g",
+              "data": { "schemas": [GROUP], "displayName": "blue", "members": [{ "value": "bulkId:a" }] } },
+            { "method": "POST", "path": "/Users", "bulkId": "a", "data": { "schemas": [USER], "userName": "ann" } },
+            { "method": "POST", "path": "/Users", "bulkId": "b", "data": { "schemas": [USER], "userName": "ANN" } },
+            { "method": "PATCH", "path": "/Groups/bulkId:g",
+              "data": { "Operations": [{ "op": "replace", "path": "displayName", "value": "navy" }] } },
+            { "method": "POST", "path": "/Groups", "bulkId": "c1",
+              "data": { "schemas": [GROUP], "displayName": "c1", "members": [{ "value": "bulkId:c2" }] } },
+            { "method": "POST", "path": "/Groups", "bulkId": "c2",
+              "data": { "schemas": [GROUP], "displayName": "c2", "members": [{ "value": "bulkId:c1" }] } },
+            { "method": "DELETE", "path": "/Users/nobody" },
+            { "method": "GET", "path": "/Users" },
+        ],
+    });
+    let done = scim.call("POST", "/Bulk", body).await.is(200);
+    let reports = done["Operations"].as_array().unwrap();
+    let statuses: Vec<&str> = reports.iter().map(|report| report["status"].as_str().unwrap()).collect();
+    assert_eq!(statuses, ["201", "201", "409", "200", "409", "409", "404", "400"]);
+    assert_eq!(reports[2]["response"]["scimType"], "uniqueness");
+    let group = scim.call("GET", reports[0]["location"].as_str().unwrap(), Value::Null).await.is(200);
+    assert_eq!(group["displayName"], "navy");
+    assert!(reports[1]["location"].as_str().unwrap().ends_with(group["members"][0]["value"].as_str().unwrap()));
+    let fails = json!({ "failOnErrors": 1, "Operations": [
+        { "method": "DELETE", "path": "/Users/nobody" }, { "method": "DELETE", "path": "/Users/nobody" }] });
+    let done = scim.call("POST", "/Bulk", fails).await.is(200);
+    assert_eq!(done["Operations"].as_array().unwrap().len(), 1);
+}
+
+/// Whom the loop is told of: localpart, stable id, whether enabled.
+async fn told(scim: &Scim) -> Vec<(String, String, bool)> {
+    let resources = usher::store::scim::Resources::new(scim.store.clone(), "acme");
+    let provisioned = resources.provisioned(0).await.unwrap();
+    let users = provisioned.users.into_iter();
+    users.map(|user| (user.localpart.as_str().to_owned(), user.id.as_str().to_owned(), user.enabled)).collect()
+}
+
+async fn who_comes_back_gets_the_name_again(scim: &Scim) {
+    let first = scim.user("ann").await;
+    scim.patch(&format!("/Users/{first}"), json!([{ "op": "replace", "path": "userName", "value": "ann-new" }]))
+        .await
+        .is(200);
+    let before = told(scim).await;
+    assert_eq!(before, [("ann".to_owned(), first.clone(), true)], "the name stays as it was first");
+    assert_eq!(scim.call("DELETE", &format!("/Users/{first}"), Value::Null).await.status, 204);
+    scim.call("GET", &format!("/Users/{first}"), Value::Null).await.is(404);
+    assert_eq!(told(scim).await, [("ann".to_owned(), first.clone(), false)], "a deletion is told as a mark");
+    let body = json!({ "schemas": [USER], "userName": "ann-married", "externalId": "x-ann" });
+    let second = id(&scim.call("POST", "/Users", body).await.is(201));
+    assert_ne!(second, first, "ids are not used twice");
+    assert_eq!(told(scim).await, [("ann".to_owned(), first, true)], "the same person, the same name");
+
+    let other = scim.user("bob").await;
+    scim.call("DELETE", &format!("/Users/{other}"), Value::Null).await.is(204);
+    let body = json!({ "schemas": [USER], "userName": "bob", "externalId": "x-another" });
+    let namesake = id(&scim.call("POST", "/Users", body).await.is(201));
+    let bobs: Vec<_> = told(scim).await.into_iter().filter(|(name, _, _)| name == "bob").collect();
+    assert_eq!(
+        bobs,
+        [("bob".to_owned(), other, false), ("bob".to_owned(), namesake, true)],
+        "a namesake is somebody else"
+    );
+}
+
+async fn deleting_somebody_takes_them_out_of_groups(scim: &Scim) {
+    let ann = scim.user("ann").await;
+    let inner = scim.group("inner", &[&ann]).await;
+    let outer = scim.group("outer", &[&inner, &ann]).await;
+    let shown = scim.get(&format!("/Groups/{outer}")).await;
+    let mut kinds: Vec<&str> =
+        shown["members"].as_array().unwrap().iter().map(|member| member["type"].as_str().unwrap()).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["Group", "User"]);
+    assert_eq!(scim.get(&format!("/Users/{ann}")).await["groups"].as_array().unwrap().len(), 2);
+    scim.call("DELETE", &format!("/Users/{ann}"), Value::Null).await.is(204);
+    assert_eq!(scim.members(&outer).await, [inner.as_str()]);
+    assert_eq!(scim.get(&format!("/Groups/{inner}")).await["meta"]["version"], "W/\"2\"");
+    scim.call("DELETE", &format!("/Groups/{inner}"), Value::Null).await.is(204);
+    assert_eq!(scim.members(&outer).await, [""; 0]);
+}
+
+async fn members_who_do_not_exist_are_kept_as_given(scim: &Scim) {
+    let group = scim.group("blue", &["stranger"]).await;
+    let path = format!("/Groups/{group}");
+    assert_eq!(scim.get(&path).await["members"], json!([{ "value": "stranger" }]));
+    let resources = usher::store::scim::Resources::new(scim.store.clone(), "acme");
+    let provisioned = resources.provisioned(0).await.unwrap();
+    assert!(provisioned.groups[0].members.is_empty(), "and stand for nobody");
+    assert_eq!(provisioned.dangling, [(0, 1)].into());
+    let typed = json!([{ "op": "remove", "path": "members[type eq \"User\"]" }]);
+    scim.patch(&path, typed).await.is(200);
+    assert_eq!(scim.members(&group).await, ["stranger"], "it has no type");
+    scim.patch(&path, json!([{ "op": "remove", "path": "members[value eq \"stranger\"]" }])).await.is(200);
+    assert_eq!(scim.members(&group).await, [""; 0]);
+}
+
+async fn what_is_advertised_is_kept_without_loss(scim: &Scim) {
+    let schemas = scim.get("/Schemas").await;
+    let sample = |attribute: &Value| -> Value {
+        fn of(attribute: &Value) -> Value {
+            let name = attribute["name"].as_str().unwrap();
+            let one = match attribute["type"].as_str().unwrap() {
+                "boolean" => json!(true),
+                "complex" => {
+                    let subs = attribute["subAttributes"].as_array().unwrap().iter();
+                    subs.map(|sub| (sub["name"].as_str().unwrap().to_owned(), of(sub)))
+                        .collect::<serde_json::Map<_, _>>()
+                        .into()
+                }
+                _ => json!(format!("{name} Ä \u{1f600} \"'")),
+            };
+            if attribute["multiValued"] == true { json!([one]) } else { one }
+        }
+        of(attribute)
+    };
+    let mut body = json!({ "schemas": [USER, ENTERPRISE] });
+    for schema in schemas["Resources"].as_array().unwrap() {
+        let writable =
+            schema["attributes"].as_array().unwrap().iter().filter(|attribute| attribute["mutability"] != "readOnly");
+        let values = writable.map(|attribute| (attribute["name"].as_str().unwrap().to_owned(), sample(attribute)));
+        match schema["id"].as_str().unwrap() {
+            USER => body.as_object_mut().unwrap().extend(values),
+            ENTERPRISE => body[ENTERPRISE] = values.collect::<serde_json::Map<_, _>>().into(),
+            _ => {}
+        }
+    }
+    assert!(body.as_object().unwrap().len() >= 20);
+    let made = scim.call("POST", "/Users", body.clone()).await.is(201);
+    let mut read = scim.get(&format!("/Users/{}", id(&made))).await;
+    for server in ["id", "meta"] {
+        read.as_object_mut().unwrap().remove(server);
+    }
+    assert_eq!(read, body);
+}
+
+async fn bodies_that_are_too_much_or_nothing_are_refused(scim: &Scim) {
+    let send = async |kind: &str, body: Vec<u8>| {
+        let headers = [("authorization", "Bearer token *:*"), ("content-type", kind)];
+        let answer = scim.send("POST", "/Users", &headers, Some(body)).await;
+        assert_eq!(answer.header("content-type"), "application/scim+json");
+        (answer.status, answer.body["scimType"].as_str().unwrap_or_default().to_owned())
+    };
+    let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100)).into_bytes();
+    assert_eq!(send("application/scim+json", b"{".to_vec()).await, (400, "invalidSyntax".to_owned()));
+    assert_eq!(send("application/json; charset=utf-8", b"[]".to_vec()).await, (400, "invalidSyntax".to_owned()));
+    assert_eq!(send("application/json", deep).await, (400, "invalidSyntax".to_owned()));
+    assert_eq!(send("text/xml", b"<a/>".to_vec()).await.0, 415);
+    assert_eq!(send("application/json", vec![b' '; 1024 * 1024 + 1]).await.0, 413);
+    let answer =
+        scim.send("PATCH", "/Users/nobody", &[("authorization", "Bearer token *:*")], Some(b"{".to_vec())).await;
+    assert_eq!(answer.status, 404, "that it is not there comes first");
+    let control = json!({ "schemas": [USER], "userName": "a\u{0}b" });
+    scim.call("POST", "/Users", control).await.is(400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_matrix_name_is_made_of_the_mapped_attribute() {
+    let database = Database::sqlite();
+    let scim = Scim::with(&database, "employeeNumber", false).await;
+    let refused = scim.call("POST", "/Users", json!({ "schemas": [USER], "userName": "ann" })).await.is(400);
+    assert_eq!(refused["scimType"], "invalidValue");
+    assert!(refused["detail"].as_str().unwrap().contains("employeeNumber"));
+    let body = json!({ "schemas": [USER, ENTERPRISE], "userName": "ann", ENTERPRISE: { "employeeNumber": "E 7" } });
+    scim.call("POST", "/Users", body.clone()).await.is(201);
+    assert_eq!(told(&scim).await[0].0, "e=207");
+    let mut twin = body;
+    twin["userName"] = json!("bob");
+    assert_eq!(scim.call("POST", "/Users", twin).await.is(409)["scimType"], "uniqueness");
+
+    let database = Database::sqlite();
+    let scim = Scim::with(&database, "userName", true).await;
+    scim.user("Ann@example.com").await;
+    assert_eq!(told(&scim).await[0].0, "ann");
+}

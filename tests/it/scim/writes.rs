@@ -1,0 +1,158 @@
+//! Writes that meet: one after the other per resource, nothing lost, and no dearer in a large group.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use super::{Scim, USER, on_both};
+
+/// Clients at work at the same time.
+const CLIENTS: usize = 32;
+
+on_both! {
+    concurrent_patches_lose_nothing
+    of_concurrent_writes_with_one_version_one_wins
+    concurrent_patches_puts_and_deletes_have_an_order
+    one_user_name_is_given_once
+    ten_thousand_operations_are_one_request
+}
+
+async fn concurrent_patches_lose_nothing(scim: &Scim) {
+    let (group, user) = (scim.group("blue", &[]).await, scim.user("ann").await);
+    let (group_path, user_path) = (format!("/Groups/{group}"), format!("/Users/{user}"));
+    let one = async |number: usize| {
+        let member = json!([{ "op": "add", "path": "members", "value": [{ "value": format!("m{number}") }] }]);
+        let role = json!([{ "op": "add", "path": "roles", "value": [{ "value": format!("r{number}") }] }]);
+        scim.patch(&group_path, member).await.is(200);
+        scim.patch(&user_path, role).await.is(200);
+    };
+    join_all((0..CLIENTS).map(one)).await;
+    assert_eq!(scim.members(&group).await.len(), CLIENTS);
+    let user = scim.get(&user_path).await;
+    assert_eq!(user["roles"].as_array().unwrap().len(), CLIENTS);
+    assert_eq!(user["meta"]["version"], format!("W/\"{}\"", CLIENTS + 1), "one version for each change");
+}
+
+async fn of_concurrent_writes_with_one_version_one_wins(scim: &Scim) {
+    let path = format!("/Users/{}", scim.user("ann").await);
+    let one = async |number: usize| {
+        let body = json!({ "schemas": [USER], "userName": "ann", "title": format!("t{number}") }).to_string();
+        let headers = [("authorization", "Bearer token *:*"), ("if-match", "W/\"1\"")];
+        scim.send("PUT", &path, &headers, Some(body.into_bytes())).await.status
+    };
+    let statuses = join_all((0..CLIENTS).map(one)).await;
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1);
+    assert_eq!(statuses.iter().filter(|status| **status == 412).count(), CLIENTS - 1);
+}
+
+/// Each answer carries the version it made. Sorted by version, every PATCH must have seen what the write before it left, and nothing
+/// may succeed behind the DELETE.
+async fn concurrent_patches_puts_and_deletes_have_an_order(scim: &Scim) {
+    let path = format!("/Users/{}", scim.user("ann").await);
+    let one = async |number: usize| {
+        let mark = json!({ "value": format!("c{number}") });
+        let (is_put, answer) = match number % 8 {
+            0 => {
+                let body = json!({ "schemas": [USER], "userName": "ann", "roles": [mark] });
+                (true, scim.call("PUT", &path, body).await)
+            }
+            7 if number > CLIENTS / 2 => (false, scim.call("DELETE", &path, Value::Null).await),
+            _ => (false, scim.patch(&path, json!([{ "op": "add", "path": "roles", "value": [mark] }])).await),
+        };
+        (number, is_put, answer)
+    };
+    let answers = join_all((0..CLIENTS).map(one)).await;
+    let version = |body: &Value| {
+        let text = body["meta"]["version"].as_str().unwrap();
+        text.trim_start_matches("W/").trim_matches('"').parse::<usize>().unwrap()
+    };
+    let mut done: Vec<_> = answers.iter().filter(|(_, _, answer)| answer.status == 200).collect();
+    done.sort_by_key(|(_, _, answer)| version(&answer.body));
+    let mut model: Vec<String> = Vec::new();
+    for (place, (number, is_put, answer)) in done.iter().enumerate() {
+        assert_eq!(version(&answer.body), place + 2, "no version is made twice or left out");
+        if *is_put {
+            model.clear();
+        }
+        model.push(format!("c{number}"));
+        let roles: Vec<String> = answer.body["roles"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|role| role["value"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(roles, model);
+    }
+    let deleted = answers.iter().filter(|(_, _, answer)| answer.status == 204).count();
+    let refused = answers.iter().filter(|(_, _, answer)| answer.status == 404).count();
+    assert_eq!((deleted, done.len() + deleted + refused), (1, CLIENTS));
+}
+
+async fn one_user_name_is_given_once(scim: &Scim) {
+    let one = async |number: usize| {
+        let name = if number % 2 == 0 { "ann" } else { "ANN" };
+        scim.call("POST", "/Users", json!({ "schemas": [USER], "userName": name })).await.status
+    };
+    let statuses = join_all((0..CLIENTS).map(one)).await;
+    assert_eq!(statuses.iter().filter(|status| **status == 201).count(), 1, "{statuses:?}");
+    assert_eq!(statuses.iter().filter(|status| **status == 409).count(), CLIENTS - 1);
+}
+
+async fn ten_thousand_operations_are_one_request(scim: &Scim) {
+    let group = scim.group("all", &[]).await;
+    let one =
+        |number: usize| json!({ "op": "add", "path": "members", "value": [{ "value": format!("member-{number}") }] });
+    let operations = Value::Array((0..10_000).map(one).collect());
+    let answer = scim.patch(&format!("/Groups/{group}"), operations).await;
+    assert_eq!((answer.status, answer.header("etag")), (204, "W/\"2\""), "too many to be sent back");
+    assert_eq!(scim.members(&group).await.len(), 10_000);
+}
+
+/// S-65, as a ratio of medians; a machine that is busy with other things gets three tries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_costs_the_same_in_a_group_of_a_hundred_and_of_fifty_thousand() {
+    let database = crate::stores::Database::sqlite();
+    let scim = Arc::new(Scim::on(&database).await);
+    let (small, large) = (scim.group("small", &[]).await, scim.group("large", &[]).await);
+    let fill = async |group: &str, from: usize, count: usize| {
+        let members: Vec<Value> =
+            (from..from + count).map(|number| json!({ "value": format!("m-{number:06}") })).collect();
+        let operation = json!([{ "op": "add", "path": "members", "value": members }]);
+        assert!(scim.patch(&format!("/Groups/{group}"), operation).await.status < 300);
+    };
+    fill(&small, 0, 100).await;
+    for part in 0..5 {
+        fill(&large, part * 10_000, 10_000).await;
+    }
+    let mut ratios = Vec::new();
+    for attempt in 0..3 {
+        let mut times: [Vec<Duration>; 2] = [Vec::new(), Vec::new()];
+        for round in 0..60 {
+            for (group, times) in [&small, &large].into_iter().zip(&mut times) {
+                // Nothing comes back, so that answers of different length do not count.
+                let path = format!("/Groups/{group}?attributes=id");
+                let member = format!("new-{attempt}-{round}");
+                let started = Instant::now();
+                scim.patch(&path, json!([{ "op": "Add", "path": "members", "value": [{ "value": member }] }]))
+                    .await
+                    .is(200);
+                times.push(started.elapsed());
+                let removal = json!([{ "op": "Remove", "path": "members", "value": [{ "value": member }] }]);
+                scim.patch(&path, removal).await.is(200);
+            }
+        }
+        let [small, large] = times.map(|mut times| {
+            times.sort();
+            times[times.len() / 2].as_secs_f64()
+        });
+        ratios.push(large / small);
+        if large <= 1.3 * small {
+            return;
+        }
+    }
+    panic!("the large group is dearer: {ratios:?}");
+}
