@@ -4,6 +4,8 @@
 //! What is kept here is only what Matrix cannot hold: the ledger, holds and approvals, the history of passes, the place in the
 //! change feed, the writer's lease. Never kept: tokens, passwords, mail addresses, message bodies.
 
+mod accounts;
+pub mod audit;
 pub mod facts;
 pub mod history;
 pub mod holds;
@@ -23,6 +25,7 @@ use sqlx::any::{AnyPoolOptions, install_default_drivers};
 use sqlx::migrate::MigrateError;
 use sqlx::{Any, AnyPool, AssertSqlSafe, Executor as _, SqlSafeStr as _, Transaction};
 
+pub use accounts::GivenOrder;
 pub use facts::Fact;
 pub use history::PassRecord;
 pub use holds::{HeldStep, HoldRow, class_name};
@@ -188,13 +191,23 @@ impl Store {
 
     /// Every query for this database, the generated ones at their shortest and longest.
     fn statements(&self) -> Vec<String> {
-        let lists = [&[PING][..], facts::QUERIES, history::QUERIES, holds::QUERIES, ledger::QUERIES];
+        let lists = [
+            &[PING][..],
+            facts::QUERIES,
+            accounts::QUERIES,
+            audit::QUERIES,
+            history::QUERIES,
+            holds::QUERIES,
+            ledger::QUERIES,
+        ];
         let mut statements: Vec<String> = lists.concat().into_iter().map(str::to_owned).collect();
         statements.extend(look::queries(&self.backend).map(str::to_owned));
         if self.backend == Backend::Postgres {
-            statements.extend(lease::QUERIES.iter().map(|sql| (*sql).to_owned()));
+            let own = lease::QUERIES.iter().chain(accounts::POSTGRES_QUERIES);
+            statements.extend(own.map(|sql| (*sql).to_owned()));
         }
         statements.extend(ledger::TABLES.iter().flat_map(|table| table.statements()));
+        statements.extend(audit::TABLES.iter().flat_map(|table| table.statements()));
         statements.extend(holds::TABLES.iter().flat_map(|table| table.statements()));
         statements
     }
