@@ -148,7 +148,7 @@ fn settled(size: Size, config: &Config) -> (Observed, Ledger) {
             Lesson::Entitled { key, levels } => drop(ledger.entitled.insert(key, levels)),
             Lesson::Group { external_id, memory } => drop(ledger.groups.insert(external_id, memory)),
             Lesson::Mode { mirrored } => ledger.mirrored = Some(mirrored),
-            Lesson::Forgiven { .. } => {}
+            Lesson::Forgiven { .. } | Lesson::Leaver { .. } | Lesson::Named { .. } => {}
         }
     }
     ledger.settled = true;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::account::synapse::Synapse;
+use crate::account::{Accounts, Shield};
 use crate::ids::{EventId, Key, RoomAlias, RoomId, UserId};
 use crate::matrix::{Homeserver, MatrixError, Membership, Trouble};
 use crate::observed::PowerLevels;
@@ -66,19 +68,34 @@ pub trait Actuator: Send + Sync {
     /// # Errors
     /// [`ActError`], classified.
     async fn perform(&self, action: &Action, standing: Option<&PowerLevels>) -> Result<Outcome, ActError>;
+
+    /// The mail addresses of an account in normal form: a read that only the hand which writes them can make. `None`: no such account.
+    ///
+    /// # Errors
+    /// When whoever keeps the accounts refuses or is away.
+    async fn emails_of(&self, user: &UserId) -> Result<Option<Vec<String>>, MatrixError>;
 }
 
 /// Does actions on the real homeserver: the exhaustive match from [`Action`] to requests. What to do was decided before; here is only
 /// how, and what a refusal means.
 pub struct LiveActuator {
     homeserver: Homeserver,
+    accounts: Accounts,
 }
 
 impl LiveActuator {
-    /// Acts on `homeserver`. Makes no request.
+    /// Acts on `homeserver`, which keeps its accounts itself; server admins are left alone. Makes no request.
     #[must_use]
     pub fn new(homeserver: Homeserver) -> Self {
-        Self { homeserver }
+        let backend = Box::new(Synapse::new(homeserver.clone()));
+        let accounts = Accounts::new(backend, Shield::default(), homeserver.clone());
+        Self { homeserver, accounts }
+    }
+
+    /// The same, changing accounts through `accounts`.
+    #[must_use]
+    pub fn with_accounts(self, accounts: Accounts) -> Self {
+        Self { accounts, ..self }
     }
 
     async fn create(&self, creation: &Creation) -> Result<Outcome, ActError> {
@@ -301,12 +318,8 @@ impl Actuator for LiveActuator {
                 let written = homeserver.change_membership(resolved(room)?, change).await;
                 self.membership(room, user, &[Some("join"), Some("invite"), Some("knock")], written).await
             }
-            Action::Lock { user } => Err(ActError {
-                attempted: format!("lock {user}"),
-                cause: "this version of usher does not lock accounts".to_owned(),
-                code: None,
-                kind: ActErrorKind::Forbidden,
-            }),
+            Action::Account { user, deed } => self.accounts.perform(user, deed).await,
+            Action::MirrorLeavers { leavers } => plain(homeserver.mirror_leavers(leavers).await),
             Action::Leave { room } => plain(homeserver.leave(resolved(room)?).await),
             Action::Enter { room } => plain(homeserver.enter(resolved(room)?).await),
             Action::TakePower { room } => match homeserver.take_power(resolved(room)?).await {
@@ -319,6 +332,10 @@ impl Actuator for LiveActuator {
             Action::Puppet { room, user, deed } => self.puppet(resolved(room)?, user, deed, standing).await,
             Action::RemoveAlias { room, alias, .. } => self.remove_alias(alias, resolved(room)?).await,
         }
+    }
+
+    async fn emails_of(&self, user: &UserId) -> Result<Option<Vec<String>>, MatrixError> {
+        self.accounts.emails(user).await
     }
 }
 
@@ -340,7 +357,7 @@ fn unresolved() -> ActError {
 }
 
 /// What a failed request means for the action.
-fn classify(error: MatrixError) -> ActError {
+pub(crate) fn classify(error: MatrixError) -> ActError {
     let kind = match (error.trouble, error.code.as_deref()) {
         (_, Some("M_INVITE_BLOCKED" | "ORG.MATRIX.MSC4155.M_INVITE_BLOCKED" | "M_USER_SUSPENDED")) => {
             ActErrorKind::Refused

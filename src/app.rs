@@ -12,11 +12,14 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::account::mas::Mas;
+use crate::account::synapse::Synapse;
+use crate::account::{AccountBackend, Accounts, Shield};
 use crate::actuate::{Actuator, LiveActuator};
 use crate::bridge;
 use crate::cli::Exit;
 use crate::clock;
-use crate::config::{Config, Source};
+use crate::config::{AccountsBackend, Config, Source};
 use crate::http::BindError;
 use crate::http::appservice::{self, Appservice, Hints};
 use crate::http::ops::{self, Heartbeat, Operations};
@@ -222,7 +225,9 @@ async fn build_shown(
     }
     let actuator: Option<Box<dyn Actuator>> = match purpose {
         Purpose::Look => None,
-        Purpose::Act => Some(Box::new(LiveActuator::new(homeserver.clone()))),
+        Purpose::Act => {
+            Some(Box::new(LiveActuator::new(homeserver.clone()).with_accounts(accounts(config, &homeserver)?)))
+        }
     };
     let parts = Parts {
         config: config.clone(),
@@ -236,6 +241,24 @@ async fn build_shown(
     };
     let reconciler = Reconciler::new(parts, stop.clone()).await?;
     Ok(Built { reconciler, homeserver })
+}
+
+/// The hand that changes accounts: whoever keeps them, and whom it never touches (S-54, S-55).
+fn accounts(config: &Config, homeserver: &Homeserver) -> Result<Accounts, Failure> {
+    let provisioner = &config.provisioner;
+    let shield = Shield {
+        patterns: provisioner.allowed_users.iter().chain(&provisioner.protected_users).cloned().collect(),
+        admins_are_open: !provisioner.protect_server_admins,
+    };
+    let backend: Box<dyn AccountBackend> = match (config.accounts.backend, &config.accounts.mas) {
+        (AccountsBackend::Mas, Some(mas)) => {
+            Box::new(Mas::new(mas, homeserver.clone(), config.accounts.admin_token.is_some())?)
+        }
+        (AccountsBackend::Synapse | AccountsBackend::Mas | AccountsBackend::None, _) => {
+            Box::new(Synapse::new(homeserver.clone()))
+        }
+    };
+    Ok(Accounts::new(backend, shield, homeserver.clone()))
 }
 
 /// A database belongs to one instance: two of them in one would judge each other's people.

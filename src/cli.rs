@@ -1,14 +1,17 @@
 //! The command line (S-90, S-110): what can be asked for, parsed into plain data, and what the exit codes mean. One file a verb below.
 
 mod apply;
+mod audit;
 mod bootstrap;
 mod check;
 pub mod completions;
 mod explain;
+pub mod grace;
 pub mod hold;
 pub mod mail;
 mod plan;
 pub mod progress;
+mod rebind;
 mod registration;
 mod run;
 pub mod source;
@@ -104,6 +107,19 @@ pub enum Verb {
     /// What is held back until somebody approves it
     #[command(subcommand)]
     Hold(HoldVerb),
+    /// Who is locked and until when, and what is to become of them
+    #[command(subcommand)]
+    Grace(GraceVerb),
+    /// Give an account to another entry of the directory
+    Rebind {
+        /// The entry's stable id, as `usher explain` and the plan's notes show it
+        id: String,
+        /// The account's localpart
+        localpart: String,
+    },
+    /// What usher wrote
+    #[command(subcommand)]
+    Audit(AuditVerb),
     /// Try the source out
     #[command(subcommand)]
     Source(SourceVerb),
@@ -159,6 +175,47 @@ pub enum HoldVerb {
         #[arg(long)]
         all: bool,
     },
+}
+
+/// `usher grace …`
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum GraceVerb {
+    /// List who is locked by usher, since when, why, and when their account ends
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Unlock somebody and leave them so, although the directory does not have them
+    Restore {
+        /// @ann:example.com, or ann
+        user: String,
+    },
+    /// Put the end of somebody's account off
+    Extend {
+        /// @ann:example.com, or ann
+        user: String,
+        /// Counted from now, such as 30d
+        period: String,
+    },
+    /// End somebody's account in the next pass
+    EraseNow {
+        /// @ann:example.com, or ann
+        user: String,
+    },
+}
+
+/// `usher audit …`
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum AuditVerb {
+    /// Show the latest writes
+    Tail {
+        /// How many
+        #[arg(default_value_t = 20)]
+        count: u32,
+    },
+    /// Print every write as a line of JSON, oldest first
+    Export,
 }
 
 /// `usher source …`
@@ -313,6 +370,9 @@ pub async fn run(invocation: Invocation) -> Exit {
         Verb::Run { dry_run, once } => run::run(files, *dry_run, *once).await,
         Verb::Explain { what } => explain::run(files, what).await,
         Verb::Hold(verb) => hold::verb(files, verb).await,
+        Verb::Grace(verb) => grace::verb(files, verb).await,
+        Verb::Rebind { id, localpart } => rebind::run(files, id, localpart).await,
+        Verb::Audit(verb) => audit::verb(files, verb).await,
         Verb::Source(verb) => source::run(files, verb).await,
         Verb::Registration(RegistrationVerb::Generate { force }) => registration::generate(files, *force).await,
         Verb::Bootstrap { admin_token_file } => bootstrap::run(files, admin_token_file).await,

@@ -38,6 +38,7 @@ pub use homeserver::reachable_at;
 pub use load::{load, load_with};
 pub use mailer::{Mailer, Smtp, SmtpLogin, SmtpTls};
 pub use problem::{Loaded, Problem, Severity};
+pub use value::parse_duration;
 
 use crate::ids::{Localpart, RoomSlot, SpaceId, Timestamp, UserId};
 
@@ -387,7 +388,7 @@ pub enum DisplayNameSync {
 }
 
 /// Present only when `deprovisioning.enabled` is true.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deprovisioning {
     pub soft_delete_period_ms: i64,
     pub erase: bool,

@@ -3,6 +3,7 @@
 //!
 //! Pure.
 
+mod accounts;
 mod groups;
 mod members;
 mod mirror;
@@ -13,10 +14,11 @@ mod units;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use accounts::{AttributePolicy, Leaving, Profile};
 pub use members::Members;
 pub use people::{People, Standing};
 
-use crate::config::{Config, Enforce, Provisioner, RoomTemplate, Space};
+use crate::config::{Config, Deprovisioning, Enforce, Provisioner, RoomTemplate, Space};
 use crate::directory::Directory;
 use crate::ids::{Key, SpaceId, Timestamp, UserId};
 use crate::ledger::{GroupMemory, Ledger};
@@ -40,8 +42,14 @@ pub struct Desired {
     pub deprovisioning: bool,
     /// Whether usher may act as local people (S-22).
     pub puppets: bool,
-    /// Accounts to be locked, once accounts are built: confirmed gone, or disabled.
-    pub locks: Vec<(UserId, Reason)>,
+    /// How leavers are dealt with; `None`: deprovisioning is off.
+    pub offboarding: Option<Deprovisioning>,
+    /// Accounts to be locked: confirmed gone, or disabled (S-51).
+    pub leaving: Vec<Leaving>,
+    /// Which attributes follow the directory (S-50).
+    pub attributes: AttributePolicy,
+    /// Names and addresses of active people, where attributes follow the directory.
+    pub profiles: Vec<Profile>,
     pub notes: Vec<Note>,
     /// What every mapped group meant in this read, by external id (S-23).
     pub groups: BTreeMap<String, GroupMemory>,
@@ -166,7 +174,9 @@ pub fn desire(config: &Config, directory: &Directory, ledger: &Ledger, now: Time
     let (whys, room_exceptions) = weaver.finish(&spaces);
     units.keep_below(&mut rooms, directory);
     let mut notes = Vec::new();
-    let locks = people.locks(config.user_provisioner.deprovisioning.is_some());
+    let attributes = AttributePolicy::of(config);
+    let profiles = attributes.profiles(directory, &people);
+    let leaving = people.leaving();
     notes.extend(people.notes(directory, ledger, &config.homeserver.server_name));
     notes.extend(groups.notes);
     let (groups, emptied) = (groups.memories, groups.emptied);
@@ -180,7 +190,10 @@ pub fn desire(config: &Config, directory: &Directory, ledger: &Ledger, now: Time
         mirrored,
         deprovisioning: config.user_provisioner.deprovisioning.is_some(),
         puppets: config.appservice.puppet_registration.is_some(),
-        locks,
+        offboarding: config.user_provisioner.deprovisioning.clone(),
+        leaving,
+        attributes,
+        profiles,
         notes,
         groups,
         emptied,

@@ -285,8 +285,8 @@ fn waves(steps: Vec<Step>) -> Vec<Vec<Step>> {
 
 fn lane(step: &Step) -> Lane {
     match &step.action {
-        Action::RegisterBot | Action::SetBotName { .. } => Lane::Identity,
-        Action::Lock { .. } => Lane::Account,
+        Action::RegisterBot | Action::SetBotName { .. } | Action::MirrorLeavers { .. } => Lane::Identity,
+        Action::Account { .. } => Lane::Account,
         Action::DropAlias { key, .. } => Lane::Making(key.clone()),
         Action::CreateRoom(creation) => Lane::Making(creation.key.clone()),
         Action::SetState { room, .. }
@@ -311,9 +311,11 @@ fn resolve(action: &Action, observed: &Observed) -> Option<Action> {
         }
     };
     Some(match action {
-        Action::RegisterBot | Action::SetBotName { .. } | Action::DropAlias { .. } | Action::Lock { .. } => {
-            action.clone()
-        }
+        Action::RegisterBot
+        | Action::SetBotName { .. }
+        | Action::DropAlias { .. }
+        | Action::Account { .. }
+        | Action::MirrorLeavers { .. } => action.clone(),
         Action::CreateRoom(creation) => {
             let allow = creation.allow.iter().map(here).collect::<Option<Vec<_>>>()?;
             Action::CreateRoom(Box::new(Creation { allow, ..(**creation).clone() }))

@@ -1,9 +1,15 @@
 //! What usher remembers and Matrix cannot tell: people seen, absences being confirmed, group memberships last read, removals of the last
-//! 24 hours, approvals. Pure; `store::ledger` keeps it.
+//! 24 hours, approvals, whose accounts are locked and since when. Pure; `store::ledger` keeps it.
 
+mod attributes;
+mod clocks;
+mod leavers;
 mod witness;
 
-pub use witness::SHORTEST_GAP_MS;
+pub use attributes::{Attributes, Digest, keyed, normal_emails};
+pub use clocks::{Clocks, TOLERANCE_MS, TWO_LOOKS_MS};
+pub use leavers::{Cause, DAY_MS, Ending, Leaver, LeaverNews, Order, Stage};
+pub use witness::{SHORTEST_GAP_MS, Witnessing};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,6 +50,20 @@ pub struct Ledger {
     /// When the last complete read was taken in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_complete_read: Option<Timestamp>,
+    /// Whose accounts usher locked (S-51).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub leavers: BTreeMap<UserId, Leaver>,
+    /// When final steps were done in the last 24 hours (`erasures_per_day`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub closings: Vec<Timestamp>,
+    /// What was last seen of people's attributes (S-50).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<UserId, Attributes>,
+    /// What the clocks say (S-53): of this process only.
+    pub clocks: Clocks,
+    /// What digests are keyed with; never recorded.
+    #[serde(skip)]
+    pub key: String,
 }
 
 impl Ledger {
@@ -61,6 +81,8 @@ impl Ledger {
                     self.groups.insert(external_id, memory);
                 }
                 Lesson::Mode { mirrored } => self.mirrored = Some(mirrored),
+                Lesson::Leaver { user, news } => self.heed(&user, &news),
+                Lesson::Named { user, digest } => self.attributes.entry(user).or_default().name = Some(digest),
             }
         }
     }

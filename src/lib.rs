@@ -24,7 +24,7 @@
 //! | Desired | what Matrix should look like, with the policy that says how far to go for it |
 //! | Observed | what the homeserver says; unknown is not empty |
 //! | Plan, Step | the ordered difference; one change with its reason, perhaps withheld |
-//! | Ledger | what Matrix cannot tell: people seen, absences, removals of 24 hours, approvals |
+//! | Ledger | what Matrix cannot tell: people seen, absences, locks and grace, removals of 24 hours, approvals |
 //! | key | the identity of a managed space or room, whatever room carries it |
 //! | suspended | a person nobody has decided about: no step touches them |
 //!
@@ -48,6 +48,9 @@
 //! | rooms that people made | `plan/takeover.rs`, `plan/reach.rs` (what the bot can do itself), `plan/creators.rs` |
 //! | rooms and spaces to adopt | `plan/adoption.rs`, `reconcile/adoption.rs` |
 //! | what is given up | `plan/gc.rs` |
+//! | who is locked, unlocked, erased | `plan/accounts.rs`, `ledger/leavers.rs`, clocks: `ledger/clocks.rs` |
+//! | names and addresses | `plan/attributes.rs` |
+//! | how an account is changed | `account.rs`, one file a backend under `account/` |
 //! | a limit or a hold | `plan/guard.rs` |
 //! | a new kind of change | `plan::Action`, and the four matches its compiler errors name |
 //! | a request to the homeserver | `matrix/` |
@@ -69,6 +72,7 @@ pub mod plan;
 // -- what a SCIM client may say (pure)
 pub mod scim;
 // -- doing
+pub mod account;
 pub mod actuate;
 pub mod app;
 pub mod bridge;

@@ -3,6 +3,7 @@
 //! Reads and writes are plain methods of [`Homeserver`]; what to write is decided elsewhere (`plan`), and only `actuate` calls the
 //! writes. This module never retries a write on its own, except one the homeserver refused unread with 429.
 
+mod accounts;
 mod admin;
 mod feed;
 mod outside;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
+pub use accounts::{AccountRecord, Threepid};
 pub use admin::{Promotion, Rung};
 pub use feed::Batch;
 pub use ping::Ping;

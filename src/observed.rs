@@ -15,6 +15,7 @@ pub use fold::StateEvent;
 pub use power_levels::PowerLevels;
 
 use crate::ids::{EventId, Key, RoomId, RoomSlot, UserId};
+use crate::ledger::Leaver;
 
 /// Type of the marker state event; its state key is the bot's MXID, so that only the bot can send it (DESIGN decision 8).
 pub const MARKER_TYPE: &str = "dev.usher.managed";
@@ -34,6 +35,12 @@ pub enum Known<T> {
 }
 
 impl<T> Known<T> {
+    /// Whether nobody has read it.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown)
+    }
+
     /// The value, if it was read.
     #[must_use]
     pub fn get(&self) -> Option<&T> {
@@ -76,6 +83,9 @@ pub struct Observed {
     pub adoptable: BTreeMap<String, RoomId>,
     #[serde(default)]
     pub accounts: Accounts,
+    /// Who is locked, as the bot's account data has it (S-51).
+    #[serde(default, skip_serializing_if = "Known::is_unknown")]
+    pub leavers: Known<BTreeMap<UserId, Leaver>>,
 }
 
 impl Observed {

@@ -3,12 +3,16 @@
 //! Pure: no async, no I/O, no clock (`now` is an argument). A new action breaks exactly four matches: [`Action::phase`], `render`,
 //! `Observed::simulate` and `LiveActuator::perform`.
 
+mod accounts;
 mod adoption;
+mod attributes;
 mod creation;
 mod creators;
+mod deeds;
 mod explain;
 mod gc;
 mod guard;
+mod heads;
 mod json;
 mod levels;
 mod members;
@@ -29,21 +33,24 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use accounts::{FRESH_READ_MS, WAITS_FOR_READ};
 pub use adoption::to_adopt;
+pub use deeds::{AccountDeed, Emails, End};
 pub use explain::explain;
 pub use gc::clean_up_waits;
-pub use guard::{HeldItem, WINDOW_MS, guard};
+pub use guard::{HeldItem, WINDOW_MS, guard, guarded};
+pub use heads::Heads;
 pub use json::to_json;
 use members::Candidate;
 use planner::Planner;
 pub use render::{Header, counted, render};
 pub use rooms::missing;
 use step::digest;
-pub use world::{Decision, World};
+pub use world::{Decision, Scope, World};
 
 use crate::desired::Desired;
 use crate::ids::{EventId, Key, RoomAlias, RoomId, Timestamp, UserId};
-use crate::ledger::{GroupMemory, Ledger};
+use crate::ledger::{Digest, GroupMemory, Leaver, LeaverNews, Ledger};
 use crate::observed::{Child, JoinRule, Marker, Observed, Parent};
 
 /// What should change, in the order it should be done.
@@ -62,30 +69,6 @@ pub struct Plan {
     pub adopting: BTreeSet<Key>,
     /// People joined or invited per space, and anywhere: what S-81's percentages are of.
     pub heads: Heads,
-}
-
-/// Head counts before the plan is done.
-#[derive(Clone, Debug, Default)]
-pub struct Heads {
-    pub spaces: BTreeMap<Key, u64>,
-    pub total: u64,
-    /// Not people, but what clean-up is measured by: how many spaces and rooms are ours.
-    pub own_spaces: u64,
-    pub own_rooms: u64,
-}
-
-impl Heads {
-    /// What a limit of `class` over everything is a percentage of.
-    #[must_use]
-    pub fn base(&self, class: Class) -> u64 {
-        if class == Class::Spaces {
-            self.own_spaces
-        } else if class == Class::Rooms {
-            self.own_rooms
-        } else {
-            self.total
-        }
-    }
 }
 
 /// One change.
@@ -139,9 +122,14 @@ pub enum Action {
         user: UserId,
         text: Arc<str>,
     },
-    /// Shown only, until accounts are built (S-24).
-    Lock {
+    /// Done to an account, through the account backend (S-50 to S-53).
+    Account {
         user: UserId,
+        deed: AccountDeed,
+    },
+    /// Writes who is locked, and since when, into the bot's account data: what a lost database is recovered from (S-51).
+    MirrorLeavers {
+        leavers: BTreeMap<UserId, Leaver>,
     },
     /// The bot leaves.
     Leave {
@@ -298,6 +286,20 @@ pub enum Reason {
         since: Timestamp,
     },
     Disabled,
+    /// In the root space without being in the directory (`candidates: root-space`, S-51).
+    NotProvisioned,
+    /// In the directory again, and enabled.
+    Returned,
+    /// An operator gave the account back.
+    Restored,
+    /// The grace period of somebody who left is over (S-53).
+    GraceOver {
+        since: Timestamp,
+    },
+    /// The directory has another name, or other addresses (S-50).
+    AttributeDiffers,
+    /// What is remembered of leavers is mirrored (S-51).
+    Mirror,
     /// Never entitled here.
     NeverEntitled,
     /// A level differs from the rule.
@@ -326,8 +328,12 @@ pub enum Withheld {
     Held(Box<Hold>),
     /// usher has not the right to do it (DESIGN decision 9).
     MissingRight(&'static str),
-    /// Account steps are not built yet.
-    NotBuilt,
+    /// The grace period goes on until then (S-52).
+    Grace { until: Timestamp },
+    /// Something must be seen first: what.
+    Waits(&'static str),
+    /// The clocks are in doubt: how (S-53).
+    Clocks(Arc<str>),
     /// A mapped group was not found and nobody remembers who was in it (S-23).
     GroupUnknown(Arc<str>),
     /// The homeserver refused before; not retried until then.
@@ -486,32 +492,58 @@ pub enum Note {
         user: UserId,
         place: String,
     },
+    /// Somebody new in the directory claims the account of somebody who left (S-5).
+    AccountHeld {
+        user: UserId,
+        id: String,
+    },
+    /// Somebody left whose account is not touched, and why.
+    NotLocked {
+        user: UserId,
+        why: &'static str,
+    },
+    /// Somebody is in the directory whose account was closed.
+    AccountClosed {
+        user: UserId,
+    },
+    /// An address that several people of the directory have: it is given to none of them (S-50).
+    EmailShared {
+        users: Vec<UserId>,
+    },
+    /// Attributes cannot be compared: why.
+    AttributesUnknown {
+        why: &'static str,
+    },
 }
 
 /// Something to remember after the pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lesson {
-    Entitled { key: Key, levels: Arc<BTreeMap<UserId, i64>> },
-    Forgiven { room: RoomId, user: UserId, event: EventId },
-    Group { external_id: String, memory: GroupMemory },
-    Mode { mirrored: bool },
-}
-
-/// Which rooms a plan looks at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    Everything,
-    /// After events: only these rooms.
-    Rooms(BTreeSet<RoomId>),
-}
-
-impl Scope {
-    fn covers(&self, room: &RoomId) -> bool {
-        match self {
-            Self::Everything => true,
-            Self::Rooms(rooms) => rooms.contains(room),
-        }
-    }
+    Entitled {
+        key: Key,
+        levels: Arc<BTreeMap<UserId, i64>>,
+    },
+    Forgiven {
+        room: RoomId,
+        user: UserId,
+        event: EventId,
+    },
+    Group {
+        external_id: String,
+        memory: GroupMemory,
+    },
+    Mode {
+        mirrored: bool,
+    },
+    Leaver {
+        user: UserId,
+        news: LeaverNews,
+    },
+    /// The directory's display name of somebody was dealt with (S-50).
+    Named {
+        user: UserId,
+        digest: Digest,
+    },
 }
 
 /// Order of doing. Locks and kicks go before additions, spaces are left before their rooms, and rooms exist before people are asked in.
@@ -519,6 +551,7 @@ impl Scope {
 pub enum Phase {
     Identity,
     Locks,
+    Unlocks,
     /// People at the bot's own level lower themselves, or the bot could not remove them.
     StepsDown,
     SpaceKicks,
@@ -529,6 +562,12 @@ pub enum Phase {
     SpaceInvites,
     RoomInvites,
     Leave,
+    /// Accounts that are unlocked come back to places that are theirs again.
+    Attributes,
+    /// Last, and one after the other.
+    Closings,
+    /// Once everything is done that it tells of.
+    Mirror,
 }
 
 /// Compares what should be with what is. Pure: the same arguments give the same plan.
@@ -547,42 +586,7 @@ pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger, scope: &Sco
     planner.follow_upgrades(scope);
     planner.relink(scope);
     planner.retire(scope);
-    planner.locks();
+    planner.accounts(scope);
     planner.clean_up(scope);
     planner.finish(scope)
-}
-
-/// Plans and guards. A class is held as a whole (S-81), so what a few rooms would lose is weighed with what all would: otherwise every
-/// event in a room would let as much of a held class through as the limit allows. The same goes for what leans on a room yet to be made.
-#[must_use]
-pub fn guarded(
-    (desired, observed): (&Desired, &Observed),
-    ledger: &Ledger,
-    scope: &Scope,
-    limits: &crate::config::Limits,
-    now: Timestamp,
-) -> Plan {
-    let mut narrow = plan(desired, observed, ledger, scope, now);
-    if *scope == Scope::Everything || !narrow.steps.iter().any(|step| guard::counts(step) || step.action.needs_new()) {
-        guard(&mut narrow, (desired, observed), ledger, limits, now);
-        return narrow;
-    }
-    let mut whole = plan(desired, observed, ledger, &Scope::Everything, now);
-    guard(&mut whole, (desired, observed), ledger, limits, now);
-    let covered = |step: &Step| match step.action.room() {
-        Some(RoomRef::Id(room)) => scope.covers(room),
-        Some(RoomRef::New(_)) | None => false,
-    };
-    // What is to be done elsewhere before something is left waits for the next whole pass, and so does leaving it.
-    let elsewhere: BTreeSet<Key> =
-        whole.steps.iter().filter(|step| !covered(step)).filter_map(|step| step.gives_up().cloned()).collect();
-    whole.steps.retain(|step| covered(step) && step.closes().is_none_or(|thing| !elsewhere.contains(thing)));
-    whole.lessons.clear();
-    whole
-}
-
-impl Step {
-    fn set_up(action: Action) -> Self {
-        Self { action, reason: Reason::SetUp, place: None, withheld: None, removal: None }
-    }
 }

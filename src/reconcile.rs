@@ -3,6 +3,7 @@
 //!
 //! Decides nothing itself: what should be is `desired`, what to do is `plan`, how it is sent is `actuate`.
 
+mod accounts;
 mod adoption;
 pub mod daemon;
 mod fights;
@@ -71,6 +72,8 @@ pub struct Reconciler {
     read_at: Option<Timestamp>,
     observed: Option<Observed>,
     readings: survey::Readings,
+    /// When this process began to look, by a clock nobody sets (S-53).
+    began: std::time::Instant,
     ledger: Ledger,
     /// The ledger as the database has it.
     saved: Ledger,
@@ -150,7 +153,9 @@ impl Reconciler {
         let mut ledger = Ledger::default();
         if let Some(store) = &parts.store {
             ledger = store.load_ledger().await?;
+            ledger.key = store.digest_key().await?;
         }
+        ledger.clocks.tick(clock::now(), 0);
         let (progress, _) = watch::channel(Progress::default());
         Ok(Self {
             parts,
@@ -159,6 +164,7 @@ impl Reconciler {
             observed: None,
             readings: survey::Readings::default(),
             saved: ledger.clone(),
+            began: std::time::Instant::now(),
             ledger,
             looked_up: BTreeSet::new(),
             asked_after: None,
@@ -233,8 +239,10 @@ impl Reconciler {
     /// When the homeserver is away.
     pub async fn decide(&mut self, scope: &Scope) -> Result<Decided, PassError> {
         let now = clock::now();
+        self.look_at_clocks(now).await?;
         let desired = self.desire(now);
         self.complete(&desired).await?;
+        self.read_emails(&desired).await?;
         let mut plan = self.plan(&desired, scope, now);
         if self.ask_owners(&plan).await? {
             plan = self.plan(&desired, scope, now);
@@ -288,6 +296,7 @@ impl Reconciler {
     pub async fn carry_out(&mut self, scope: &Scope, feed: &mut dyn Folding) -> Result<PassResult, PassError> {
         let mut result = PassResult::default();
         let mut rounds = 0;
+        let mut read_again = false;
         let mut plan;
         let mut complete;
         loop {
@@ -298,7 +307,11 @@ impl Reconciler {
             if self.recover().await? {
                 continue;
             }
-            let due = self.due(&plan, *scope == Scope::Everything);
+            if !read_again && self.read_for_final_steps(&plan).await? {
+                read_again = true;
+                continue;
+            }
+            let (due, whole) = Self::portion(self.due(&plan, *scope == Scope::Everything));
             if due.is_empty() || self.stop.is_cancelled() || rounds >= MOST_ROUNDS || self.parts.actuator.is_none() {
                 break;
             }
@@ -313,7 +326,7 @@ impl Reconciler {
             // What was not as planned is planned anew from a fresh read, and fails only if it is left over in the end.
             let stale = report.failed.iter().filter(|(_, error)| error.kind == ActErrorKind::Stale).count();
             result.failed += (report.failed.len() - stale) as u64;
-            rounds += u32::from(report.finished);
+            rounds += u32::from(report.finished && (whole || report.done.is_empty()));
             let progressed = !report.done.is_empty() || stale > 0;
             let idle = !progressed && report.failed.is_empty() && !report.finished;
             self.settle_up(&plan, (foreseen, report), &mut result).await?;

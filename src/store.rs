@@ -5,6 +5,8 @@
 //! change feed, the writer's lease, what SCIM clients provision and letters until they are sent, mail addresses among both. Never kept:
 //! tokens, passwords, message bodies.
 
+mod accounts;
+pub mod audit;
 pub mod facts;
 pub mod history;
 pub mod holds;
@@ -26,6 +28,7 @@ use sqlx::any::{AnyPoolOptions, install_default_drivers};
 use sqlx::migrate::MigrateError;
 use sqlx::{Any, AnyPool, AssertSqlSafe, Executor as _, SqlSafeStr as _, Transaction};
 
+pub use accounts::GivenOrder;
 pub use facts::Fact;
 pub use history::PassRecord;
 pub use holds::{HeldStep, HoldRow, class_name};
@@ -191,14 +194,25 @@ impl Store {
 
     /// Every query for this database, the generated ones at their shortest and longest.
     fn statements(&self) -> Vec<String> {
-        let lists = [&[PING][..], facts::QUERIES, history::QUERIES, holds::QUERIES, ledger::QUERIES, outbox::QUERIES];
+        let lists = [
+            &[PING][..],
+            facts::QUERIES,
+            accounts::QUERIES,
+            audit::QUERIES,
+            history::QUERIES,
+            holds::QUERIES,
+            ledger::QUERIES,
+            outbox::QUERIES,
+        ];
         let mut statements: Vec<String> = lists.concat().into_iter().map(str::to_owned).collect();
         statements.extend(look::queries(&self.backend).map(str::to_owned));
         if self.backend == Backend::Postgres {
-            statements.extend(lease::QUERIES.iter().map(|sql| (*sql).to_owned()));
+            let own = lease::QUERIES.iter().chain(accounts::POSTGRES_QUERIES);
+            statements.extend(own.map(|sql| (*sql).to_owned()));
         }
         statements.extend(scim::statements(&self.backend));
         statements.extend(ledger::TABLES.iter().flat_map(|table| table.statements()));
+        statements.extend(audit::TABLES.iter().flat_map(|table| table.statements()));
         statements.extend(holds::TABLES.iter().flat_map(|table| table.statements()));
         statements
     }

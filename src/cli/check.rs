@@ -45,6 +45,15 @@ pub(super) async fn run(files: &[PathBuf]) -> Result<Exit, Failure> {
 const UNSEEN: &str = "without admin rights usher cannot see who is a server admin and which accounts belong to other services: these are \
      not protected as such. Name them in provisioner.protected_users";
 
+/// Matrix Authentication Service is in charge, and usher would ask the homeserver.
+const DELEGATED: &str = "the homeserver has handed its accounts over to Matrix Authentication Service: there an application service has no \
+     admin rights on accounts. Write accounts: { backend: mas, mas: { url, client_id, client_secret_file } } with a client that the service \
+     lists under policy.data.admin_clients, or backend: none";
+
+/// Without a session of its own usher sees no list of accounts.
+const NO_SESSION: &str = "usher cannot list accounts: give it accounts.admin_token_file with a personal session of Matrix Authentication \
+     Service for Synapse's admin scope (urn:synapse:admin:* urn:matrix:client:api:*)";
+
 /// The homeserver goes by another name than the configuration says.
 fn misnamed(config: &Config, server: &str) -> String {
     let config::Homeserver { url, server_name, .. } = &config.homeserver;
@@ -175,6 +184,7 @@ impl Report {
             }
         }
         self.puppets(config, &homeserver).await;
+        self.delegation(config, &homeserver).await;
         Some(homeserver)
     }
 
@@ -245,6 +255,23 @@ impl Report {
         }
     }
 
+    /// Who is in charge of accounts, and whether usher was told (S-55).
+    async fn delegation(&mut self, config: &Config, homeserver: &Homeserver) {
+        match (homeserver.delegates_accounts().await, config.accounts.backend) {
+            (Ok(true), AccountsBackend::Synapse) => self.failed("accounts", DELEGATED, Exit::Config),
+            (Ok(false), AccountsBackend::Mas) => self.failed(
+                "accounts",
+                "accounts.backend is mas, but the homeserver keeps its accounts itself: write backend: synapse",
+                Exit::Config,
+            ),
+            (Ok(true), AccountsBackend::Mas) if config.accounts.admin_token.is_none() => {
+                self.advice("accounts", NO_SESSION)
+            }
+            (Ok(_), _) => {}
+            (Err(error), _) => self.advice("accounts", &error.to_string()),
+        }
+    }
+
     /// What the plan would report: groups that are missing or ambiguous, spaces under forced encryption, people without accounts.
     async fn mapping(&mut self, config: &Config, homeserver: &Homeserver) {
         let decided = app::look(config, async |built| {
@@ -268,6 +295,10 @@ impl Report {
                 | Note::Unenforceable { .. }
                 | Note::LocalpartConflict { .. }
                 | Note::ExceptionUnknown { .. }
+                | Note::AccountHeld { .. }
+                | Note::AccountClosed { .. }
+                | Note::EmailShared { .. }
+                | Note::AttributesUnknown { .. }
                 | Note::Source(_) => self.advice("mapping", &note.to_string()),
                 Note::LocalpartChanged { .. }
                 | Note::NoAccount { .. }
@@ -277,7 +308,8 @@ impl Report {
                 | Note::ForeignUser { .. }
                 | Note::LevelsDoNotFit { .. }
                 | Note::TakeOver { .. }
-                | Note::TakenOut { .. } => {}
+                | Note::TakenOut { .. }
+                | Note::NotLocked { .. } => {}
             }
         }
         for setback in setbacks {

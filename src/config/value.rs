@@ -271,7 +271,9 @@ fn plain_json(text: &str) -> serde_json::Value {
     text.into()
 }
 
-fn parse_duration(text: &str) -> Option<i64> {
+/// Milliseconds of an amount and one of s, m, h, d.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<i64> {
     let unit = match text.chars().last()? {
         's' => 1_000,
         'm' => 60_000,

@@ -4,11 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::accounts::Leaving;
 use super::units::Units;
 use crate::config::Config;
 use crate::directory::{Directory, User};
 use crate::ids::{Localpart, StableId, Timestamp, UserId, side_by_side};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Stage};
 use crate::plan::{Note, Reason};
 
 /// What the directory and the ledger say of a person.
@@ -31,7 +32,9 @@ pub struct People {
     accounts: Vec<(UserId, Option<Standing>)>,
     /// The person behind each user of the directory, in the directory's order.
     bound: Vec<(StableId, Option<u32>)>,
-    leavers: Vec<(UserId, Reason)>,
+    leaving: Vec<Leaving>,
+    /// Accounts of people who left, that somebody new in the directory claims (S-5).
+    claimed: Vec<(UserId, StableId)>,
     /// Localparts somebody new claims while they are bound to somebody present who has another name by now: owner and newcomer.
     contested: Vec<(Localpart, [StableId; 2])>,
 }
@@ -129,8 +132,9 @@ impl People {
         })
     }
 
-    pub(super) fn locks(&self, deprovisioning: bool) -> Vec<(UserId, Reason)> {
-        if deprovisioning { self.leavers.clone() } else { Vec::new() }
+    /// Whose accounts are to be locked: nobody's where deprovisioning is off.
+    pub(super) fn leaving(&self) -> Vec<Leaving> {
+        self.leaving.clone()
     }
 
     pub(super) fn notes(&self, directory: &Directory, ledger: &Ledger, server: &str) -> Vec<Note> {
@@ -155,7 +159,11 @@ impl People {
                 });
             }
         });
-        notes.extend(self.suspended().map(|(user, why)| Note::Suspended { user: user.clone(), why }));
+        let told = |user: &UserId| ledger.leavers.get(user).is_some_and(|leaver| leaver.stage != Stage::Locking);
+        let suspended = self.suspended().filter(|(user, _)| !told(user));
+        notes.extend(suspended.map(|(user, why)| Note::Suspended { user: user.clone(), why }));
+        let claimed = self.claimed.iter();
+        notes.extend(claimed.map(|(user, id)| Note::AccountHeld { user: user.clone(), id: id.to_string() }));
         notes
     }
 }
@@ -172,7 +180,7 @@ struct Census<'a> {
     absent: BTreeMap<UserId, Standing>,
     /// Accounts of users of the directory, with their place in it.
     present: Vec<(UserId, Standing, usize)>,
-    disabled: Vec<(UserId, Reason)>,
+    disabled: Vec<Leaving>,
 }
 
 impl<'a> Census<'a> {
@@ -201,7 +209,8 @@ impl<'a> Census<'a> {
             _ if !self.directory.is_complete() => Standing::Suspended("missing from an incomplete read"),
             None => Standing::Suspended("missing from the directory, not yet confirmed"),
             Some(since) if self.deprovisioning => {
-                self.people.leavers.push((account.clone(), Reason::LeftDirectory { since }));
+                let reason = Reason::LeftDirectory { since };
+                self.people.leaving.push(Leaving { user: account.clone(), reason, id: id.clone() });
                 Standing::Suspended("gone from the directory, to be locked")
             }
             Some(since) => Standing::Gone { since },
@@ -216,7 +225,8 @@ impl<'a> Census<'a> {
             (true, _) => doubt.map_or(Standing::Active, Standing::Suspended),
             (false, false) => Standing::Disabled,
             (false, true) => {
-                self.disabled.push((account.clone(), Reason::Disabled));
+                let id = user.id.clone();
+                self.disabled.push(Leaving { user: account.clone(), reason: Reason::Disabled, id });
                 Standing::Suspended("disabled in the directory, to be locked")
             }
         };
@@ -232,6 +242,9 @@ impl<'a> Census<'a> {
                 self.people.contested.push((user.localpart.clone(), [(*owner).clone(), user.id.clone()]));
             } else if matches!(self.absent.get(&account), Some(Standing::Suspended(_))) {
                 // The account of a person whose absence is not decided stays as it is until that is.
+                if self.deprovisioning {
+                    self.people.claimed.push((account, user.id.clone()));
+                }
             } else if self.directory.conflicts.contains_key(&user.localpart) {
                 // Nothing is done to or because of them: if the account is in a room, it is not ours to judge either.
                 self.absent.entry(account).or_insert(Standing::Suspended("several people claim this localpart"));
@@ -254,7 +267,7 @@ impl<'a> Census<'a> {
     /// Puts everybody in order. Whoever is in the directory decides over a former owner of the same account.
     fn close(self, config: &Config) -> People {
         let Self { mut people, absent, present, disabled, .. } = self;
-        people.leavers.extend(disabled);
+        people.leaving.extend(disabled);
         let named = config.exceptions.iter().map(|exception| (exception.user.clone(), None, None));
         let absent = absent.into_iter().map(|(account, standing)| (account, Some(standing), None));
         let present = present.into_iter().map(|(account, standing, place)| (account, Some(standing), Some(place)));

@@ -21,6 +21,10 @@ struct Scripted {
 
 #[async_trait]
 impl Actuator for Scripted {
+    async fn emails_of(&self, _user: &UserId) -> Result<Option<Vec<String>>, crate::matrix::MatrixError> {
+        Ok(None)
+    }
+
     async fn perform(&self, action: &Action, _standing: Option<&PowerLevels>) -> Result<Outcome, ActError> {
         let place = action.room().map_or_else(|| "none".to_owned(), ToString::to_string);
         let name = match action {
@@ -75,6 +79,7 @@ fn observed() -> Observed {
         adoptable: BTreeMap::new(),
         unread: BTreeSet::new(),
         aliases: BTreeMap::new(),
+        leavers: crate::observed::Known::Unknown,
         accounts: crate::observed::Accounts::default(),
     }
 }

@@ -10,6 +10,15 @@ pub const SHORTEST_GAP_MS: i64 = 60_000;
 /// Complete reads that must lack somebody before their localpart passes to a newcomer.
 const READS_BEFORE_PASSING_ON: u32 = 2;
 
+/// How a read is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Witnessing {
+    /// The source's poll interval, in milliseconds.
+    pub interval_ms: i64,
+    /// Deprovisioning is on: an account stays its first owner's until it is erased, or `usher rebind` gives it away.
+    pub holds_accounts: bool,
+}
+
 impl Ledger {
     /// Marks `directory` incomplete where it contradicts what was there before: nobody where there were people (S-3).
     pub fn doubt(&self, directory: &mut Directory) {
@@ -25,7 +34,13 @@ impl Ledger {
     ///
     /// `interval_ms` is the source's poll interval: absence is confirmed by reads at least that long, and 60 s, apart.
     pub fn witness(&mut self, directory: &Directory, interval_ms: i64, now: Timestamp) {
-        self.bind(directory);
+        self.witness_as(directory, Witnessing { interval_ms, holds_accounts: false }, now);
+    }
+
+    /// As [`Ledger::witness`], with a word on whether accounts outlive their owners.
+    pub fn witness_as(&mut self, directory: &Directory, how: Witnessing, now: Timestamp) {
+        let interval_ms = how.interval_ms;
+        self.bind(directory, how.holds_accounts);
         for id in directory.users.keys().chain(&directory.unnamed) {
             self.absences.remove(id);
         }
@@ -49,7 +64,9 @@ impl Ledger {
 
     /// A stable id stays bound to the localpart first seen (S-1). A localpart that several people claim binds nobody new (S-5); one whose
     /// former owner was missing from [`READS_BEFORE_PASSING_ON`] complete reads passes to the newcomer.
-    fn bind(&mut self, directory: &Directory) {
+    ///
+    /// `holds_accounts`: it does not pass on by itself, because the former owner's account is still there (S-5, S-51).
+    fn bind(&mut self, directory: &Directory, holds_accounts: bool) {
         let newcomers: Vec<_> = directory
             .users
             .values()
@@ -68,7 +85,7 @@ impl Ledger {
                 !directory.users.contains_key(id)
                     && self.absences.get(id).is_some_and(|absence| absence.reads >= READS_BEFORE_PASSING_ON)
             };
-            if !former.iter().all(gone) {
+            if !former.iter().all(gone) || self.keeps(&user.localpart) || (holds_accounts && !former.is_empty()) {
                 continue;
             }
             for id in former {
@@ -102,6 +119,11 @@ impl Ledger {
 
 /// Absences of units stand beside those of people, under names no source gives a person.
 const UNIT: &str = "unit\u{1f}";
+
+/// Whether an absence is a unit's.
+pub(super) fn is_unit(id: &StableId) -> bool {
+    id.as_str().starts_with(UNIT)
+}
 
 fn of_unit(id: &StableId) -> StableId {
     format!("{UNIT}{id}").into()

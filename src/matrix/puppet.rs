@@ -131,7 +131,7 @@ impl Homeserver {
     }
 
     /// Each deed is logged as such.
-    async fn act_as(&self, user: &UserId, request: Request) -> Result<Value, MatrixError> {
+    pub(super) async fn act_as(&self, user: &UserId, request: Request) -> Result<Value, MatrixError> {
         let refused = |cause: &str| MatrixError {
             attempted: request.attempt().to_owned(),
             cause: cause.to_owned(),
@@ -146,7 +146,9 @@ impl Homeserver {
             return Err(refused("the puppet registration leaves this user out"));
         }
         let attempt = request.attempt().to_owned();
-        tracing::info!(%user, deed = attempt, "acting as a puppet");
+        if request.is_write() {
+            tracing::info!(%user, deed = attempt, "acting as a puppet");
+        }
         let request = request.on_behalf_of(user);
         self.transport.send(&self.identity.url, &puppets.token, request).await?.json(&attempt)
     }

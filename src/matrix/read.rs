@@ -80,9 +80,15 @@ impl Homeserver {
             aliases: BTreeMap::new(),
             adoptable: BTreeMap::new(),
             accounts: self.accounts().await?.unwrap_or_default(),
+            leavers: Known::Unknown,
         };
         let Some(joined) = joined else { return Ok(Reread { observed, unread: Vec::new() }) };
         observed.bot_display_name = Known::Known(self.display_name(self.bot()).await?.flatten());
+        // Written by the bot alone, so it is what was read or written last.
+        observed.leavers = match before.map(|before| &before.leavers) {
+            Some(Known::Known(leavers)) => Known::Known(leavers.clone()),
+            Some(Known::Unknown) | None => Known::Known(self.mirrored_leavers().await?),
+        };
         let mut interner = Interner::default();
         let mut unread = Vec::new();
         let mut states = stream::iter(joined)
@@ -231,6 +237,18 @@ impl Homeserver {
     pub async fn admins(&self) -> Result<Option<BTreeSet<UserId>>, MatrixError> {
         let page = self.account_page(users(ACCOUNTS_PER_PAGE).with("admins", "true")).await?;
         Ok(page.map(|page| page.accounts().filter(|(_, account)| account.admin).map(|(user, _)| user).collect()))
+    }
+
+    /// The server admins who can log in: one request.
+    ///
+    /// # Errors
+    /// When the homeserver is away or refuses the list.
+    pub async fn usable_admins(&self) -> Result<BTreeSet<UserId>, MatrixError> {
+        let attempt = "list the server admins";
+        let request = users(ACCOUNTS_PER_PAGE).with("admins", "true").to(attempt);
+        let page: AccountPage = self.call_admin(request).await?.json(attempt)?;
+        let usable = |account: &Account| account.admin && !account.locked && !account.deactivated;
+        Ok(page.accounts().filter(|(_, account)| usable(account)).map(|(user, _)| user).collect())
     }
 
     async fn account_page(&self, request: Request) -> Result<Option<AccountPage>, MatrixError> {

@@ -4,6 +4,7 @@
 //! here; matrix-sdk's own retries are off, because it would repeat createRoom. Tokens never reach a log or an error.
 
 use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use matrix_sdk::config::RequestConfig;
@@ -21,6 +22,7 @@ use serde_json::Value;
 use super::pace::Pace;
 use super::requests::{Method, Request, Requests};
 use super::{MatrixError, Trouble};
+use crate::ids::Timestamp;
 
 /// Longest answer taken: the state of a room of 100 000 members has about 50 MB.
 const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
@@ -42,6 +44,8 @@ pub(super) struct Transport {
     reads: Pace,
     writes: Pace,
     requests: Requests,
+    /// Our clock minus the homeserver's, as its latest answer told it; [`i64::MIN`]: none said.
+    difference_ms: AtomicI64,
 }
 
 impl fmt::Debug for Transport {
@@ -67,7 +71,17 @@ impl Transport {
             .build()
             .await
             .map_err(|error| failed(causes(&error)))?;
-        Ok(Self { client, reads: Pace::new(None), writes: Pace::new(Some(max_rate)), requests: Requests::default() })
+        Ok(Self {
+            client,
+            reads: Pace::new(None),
+            writes: Pace::new(Some(max_rate)),
+            requests: Requests::default(),
+            difference_ms: AtomicI64::new(i64::MIN),
+        })
+    }
+
+    pub(super) fn clock_difference_ms(&self) -> Option<i64> {
+        Some(self.difference_ms.load(Ordering::Relaxed)).filter(|ms| *ms != i64::MIN)
     }
 
     pub(super) fn requests(&self) -> &Requests {
@@ -116,6 +130,9 @@ impl Transport {
         match self.client.send(call).with_request_config(config).await {
             Ok(answer) => {
                 self.requests.record(request, Some(answer.status));
+                if let Some(date) = answer.date {
+                    self.difference_ms.store(crate::clock::now().since_ms(date), Ordering::Relaxed);
+                }
                 Ok(answer)
             }
             Err(error) => {
@@ -157,6 +174,8 @@ fn causes(error: &dyn std::error::Error) -> String {
 pub(super) struct Answer {
     status: u16,
     retry_after: Option<String>,
+    /// When it was sent, by the homeserver's clock.
+    date: Option<Timestamp>,
     body: Vec<u8>,
 }
 
@@ -222,9 +241,12 @@ impl IncomingResponse for Answer {
         response: http::Response<T>,
     ) -> Result<Self, FromHttpResponseError<Self::EndpointError>> {
         let retry_after = response.headers().get(http::header::RETRY_AFTER);
+        let date = response.headers().get(http::header::DATE).and_then(|value| value.to_str().ok());
+        let date = date.and_then(|text| chrono::DateTime::parse_from_rfc2822(text).ok());
         Ok(Self {
             status: response.status().as_u16(),
             retry_after: retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned),
+            date: date.map(|date| Timestamp(date.timestamp_millis())),
             body: response.body().as_ref().to_vec(),
         })
     }
@@ -287,7 +309,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, retry_after: Option<&str>, body: &Value) -> Answer {
-        Answer { status, retry_after: retry_after.map(str::to_owned), body: body.to_string().into_bytes() }
+        Answer { status, date: None, retry_after: retry_after.map(str::to_owned), body: body.to_string().into_bytes() }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::fold::{creators_rule, join_rule};
 use super::{Account, CREATED_FOR, Known, MARKER_TYPE, Marker, Member, Observed, PowerLevels, Room, StateEvent};
 use crate::actuate::Outcome;
 use crate::ids::{EventId, Interner, Key, RoomId, UserId};
-use crate::plan::{Action, Creation, Deed, RoomRef, StateChange};
+use crate::plan::{AccountDeed, Action, Creation, Deed, End, RoomRef, StateChange};
 
 impl Creation {
     /// The createRoom body as it is sent: the planned one, with our identity in the create content, the marker, the fencing alias and
@@ -124,11 +124,8 @@ impl Observed {
                 let event = outcome.event.clone().unwrap_or_else(|| EventId::from(""));
                 self.set_member(room, user, Member::Leave { by: self.bot.clone(), event });
             }
-            Action::Lock { user } => {
-                if let Some(account) = self.accounts.people.get_mut(user) {
-                    account.locked = true;
-                }
-            }
+            Action::Account { user, deed } => self.account_deed(user, deed),
+            Action::MirrorLeavers { leavers } => self.leavers = Known::Known(leavers.clone()),
             Action::Leave { room } => {
                 if let Some(room) = self.resolve(room) {
                     self.rooms.remove(&room);
@@ -137,6 +134,32 @@ impl Observed {
             Action::Enter { room } => self.enter(room),
             Action::TakePower { room } => self.take_power(room),
             Action::Puppet { room, user, deed } => self.done_by(room, user, deed, outcome),
+        }
+    }
+
+    fn account_deed(&mut self, user: &UserId, deed: &AccountDeed) {
+        if let AccountDeed::Close(_) = deed {
+            for room in self.rooms.values_mut().chain(self.outside.values_mut()) {
+                if room.members.get(user).is_some_and(Member::is_in) {
+                    let event = EventId::from("");
+                    room.members.insert(user.clone(), Member::Leave { by: user.clone(), event });
+                }
+            }
+        }
+        let Some(account) = self.accounts.people.get_mut(user) else { return };
+        match deed {
+            AccountDeed::Lock { .. } => account.locked = true,
+            AccountDeed::Unlock => account.locked = false,
+            // Whether somebody is locked says nothing any more, and the homeserver leaves it as it was.
+            AccountDeed::Close(end) => {
+                account.deactivated = true;
+                if *end == End::Erase {
+                    account.display_name = None;
+                }
+            }
+            AccountDeed::SetDisplayName(name) => account.display_name = Some(name.trim().to_owned()),
+            // Neither is observed.
+            AccountDeed::RemovePushers | AccountDeed::SetEmails { .. } => {}
         }
     }
 
@@ -227,6 +250,9 @@ impl Observed {
         let name = Some(self.bot.localpart().to_owned());
         self.bot_registered = Known::Known(true);
         self.bot_display_name = Known::Known(name.clone());
+        if self.leavers.is_unknown() {
+            self.leavers = Known::Known(std::collections::BTreeMap::new());
+        }
         if self.accounts.listed {
             self.accounts.people.insert(self.bot.clone(), Account { display_name: name, ..Account::default() });
         }

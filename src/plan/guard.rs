@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Class, Deed, Heads, Hold, Lesson, LevelChange, Plan, Removal, Step, StepId, Withheld};
+use super::{
+    Action, Class, Deed, Heads, Hold, Lesson, LevelChange, Plan, Removal, RoomRef, Scope, Step, StepId, Withheld, plan,
+};
 use crate::config::{Limit, Limits};
 use crate::desired::Desired;
 use crate::ids::{Key, Timestamp, UserId};
@@ -137,7 +139,7 @@ fn always(class: Class, detail: Option<String>) -> Withheld {
 
 /// Takes something away from somebody, for whatever cause.
 fn takes_away(step: &Step) -> bool {
-    matches!(step.action, Action::Lock { .. }) || removal_of(step).is_some()
+    removal_of(step).is_some()
 }
 
 fn removal_of(step: &Step) -> Option<&Removal> {
@@ -263,6 +265,8 @@ impl Guard<'_> {
         let classes = [
             (Class::KicksPerSpace, Class::KicksTotal, self.limits.kicks_total),
             (Class::Demotions, Class::Demotions, self.limits.demotions),
+            (Class::Locks, Class::Locks, self.limits.locks),
+            (Class::FinalSteps, Class::FinalSteps, self.limits.final_steps),
         ];
         for (counted, class, limit) in classes {
             let mut people: BTreeSet<UserId> =
@@ -332,7 +336,7 @@ impl Guard<'_> {
             Lesson::Entitled { key, .. } => !lost && !undecided.contains(key),
             Lesson::Group { memory, .. } if memory.users.is_empty() => !is_emptied(&memory.name),
             Lesson::Mode { .. } => !switched,
-            Lesson::Group { .. } | Lesson::Forgiven { .. } => true,
+            Lesson::Group { .. } | Lesson::Forgiven { .. } | Lesson::Leaver { .. } | Lesson::Named { .. } => true,
         });
     }
 }
@@ -439,6 +443,35 @@ impl Plan {
         }
         items.into_values().collect()
     }
+}
+
+/// Plans and guards. A class is held as a whole (S-81), so what a few rooms would lose is weighed with what all would: otherwise every
+/// event in a room would let as much of a held class through as the limit allows. The same goes for what leans on a room yet to be made.
+#[must_use]
+pub fn guarded(
+    (desired, observed): (&Desired, &Observed),
+    ledger: &Ledger,
+    scope: &Scope,
+    limits: &Limits,
+    now: Timestamp,
+) -> Plan {
+    let mut narrow = plan(desired, observed, ledger, scope, now);
+    if *scope == Scope::Everything || !narrow.steps.iter().any(|step| counts(step) || step.action.needs_new()) {
+        guard(&mut narrow, (desired, observed), ledger, limits, now);
+        return narrow;
+    }
+    let mut whole = plan(desired, observed, ledger, &Scope::Everything, now);
+    guard(&mut whole, (desired, observed), ledger, limits, now);
+    let covered = |step: &Step| match step.action.room() {
+        Some(RoomRef::Id(room)) => scope.covers(room),
+        Some(RoomRef::New(_)) | None => false,
+    };
+    // What is to be done elsewhere before something is left waits for the next whole pass, and so does leaving it.
+    let elsewhere: BTreeSet<Key> =
+        whole.steps.iter().filter(|step| !covered(step)).filter_map(|step| step.gives_up().cloned()).collect();
+    whole.steps.retain(|step| covered(step) && step.closes().is_none_or(|thing| !elsewhere.contains(thing)));
+    whole.lessons.clear();
+    whole
 }
 
 #[cfg(test)]

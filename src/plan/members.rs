@@ -180,7 +180,7 @@ impl<'a> Planner<'a> {
             Presence::Exists(account) => account.locked,
             Presence::Missing | Presence::Unknown => false,
         };
-        locked && self.desired.people.standing(user).is_some()
+        locked && self.desired.people.standing(user).is_some() && !self.is_returning(user)
             || matches!(self.desired.people.standing(user), Some(Standing::Suspended(_)))
     }
 
@@ -335,7 +335,7 @@ impl<'a> Planner<'a> {
             Some(Tie::Foreign)
         } else if is_protected(self.desired, self.observed, user) {
             Some(Tie::Protected)
-        } else if self.is_suspended(user) {
+        } else if self.is_suspended(user) || self.is_leaver(user) {
             Some(Tie::Undecided)
         } else {
             None

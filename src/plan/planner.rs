@@ -1,15 +1,15 @@
-//! What the differs share while one plan is made, and what belongs to no single room: usher's own identity, locks, notes, head counts.
+//! What the differs share while one plan is made, and what belongs to no single room: usher's own identity, notes, head counts.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::members::Candidate;
 use super::takeover::UserRoom;
-use super::{Action, Heads, Note, Plan, Scope, Step, Withheld, guard, members, rooms};
+use super::{Action, Heads, Note, Plan, Scope, Step, guard, rooms};
 use crate::desired::{Desired, DesiredRoom, Entitlement, Standing};
 use crate::directory::roll::Roll;
 use crate::ids::{Key, RoomId, Timestamp, UserId};
-use crate::ledger::Ledger;
+use crate::ledger::{Leaver, Ledger};
 use crate::observed::Observed;
 
 /// What the differs share while one plan is made.
@@ -34,6 +34,8 @@ pub(super) struct Planner<'a> {
     pub(super) without_account: BTreeSet<&'a UserId>,
     /// Rooms people made and opened to managed spaces.
     pub(super) taken: &'a [UserRoom],
+    /// Who is in a root space without being in the directory, where that makes them leavers (S-51).
+    pub(super) strangers: BTreeSet<UserId>,
     pub(super) plan: Plan,
 }
 
@@ -67,24 +69,6 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn locks(&mut self) {
-        for (user, reason) in &self.desired.locks {
-            let needs = match self.observed.accounts.presence(user) {
-                crate::observed::Presence::Exists(account) => !account.locked && !account.deactivated,
-                crate::observed::Presence::Missing | crate::observed::Presence::Unknown => false,
-            };
-            if needs && !members::is_protected(self.desired, self.observed, user) {
-                self.push(Step {
-                    action: Action::Lock { user: user.clone() },
-                    reason: reason.clone(),
-                    place: None,
-                    withheld: Some(Withheld::NotBuilt),
-                    removal: None,
-                });
-            }
-        }
-    }
-
     pub(super) fn finish(mut self, scope: &Scope) -> Plan {
         self.after_withheld_creations();
         let missing: Vec<Note> =
@@ -113,6 +97,9 @@ impl Planner<'_> {
     /// Locks that are not ours are reported and left alone (S-51, S-108).
     pub(super) fn locked_by_hand(&mut self) {
         for (user, account) in &self.observed.accounts.people {
+            if self.ledger.leavers.get(user).is_some_and(Leaver::is_ours) {
+                continue;
+            }
             let undecided = matches!(self.desired.people.standing(user), None | Some(Standing::Suspended(_)));
             if account.locked && !undecided {
                 self.note(Note::Suspended { user: user.clone(), why: "locked on the homeserver, not by usher" });

@@ -26,6 +26,12 @@ impl fmt::Display for Reason {
             Self::NotInGroups => f.write_str("no longer in a group of this space"),
             Self::LeftDirectory { since } => write!(f, "left the directory {}", since.to_minute()),
             Self::Disabled => f.write_str("disabled in the directory"),
+            Self::NotProvisioned => f.write_str("in the root space, without a right to be"),
+            Self::Returned => f.write_str("in the directory again"),
+            Self::Restored => f.write_str("restored by an operator"),
+            Self::GraceOver { since } => write!(f, "end of grace that began {}", since.to_minute()),
+            Self::AttributeDiffers => f.write_str("the directory has it so"),
+            Self::Mirror => f.write_str("kept in Matrix, too, in case the database is lost"),
             Self::NeverEntitled => f.write_str("was never entitled to be here"),
             Self::LevelRule => f.write_str("the directory gives other levels"),
             Self::NotInRoom => f.write_str("not in the room"),
@@ -53,6 +59,12 @@ impl Reason {
             Self::NotInGroups => "not_in_groups",
             Self::LeftDirectory { .. } => "left_directory",
             Self::Disabled => "disabled",
+            Self::NotProvisioned => "not_provisioned",
+            Self::Returned => "returned",
+            Self::Restored => "restored",
+            Self::GraceOver { .. } => "grace_over",
+            Self::AttributeDiffers => "attribute_differs",
+            Self::Mirror => "mirror",
             Self::NeverEntitled => "never_entitled",
             Self::LevelRule => "level_rule",
             Self::NotInRoom => "not_in_room",
@@ -74,6 +86,7 @@ impl Reason {
             Self::NotInGroups => format!("You are no longer in a group of {place}"),
             Self::LeftDirectory { .. } => "You are no longer in your organisation's directory".to_owned(),
             Self::Disabled => "Your directory account is disabled".to_owned(),
+            Self::NotProvisioned => "You are not in your organisation's directory".to_owned(),
             Self::NeverEntitled => format!("{place} is open to its directory groups only"),
             Self::NoLongerConfigured | Self::NoLongerMirrored => {
                 format!("{place} is closed: your organisation no longer has this space. Its rooms stay")
@@ -82,6 +95,11 @@ impl Reason {
             | Self::Configured(_)
             | Self::Mirrored
             | Self::Debris { .. }
+            | Self::Returned
+            | Self::Restored
+            | Self::GraceOver { .. }
+            | Self::AttributeDiffers
+            | Self::Mirror
             | Self::LevelRule
             | Self::NotInRoom
             | Self::Structure(_)
@@ -93,12 +111,13 @@ impl Reason {
 impl fmt::Display for Withheld {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Policy(what) => f.write_str(what),
+            Self::Policy(what) | Self::Waits(what) => f.write_str(what),
             Self::IncompleteRead => f.write_str("the read of the source was not complete"),
             Self::GcOff => f.write_str("provisioner.gc.enabled is off"),
             Self::Held(hold) => write!(f, "held: {}", hold.class),
             Self::MissingRight(what) => write!(f, "usher has not the right: {what}"),
-            Self::NotBuilt => f.write_str("this version of usher does not lock accounts"),
+            Self::Grace { until } => write!(f, "grace until {}", until.to_minute()),
+            Self::Clocks(why) => f.write_str(why),
             Self::GroupUnknown(group) => {
                 write!(f, "group {group} was not found, so nobody can be told not to be in it")
             }
@@ -121,7 +140,9 @@ impl Withheld {
             Self::Policy(_)
             | Self::GcOff
             | Self::MissingRight(_)
-            | Self::NotBuilt
+            | Self::Grace { .. }
+            | Self::Waits(_)
+            | Self::Clocks(_)
             | Self::GroupUnknown(_)
             | Self::Refused { .. }
             | Self::DependsOnWithheld
@@ -217,6 +238,11 @@ impl fmt::Display for Note {
                 write!(f, "{place}: {dropped} levels do not fit into one event and were left out, lowest first")
             }
             Self::Unenforceable { place, what } => write!(f, "{place}: {what}"),
+            Self::AccountHeld { .. }
+            | Self::NotLocked { .. }
+            | Self::AccountClosed { .. }
+            | Self::EmailShared { .. }
+            | Self::AttributesUnknown { .. } => self.about_accounts(f),
             Self::ExceptionUnknown { user, place } => {
                 write!(f, "exception of {user}: there is no managed room '{place}'")
             }
@@ -241,6 +267,32 @@ impl fmt::Display for Note {
 }
 
 impl Note {
+    fn about_accounts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AccountHeld { user, id } => {
+                write!(
+                    f,
+                    "{user} is the account of somebody who left, and {id} in the directory claims it: left alone. `usher rebind {id} {}` gives it to them",
+                    user.localpart()
+                )
+            }
+            Self::NotLocked { user, why } => write!(f, "{user} left the directory and is not locked: {why}"),
+            Self::AccountClosed { user } => {
+                write!(f, "{user} is in the directory, but the account is deactivated: reactivate it on the homeserver")
+            }
+            Self::EmailShared { users } => {
+                let named: Vec<&str> = users.iter().take(NAMED).map(UserId::as_str).collect();
+                write!(
+                    f,
+                    "one mail address belongs to several people in the directory ({}): given to none",
+                    named.join(", ")
+                )
+            }
+            Self::AttributesUnknown { why } => write!(f, "attributes are not compared: {why}"),
+            _ => Ok(()),
+        }
+    }
+
     /// Notes of one kind collapse when there are many.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -261,6 +313,11 @@ impl Note {
             Self::TakeOver { .. } => "take_over",
             Self::TakenOut { .. } => "taken_out",
             Self::ExceptionUnknown { .. } => "exception_unknown",
+            Self::AccountHeld { .. } => "account_held",
+            Self::NotLocked { .. } => "not_locked",
+            Self::AccountClosed { .. } => "account_closed",
+            Self::EmailShared { .. } => "email_shared",
+            Self::AttributesUnknown { .. } => "attributes_unknown",
         }
     }
 }

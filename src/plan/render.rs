@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::levels::CREATOR;
-use super::{Action, Class, Deed, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step};
+use super::{
+    AccountDeed, Action, Class, Deed, End, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step,
+};
 use crate::ids::{RoomId, UserId};
 
 /// Width the text is laid out for.
@@ -118,7 +120,14 @@ impl Page<'_> {
                 })
                 .collect(),
             Action::Invite { user, .. } | Action::Join { user, .. } => vec![line('+', self.short(user), "people")],
-            Action::Kick { user, .. } | Action::Lock { user } => vec![line('-', self.short(user), "people")],
+            Action::Kick { user, .. } => vec![line('-', self.short(user), "people")],
+            Action::Account { user, deed } => {
+                let (mark, subject) = self.account(user, deed);
+                vec![line(mark, subject, "people")]
+            }
+            Action::MirrorLeavers { leavers } => {
+                vec![line('~', counted(leavers.len() as u64, "locked person", "locked people"), "")]
+            }
             Action::Leave { .. } => vec![line('-', String::new(), "")],
             Action::Puppet { user, deed, .. } => {
                 let user = self.short(user);
@@ -136,6 +145,19 @@ impl Page<'_> {
                     Deed::Upgrade { version } => ('~', format!("{user}: to version {version}")),
                 };
                 vec![line(mark, subject, "people")]
+            }
+        }
+    }
+
+    /// What is done to an account: never an address.
+    fn account(&self, user: &UserId, deed: &AccountDeed) -> (char, String) {
+        let user = self.short(user);
+        match deed {
+            AccountDeed::Lock { .. } | AccountDeed::RemovePushers | AccountDeed::Close(_) => ('-', user),
+            AccountDeed::Unlock => ('+', user),
+            AccountDeed::SetDisplayName(name) => ('~', format!("{user} \"{name}\"")),
+            AccountDeed::SetEmails { emails, .. } => {
+                ('~', format!("{user}: {}", counted(emails.0.len() as u64, "address", "addresses")))
             }
         }
     }
@@ -358,7 +380,16 @@ impl Action {
             Self::Invite { .. } => "invite",
             Self::Join { .. } => "join",
             Self::Kick { .. } => "remove",
-            Self::Lock { .. } => "lock",
+            Self::Account { deed, .. } => match deed {
+                AccountDeed::Lock { .. } => "lock",
+                AccountDeed::Unlock => "unlock",
+                AccountDeed::RemovePushers => "stop pushes to",
+                AccountDeed::Close(End::Erase) => "erase",
+                AccountDeed::Close(End::Deactivate) => "deactivate",
+                AccountDeed::SetDisplayName(_) => "name",
+                AccountDeed::SetEmails { .. } => "give",
+            },
+            Self::MirrorLeavers { .. } => "note down",
             Self::Leave { .. } => "leave",
             Self::Enter { .. } => "enter",
             Self::TakePower { .. } => "take power",
@@ -431,7 +462,8 @@ impl Plan {
                 | Action::SetBotName { .. }
                 | Action::DropAlias { .. }
                 | Action::SetState { .. }
-                | Action::Lock { .. }
+                | Action::Account { .. }
+                | Action::MirrorLeavers { .. }
                 | Action::Leave { .. }
                 | Action::Enter { .. }
                 | Action::TakePower { .. }

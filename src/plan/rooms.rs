@@ -28,10 +28,12 @@ impl<'a> Planner<'a> {
             candidates: vec![OnceCell::new(); desired.people.len()],
             without_account: BTreeSet::new(),
             taken: &[],
+            strangers: BTreeSet::new(),
             plan: Plan::default(),
         };
         planner.locate();
         planner.hold();
+        planner.strangers = planner.strangers_in_root_spaces();
         planner
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{Action, Class, Deed, Hold, Phase, RoomRef, StateChange, Step, StepId, Withheld};
+use super::{AccountDeed, Action, Class, Deed, Hold, Phase, Reason, RoomRef, StateChange, Step, StepId, Withheld};
 use crate::ids::{Key, UserId};
 
 impl Action {
@@ -14,7 +14,13 @@ impl Action {
         let in_space = place.is_some_and(Key::is_space);
         match self {
             Self::RegisterBot | Self::SetBotName { .. } => Phase::Identity,
-            Self::Lock { .. } => Phase::Locks,
+            Self::Account { deed, .. } => match deed {
+                AccountDeed::Lock { .. } | AccountDeed::RemovePushers => Phase::Locks,
+                AccountDeed::Unlock => Phase::Unlocks,
+                AccountDeed::SetDisplayName(_) | AccountDeed::SetEmails { .. } => Phase::Attributes,
+                AccountDeed::Close(_) => Phase::Closings,
+            },
+            Self::MirrorLeavers { .. } => Phase::Mirror,
             Self::Kick { .. } if in_space => Phase::SpaceKicks,
             Self::Kick { .. } => Phase::RoomKicks,
             Self::DropAlias { .. } | Self::CreateRoom(_) | Self::Enter { .. } | Self::TakePower { .. } => Phase::Make,
@@ -48,7 +54,8 @@ impl Action {
             | Self::SetBotName { .. }
             | Self::DropAlias { .. }
             | Self::CreateRoom(_)
-            | Self::Lock { .. } => None,
+            | Self::MirrorLeavers { .. }
+            | Self::Account { .. } => None,
             Self::SetState { room, .. }
             | Self::SetPowerLevels { room, .. }
             | Self::Invite { room, .. }
@@ -83,7 +90,7 @@ impl Action {
             Self::Invite { user, .. }
             | Self::Join { user, .. }
             | Self::Kick { user, .. }
-            | Self::Lock { user }
+            | Self::Account { user, .. }
             | Self::Puppet { user, .. } => Some(user),
             Self::RegisterBot
             | Self::SetBotName { .. }
@@ -94,12 +101,17 @@ impl Action {
             | Self::Leave { .. }
             | Self::Enter { .. }
             | Self::TakePower { .. }
+            | Self::MirrorLeavers { .. }
             | Self::RemoveAlias { .. } => None,
         }
     }
 }
 
 impl Step {
+    pub(super) fn set_up(action: Action) -> Self {
+        Self { action, reason: Reason::SetUp, place: None, withheld: None, removal: None }
+    }
+
     /// A digest of what is done to whom where: the same step has the same id in every pass.
     #[must_use]
     pub fn id(&self) -> StepId {

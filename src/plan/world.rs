@@ -2,15 +2,34 @@
 //!
 //! Pure. A world never holds a secret: of the configuration only the text is kept, as the recorder redacted it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Plan, Scope, guard, plan};
+use super::{Plan, guard, plan};
 use crate::config::Config;
 use crate::desired::{Desired, desire};
 use crate::directory::{Directory, Snapshot};
-use crate::ids::Timestamp;
+use crate::ids::{RoomId, Timestamp};
 use crate::ledger::Ledger;
 use crate::observed::Observed;
+
+/// Which rooms a plan looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Everything,
+    /// After events: only these rooms.
+    Rooms(BTreeSet<RoomId>),
+}
+
+impl Scope {
+    pub(super) fn covers(&self, room: &RoomId) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Rooms(rooms) => rooms.contains(room),
+        }
+    }
+}
 
 /// A world at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]

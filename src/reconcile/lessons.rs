@@ -5,7 +5,7 @@ use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
 use crate::execute::Report;
 use crate::ids::Timestamp;
-use crate::ledger::{Refusal, RemovalRecord};
+use crate::ledger::{DAY_MS, Refusal, RemovalRecord};
 use crate::plan::{Action, Class, Plan, Removal, Step, WINDOW_MS};
 use crate::store::{HeldStep, HoldRow, StoreError, diff};
 
@@ -29,6 +29,7 @@ impl Reconciler {
         for step in due {
             self.record_removals(plan, step, foreseen.at);
         }
+        self.foresee_accounts(due, foreseen.at).await?;
         self.save().await?;
         Ok(foreseen)
     }
@@ -47,6 +48,7 @@ impl Reconciler {
         for step in report.done.iter().chain(lost) {
             self.record_removals(plan, step, foreseen.at);
         }
+        self.settle_accounts(&report, foreseen.at).await?;
         for step in &report.done {
             self.fights.done(step, now);
             self.troubles.remove(&step.id());
@@ -135,6 +137,7 @@ impl Reconciler {
         self.ledger.learn(&plan.lessons);
         let lost = plan.steps.iter().filter_map(Step::hold).any(|hold| hold.class == Class::LedgerLost);
         self.ledger.settled |= settled && !lost;
+        self.ledger.closings.retain(|at| now.since_ms(*at) < DAY_MS);
         self.ledger.removals.retain(|record| now.since_ms(record.at) < WINDOW_MS);
         self.ledger.approvals.retain(|_, until| *until > now);
         self.ledger.refusals.retain(|_, refusal| refusal.retry_at > now);
@@ -170,8 +173,9 @@ impl Reconciler {
     pub async fn take_approvals(&mut self) -> Result<bool, StoreError> {
         let Some(store) = &self.parts.store else { return Ok(false) };
         let now = clock::now();
-        let mut news = false;
-        for (step, until) in store.approvals().await? {
+        let approvals = store.approvals().await?;
+        let mut news = self.take_orders().await?;
+        for (step, until) in approvals {
             // One that was used up and whose row could not be deleted yet is no new one.
             if until > now && self.saved.approvals.get(&step) != Some(&until) {
                 self.ledger.approvals.insert(step.clone(), until);

@@ -14,6 +14,7 @@ use crate::desired::Desired;
 use crate::directory::{Directory, Snapshot};
 use crate::http::ops::Heartbeat;
 use crate::ids::{RoomId, UserId};
+use crate::ledger::Witnessing;
 use crate::matrix::{Batch, MatrixError};
 use crate::observed::{Account, Presence};
 use crate::plan::{self, Action, Plan, Withheld};
@@ -90,7 +91,11 @@ impl Reconciler {
         self.ledger.doubt(&mut directory);
         if counts {
             let interval = self.parts.config.source.check_interval_ms();
-            self.ledger.witness(&directory, interval, now);
+            let holds_accounts = self.parts.config.user_provisioner.deprovisioning.is_some();
+            self.ledger.witness_as(&directory, Witnessing { interval_ms: interval, holds_accounts }, now);
+        } else if directory.is_complete() {
+            // A look remembers nothing; what it shows depends on how fresh the read is.
+            self.ledger.last_complete_read = Some(now);
         }
         let (users, groups) = (directory.users.len() as u64, directory.groups.len() as u64);
         self.parts.metrics.source_read(users, groups, directory.is_complete(), now);
@@ -141,6 +146,7 @@ impl Reconciler {
             observed.accounts.people = before.accounts.people;
         }
         self.observed = Some(observed);
+        self.recover_leavers();
         self.readings = Readings { all: Some(began), rooms: BTreeMap::new() };
         self.looked_up.clear();
         self.looked_at_heirs.clear();
@@ -301,7 +307,7 @@ impl Reconciler {
             .steps
             .iter()
             .filter(|step| {
-                listed && matches!(step.action, Action::Kick { .. } | Action::Lock { .. } | Action::Puppet { .. })
+                listed && matches!(step.action, Action::Kick { .. } | Action::Account { .. } | Action::Puppet { .. })
             })
             // While clean-up is off nobody is removed for it, and those may be thousands.
             .filter(|step| step.withheld != Some(Withheld::GcOff))

@@ -14,6 +14,8 @@ pub enum Fact {
     Instance,
     /// The `next_batch` of the change feed (S-33).
     FeedPosition,
+    /// What digests of names and addresses are keyed with.
+    DigestKey,
 }
 
 impl Fact {
@@ -22,6 +24,7 @@ impl Fact {
             Self::BornAt => "born_at",
             Self::Instance => "instance",
             Self::FeedPosition => "feed_position",
+            Self::DigestKey => "digest_key",
         }
     }
 }

@@ -79,6 +79,20 @@ pub fn diff(old: &Ledger, new: &Ledger) -> LedgerChanges {
         removals(old, new),
         approvals(old, new),
         changed(
+            &LEAVERS,
+            &old.leavers,
+            &new.leavers,
+            |user, _| vec![user.as_str().into()],
+            |_, leaver| vec![json(leaver).into()],
+        ),
+        changed(
+            &ATTRIBUTES,
+            &old.attributes,
+            &new.attributes,
+            |user, _| vec![user.as_str().into()],
+            |_, known| vec![json(known).into()],
+        ),
+        changed(
             &FACTS,
             &facts(old),
             &facts(new),
@@ -170,10 +184,21 @@ impl Store {
             Ok(())
         })
         .await?;
+        self.each(SELECT_LEAVERS, |row| {
+            ledger.leavers.insert(text(row, 0)?.into(), parsed(&text(row, 1)?)?);
+            Ok(())
+        })
+        .await?;
+        self.each(SELECT_ATTRIBUTES, |row| {
+            ledger.attributes.insert(text(row, 0)?.into(), parsed(&text(row, 1)?)?);
+            Ok(())
+        })
+        .await?;
         self.each(SELECT_LEDGER_FACTS, |row| {
             let value = text(row, 1)?;
             match text(row, 0)?.as_str() {
                 SETTLED => ledger.settled = parsed(&value)?,
+                CLOSINGS => ledger.closings = parsed(&value)?,
                 MIRRORED => ledger.mirrored = Some(parsed(&value)?),
                 LAST_COMPLETE_READ => ledger.last_complete_read = Some(Timestamp(parsed(&value)?)),
                 _ => {}
@@ -265,6 +290,9 @@ fn facts(ledger: &Ledger) -> BTreeMap<&'static str, String> {
     if ledger.settled {
         facts.insert(SETTLED, "true".to_owned());
     }
+    if !ledger.closings.is_empty() {
+        facts.insert(CLOSINGS, json(&ledger.closings));
+    }
     if let Some(mirrored) = ledger.mirrored {
         facts.insert(MIRRORED, mirrored.to_string());
     }
@@ -293,6 +321,7 @@ fn number(row: &AnyRow, column: usize) -> Result<i64, StoreError> {
 
 const SETTLED: &str = "settled";
 const MIRRORED: &str = "mirrored";
+const CLOSINGS: &str = "closings";
 const LAST_COMPLETE_READ: &str = "last_complete_read";
 
 static PEOPLE: Table =
@@ -330,10 +359,24 @@ static REMOVALS: Table = Table {
 };
 static APPROVALS: Table =
     Table { name: "approvals", columns: &["step_id", "until"], key: 1, delete_by: &["step_id", "until"] };
+static LEAVERS: Table = Table { name: "leavers", columns: &["user_id", "record"], key: 1, delete_by: &["user_id"] };
+static ATTRIBUTES: Table =
+    Table { name: "attributes", columns: &["user_id", "record"], key: 1, delete_by: &["user_id"] };
 static FACTS: Table = Table { name: "facts", columns: &["name", "value"], key: 1, delete_by: &["name"] };
 
-pub(super) const TABLES: &[&Table] =
-    &[&PEOPLE, &ABSENCES, &GROUPS, &ENTITLED, &FORGIVEN, &REFUSALS, &REMOVALS, &APPROVALS, &FACTS];
+pub(super) const TABLES: &[&Table] = &[
+    &PEOPLE,
+    &ABSENCES,
+    &GROUPS,
+    &ENTITLED,
+    &FORGIVEN,
+    &REFUSALS,
+    &REMOVALS,
+    &APPROVALS,
+    &LEAVERS,
+    &ATTRIBUTES,
+    &FACTS,
+];
 pub(super) const QUERIES: &[&str] = &[
     SELECT_PEOPLE,
     SELECT_ABSENCES,
@@ -342,6 +385,8 @@ pub(super) const QUERIES: &[&str] = &[
     SELECT_FORGIVEN,
     SELECT_REFUSALS,
     SELECT_REMOVALS,
+    SELECT_LEAVERS,
+    SELECT_ATTRIBUTES,
     SELECT_LEDGER_FACTS,
 ];
 
@@ -353,4 +398,6 @@ const SELECT_FORGIVEN: &str = "SELECT room_id, user_id, event_id FROM forgiven";
 const SELECT_REFUSALS: &str = "SELECT rule, user_id, code, retry_at FROM refusals";
 const SELECT_REMOVALS: &str = "SELECT done_at, class, place, person, space_base, total_base FROM removals \
      ORDER BY done_at, class, place, person, ordinal";
+const SELECT_LEAVERS: &str = "SELECT user_id, record FROM leavers";
+const SELECT_ATTRIBUTES: &str = "SELECT user_id, record FROM attributes";
 const SELECT_LEDGER_FACTS: &str = "SELECT name, value FROM facts";

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use sqlx::{AnyConnection, AssertSqlSafe};
 
-/// Rows of one statement; with at most seven columns far below `SQLite`'s 32 766 parameters.
+/// Rows of one statement; with at most eleven columns far below `SQLite`'s 32 766 parameters.
 const ROWS: usize = 200;
 /// Text of one statement, because one row may carry a list of 100 000 users.
 const BYTES: usize = 4 << 20;

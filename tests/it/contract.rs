@@ -39,6 +39,12 @@ async fn all(ground: &Ground) {
     cases::adoption::an_adopted_room_is_marked_and_fenced(ground).await;
     cases::adoption::invitations_are_listed(ground).await;
     cases::adoption::a_room_of_another_usher_is_known_as_such(ground).await;
+    cases::accounts::an_account_is_locked_and_its_old_session_comes_back(ground).await;
+    cases::accounts::protected_accounts_are_refused_by_the_hand(ground).await;
+    cases::accounts::an_erased_account_is_out_of_every_room_and_stays_so(ground).await;
+    cases::accounts::only_differences_of_attributes_are_written(ground).await;
+    cases::accounts::an_address_of_another_account_is_never_moved(ground).await;
+    cases::accounts::leavers_are_mirrored_in_the_bots_account_data(ground).await;
     cases::members::an_unknown_token_is_fatal(ground).await;
     cases::reads::a_full_read_stays_within_its_budget(ground).await;
     cases::reads::accounts_are_found_by_every_way(ground).await;

@@ -1,9 +1,10 @@
 //! The whole program against a real Synapse: the `usher` binary as a child process with a written configuration, and the counting proxy
 //! between the two.
 
+mod accounts;
 mod aliases;
 mod brownfield;
-mod child;
+pub mod child;
 mod cleanup;
 mod crashes;
 mod daemon;

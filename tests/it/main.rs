@@ -1,5 +1,6 @@
 //! The one integration-test binary. `tests/run` installs what it needs and runs it; a missing component fails, never skips.
 
+mod accounts;
 mod appservice;
 mod architecture;
 mod configuration;

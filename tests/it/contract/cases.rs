@@ -1,5 +1,6 @@
 //! The cases both homeservers must pass, by subject.
 
+pub mod accounts;
 pub mod adoption;
 pub mod feed;
 pub mod identity;

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
-use serde_json::json;
-
 use super::world::World;
 
 /// Long enough after the first look for the second one to count.
@@ -29,27 +27,6 @@ async fn who_is_gone_is_removed_after_two_reads_and_who_is_disabled_at_once() {
     world.usher_at(LATER, &["apply", "--yes"]).await.code(0);
     assert_eq!(world.removed().await, ["jon".to_owned(), "ida".to_owned()].into());
     world.assert_members().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_deprovisioning_a_leaver_keeps_the_rooms_and_the_lock_is_shown_withheld() {
-    let mut world = World::new().await;
-    world.config["userProvisioner"] = json!({ "deprovisioning": { "enabled": true } });
-    world.write();
-    world.settle().await;
-    gone(&mut world, "jon");
-    world.people.insert("ida".to_owned(), false);
-    world.write_source();
-    world.usher(&["apply", "--yes"]).await.code(0);
-    world.usher_at(LATER, &["apply", "--yes"]).await.code(0);
-    let plan = world.usher_at(LATER, &["plan"]).await;
-    plan.code(0).says("lock");
-    assert!(plan.out.contains(&world.local("jon")) && plan.out.contains(&world.local("ida")), "{}", plan.out);
-    assert_eq!(world.removed().await.len(), 0);
-    assert!(world.inside("blue").await.contains("jon"));
-    world.proxy.clear();
-    world.usher_at(LATER, &["apply", "--yes"]).await.code(0);
-    assert_eq!(world.proxy.writes(), Vec::<String>::new());
 }
 
 fn gone(world: &mut World, name: &str) {

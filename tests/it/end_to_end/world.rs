@@ -186,6 +186,12 @@ impl World {
         Running::later(self.folder.path(), &format!("run-{number}"), (offset, args), self.secrets.clone()).wait().await
     }
 
+    /// Starts a verb with the clock set forward, as `+2h`.
+    pub fn start_at(&self, offset: &str, args: &[&str]) -> Running {
+        let number = self.runs.fetch_add(1, Ordering::Relaxed);
+        Running::later(self.folder.path(), &format!("run-{number}"), (offset, args), self.secrets.clone())
+    }
+
     /// `apply --yes` that ends well, and a plan with nothing left.
     pub async fn settle(&self) {
         self.usher(&["apply", "--yes"]).await.code(0);

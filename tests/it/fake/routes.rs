@@ -90,6 +90,9 @@ fn unknown<T>(method: &str, call: &Call<'_>) -> Result<T, Refusal> {
 fn asker(world: &World, token: &str, query: &Query) -> Result<Asker, Refusal> {
     use secrecy::ExposeSecret as _;
     if let Some(user) = world.tokens.get(token) {
+        if world.accounts.get(user).is_some_and(|account| account.locked) {
+            return refuse(401, "M_USER_LOCKED", "User account has been locked");
+        }
         return Ok(Asker { user: user.clone(), service: None });
     }
     let service = world.registrations.iter().position(|service| service.as_token.expose_secret() == token);
@@ -118,7 +121,9 @@ fn register(world: &mut World, body: &Value, token: &str) -> Result<Value, Refus
         if service.sender_localpart != user.localpart() && !service.admits(&user) {
             return refuse(400, "M_EXCLUSIVE", "Invalid user localpart for this application service.");
         }
+        let owner = service.id.clone();
         world.add_account(&user)?;
+        world.account(&user).service = Some(owner);
         return Ok(json!({ "user_id": user }));
     }
     world.add_account(&user)?;
@@ -147,6 +152,18 @@ fn client(world: &mut World, method: &str, path: &[&str], call: &Call<'_>) -> Re
         ("POST", ["join", room]) => world.join(&(*room).into(), me).map(|()| json!({ "room_id": room })),
         ("POST", ["knock", room]) => world.knock(&(*room).into(), me).map(|()| json!({ "room_id": room })),
         (_, ["directory", "room", alias]) => directory(world, method, alias, call),
+        ("GET", ["pushers"]) => Ok(json!({ "pushers": world.account(me).pushers })),
+        ("POST", ["pushers", "set"]) => Ok(world.set_pusher(me, &call.body)),
+        ("GET", ["user", user, "account_data", kind]) if *user == me.as_str() => {
+            match world.account(me).data.get(*kind) {
+                Some(data) => Ok(data.clone()),
+                None => refuse(404, "M_NOT_FOUND", "Account data not found"),
+            }
+        }
+        ("PUT", ["user", user, "account_data", kind]) if *user == me.as_str() && kind.starts_with("dev.") => {
+            world.account(me).data.insert((*kind).to_owned(), call.body.clone());
+            Ok(json!({}))
+        }
         ("PUT", ["user", _, "account_data", "m.invite_permission_config"]) => {
             world.account(me).blocks_invites = call.body["default_action"] == "block";
             Ok(json!({}))
@@ -252,13 +269,14 @@ fn admin(world: &mut World, method: &str, path: &[&str], call: &Call<'_>) -> Res
             let user = call.body["user_id"].as_str().unwrap_or(call.asker.user.as_str()).into();
             world.make_room_admin(&(*room).into(), &user)
         }
-        ("PUT", ["v2", "users", user]) => {
-            let account = world.account(&(*user).into());
-            for (key, flag) in [("locked", &mut account.locked), ("deactivated", &mut account.deactivated)] {
-                *flag = call.body[key].as_bool().unwrap_or(*flag);
-            }
-            Ok(json!({}))
-        }
+        ("PUT", ["v2", "users", user]) => world.change_account(&(*user).into(), &call.body),
+        ("GET", ["v2", "users", user]) => match world.accounts.get(*user) {
+            Some(account) => Ok(account.json(&(*user).into())),
+            None => refuse(404, "M_NOT_FOUND", "User not found"),
+        },
+        ("POST", ["v1", "deactivate", user]) => world.deactivate(&(*user).into(), call.body["erase"] == true),
+        ("GET", ["v1", "users", user, "joined_rooms"]) => Ok(world.joined_rooms_of(&(*user).into())),
+        ("GET", ["v1", "threepid", medium, "users", address]) => world.owner_of(medium, address),
         ("PUT", ["v1", "users", user, "admin"]) => match world.accounts.get_mut(*user) {
             Some(account) => {
                 account.admin = call.body["admin"].as_bool().unwrap_or_default();

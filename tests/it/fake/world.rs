@@ -23,6 +23,13 @@ pub struct Account {
     pub created: usize,
     pub blocks_invites: bool,
     pub suspended: bool,
+    pub erased: bool,
+    /// The registration that owns it.
+    pub service: Option<String>,
+    /// Medium and address.
+    pub threepids: Vec<(String, String)>,
+    pub pushers: Vec<Value>,
+    pub data: BTreeMap<String, Value>,
 }
 
 #[derive(Clone)]

@@ -144,6 +144,7 @@ fn observed(room: Room) -> Observed {
         unread: std::collections::BTreeSet::new(),
         aliases: BTreeMap::new(),
         accounts: Accounts::default(),
+        leavers: Known::Unknown,
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub enum Fault {
     Answer(u16, Value),
     /// Forwarded late.
     Delay(Duration),
+    /// The homeserver does it, and the answer comes late.
+    Late(Duration),
 }
 
 type Rule = Box<dyn FnMut(&Seen) -> Option<Fault> + Send>;
@@ -119,6 +122,11 @@ impl Tap {
                 tokio::time::sleep(delay).await;
                 answer.await
             }
+            Some(Fault::Late(delay)) => {
+                let response = answer.await;
+                tokio::time::sleep(delay).await;
+                response
+            }
             Some(Fault::Answer(status, answer)) => {
                 let status = StatusCode::from_u16(status).expect("a status");
                 Some((status, axum::Json(answer)).into_response())
@@ -153,6 +161,8 @@ struct Shared {
     target: String,
     http: reqwest::Client,
     tap: Tap,
+    /// Seconds the homeserver's clock is shown ahead.
+    ahead: AtomicI64,
 }
 
 /// A running proxy; it ends with this value.
@@ -165,7 +175,12 @@ pub struct Proxy {
 impl Proxy {
     /// Forwards to `target`, a base URL.
     pub async fn start(target: &str) -> Self {
-        let shared = Arc::new(Shared { target: target.to_owned(), http: reqwest::Client::new(), tap: Tap::default() });
+        let shared = Arc::new(Shared {
+            target: target.to_owned(),
+            http: reqwest::Client::new(),
+            tap: Tap::default(),
+            ahead: AtomicI64::new(0),
+        });
         let app = Router::new().fallback(forward).with_state(Arc::clone(&shared));
         let (url, server) = serve(app).await;
         Self { url, shared, server }
@@ -173,6 +188,11 @@ impl Proxy {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Shows the homeserver's clock so many seconds ahead of what it is.
+    pub fn set_clock_ahead(&self, seconds: i64) {
+        self.shared.ahead.store(seconds, Ordering::Relaxed);
     }
 }
 
@@ -216,7 +236,11 @@ async fn send(shared: &Shared, parts: &Parts, body: Bytes) -> Option<Response> {
     let answer = shared.http.request(parts.method.clone(), url).headers(headers).body(body).send().await.ok()?;
     let mut response = Response::builder().status(answer.status());
     for (name, value) in answer.headers() {
-        if !matches!(name.as_str(), "content-length" | "transfer-encoding" | "connection") {
+        if name == "date" {
+            let ahead = chrono::Duration::seconds(shared.ahead.load(Ordering::Relaxed));
+            let shown = chrono::DateTime::parse_from_rfc2822(value.to_str().ok()?).ok()? + ahead;
+            response = response.header("date", shown.format("%a, %d %b %Y %H:%M:%S GMT").to_string());
+        } else if !matches!(name.as_str(), "content-length" | "transfer-encoding" | "connection") {
             response = response.header(name, value);
         }
     }

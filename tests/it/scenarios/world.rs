@@ -8,7 +8,7 @@ use usher::config::{Config, load_with};
 use usher::desired::desire;
 use usher::directory::{Directory, Snapshot};
 use usher::ids::{Key, RoomId, Timestamp, UserId};
-use usher::ledger::{Ledger, Refusal, RemovalRecord};
+use usher::ledger::{Ending, Ledger, Refusal, RemovalRecord, Witnessing};
 use usher::observed::{Known, Member, Observed, Room};
 use usher::plan::{Action, Class, Decision, Header, Plan, Scope, Step, WINDOW_MS, World, counted, guarded, render};
 
@@ -160,7 +160,9 @@ impl Stage {
         let snapshot = self.snapshot();
         let mut directory = Directory::flatten(snapshot.clone());
         self.ledger.doubt(&mut directory);
-        self.ledger.witness(&directory, config.source.check_interval_ms(), self.now);
+        let holds_accounts = config.user_provisioner.deprovisioning.is_some();
+        let how = Witnessing { interval_ms: config.source.check_interval_ms(), holds_accounts };
+        self.ledger.witness_as(&directory, how, self.now);
         let world = World {
             config: String::new(),
             directory: snapshot,
@@ -220,9 +222,15 @@ impl Stage {
                 continue;
             }
             self.record(step, plan);
+            self.ledger.foresee(step, self.now);
             self.observed.simulate(&step.action, &Outcome::default());
+            self.ledger.settle(step, Ending::Done, self.now);
         }
         self.ledger.learn(&plan.lessons);
+        // The same pass's next round: the mirror tells of what was done.
+        if !self.observed.leavers.is_unknown() {
+            self.observed.leavers = Known::Known(self.ledger.mirrored_leavers());
+        }
         self.ledger.settled |= plan.steps.iter().filter_map(Step::hold).all(|hold| hold.class != Class::LedgerLost);
         let now = self.now;
         self.ledger.removals.retain(|record| now.since_ms(record.at) < WINDOW_MS);

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use usher::ids::{Key, Timestamp, UserId};
-use usher::ledger::{Absence, GroupMemory, Ledger, Refusal, RemovalRecord};
+use usher::ledger::{
+    Absence, Attributes, Cause, Clocks, GroupMemory, Leaver, Ledger, Refusal, RemovalRecord, Stage, keyed,
+};
 use usher::plan::{Class, StepId};
 use usher::store::{Fact, HeldStep, HoldRow, PassRecord, Store, StoreError, diff};
 
@@ -36,6 +38,31 @@ fn room() -> Key {
     Key::Room { space: "eng".into(), slot: "general".into() }
 }
 
+fn leaver() -> Leaver {
+    Leaver {
+        id: Some("p-9".into()),
+        since: Timestamp(1),
+        cause: Cause::Absent,
+        clock: Timestamp(2),
+        unsure: true,
+        not_before: Some(Timestamp(3)),
+        at_once: true,
+        stage: Stage::Closing,
+        silenced: true,
+        due_seen: Some(Timestamp(4)),
+    }
+}
+
+fn attributes() -> Attributes {
+    let digest = |text: &str| keyed("key", text);
+    Attributes {
+        name: Some(digest("name")),
+        emails: Some(digest("emails")),
+        read_at: Some(Timestamp(7)),
+        refused: Some((digest("refused"), Timestamp(8))),
+    }
+}
+
 /// A ledger with something in every part.
 pub fn full() -> Ledger {
     let removal = |person: u32| RemovalRecord {
@@ -63,6 +90,11 @@ pub fn full() -> Ledger {
         mirrored: Some(false),
         settled: true,
         last_complete_read: Some(Timestamp(77)),
+        leavers: BTreeMap::from([(user(9), leaver())]),
+        closings: vec![Timestamp(5), Timestamp(6)],
+        attributes: BTreeMap::from([(user(8), attributes())]),
+        clocks: Clocks::default(),
+        key: String::new(),
     }
 }
 

@@ -91,8 +91,6 @@ pub async fn refusals_are_classified(ground: &Ground) {
     shy.must("PUT", &path, json!({ "default_action": "block" })).await;
     let error = ground.refused(&invite(&room, &shy.user), ActErrorKind::Refused).await;
     assert_eq!(error.code.as_deref(), Some("M_INVITE_BLOCKED"));
-
-    ground.refused(&Action::Lock { user: ben.user.clone() }, ActErrorKind::Forbidden).await;
 }
 
 pub async fn joins_need_the_bot_in_the_room_and_admin(ground: &Ground) {

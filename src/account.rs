@@ -1,0 +1,225 @@
+//! Accounts: what is done to one, behind [`AccountBackend`], and by whom (S-50 to S-55, DESIGN decision 10).
+//!
+//! Every write looks at the account first: what was planned on an older view is refused when the world is another by now, and nobody
+//! protected is ever written to, whatever a plan says (S-54). Never decides what should be done.
+
+pub mod mas;
+pub mod synapse;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::actuate::{ActError, ActErrorKind, Outcome, classify};
+use crate::config::Pattern;
+use crate::ids::UserId;
+use crate::ledger::normal_emails;
+use crate::matrix::{Homeserver, MatrixError};
+use crate::plan::{AccountDeed, Emails, End};
+
+/// How often, and how far apart, a homeserver that took a final step is asked whether it has finished. Together less than the shortest
+/// time a write may take; what takes longer is asked again in the next round.
+const END_LOOKS: u32 = 8;
+const END_PAUSE: Duration = Duration::from_millis(500);
+/// Between two display names: each becomes an event in every room of the person.
+const NAME_PAUSE: Duration = Duration::from_millis(250);
+
+/// An account as its backend shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags, as the backends have them")]
+pub struct AccountView {
+    pub admin: bool,
+    pub locked: bool,
+    pub deactivated: bool,
+    /// What names the person is gone.
+    pub erased: bool,
+    /// Another application service's.
+    pub of_a_service: bool,
+    pub display_name: Option<String>,
+    pub emails: Emails,
+}
+
+/// Who is in charge of accounts: Synapse itself, or Matrix Authentication Service.
+#[async_trait]
+pub trait AccountBackend: Send + Sync {
+    /// The account; `None`: there is none.
+    async fn look(&self, user: &UserId) -> Result<Option<AccountView>, MatrixError>;
+    /// Ends all sessions until unlocked; memberships stay.
+    async fn lock(&self, user: &UserId) -> Result<(), MatrixError>;
+    async fn unlock(&self, user: &UserId) -> Result<(), MatrixError>;
+    /// Asks for the end of an account. It may take a while: [`AccountBackend::has_ended`].
+    async fn end(&self, user: &UserId, end: End) -> Result<(), MatrixError>;
+    /// Whether the end that was asked for is complete: deactivated, erased where wanted, and out of every room.
+    async fn has_ended(&self, user: &UserId, end: End) -> Result<bool, MatrixError>;
+    /// Opens a deactivated account again. What was erased stays so, and a lock stays.
+    async fn reactivate(&self, user: &UserId) -> Result<(), MatrixError>;
+    async fn set_display_name(&self, user: &UserId, name: &str) -> Result<(), MatrixError>;
+    /// Makes these the account's mail addresses, in normal form; whatever else is bound to it stays.
+    async fn set_emails(&self, user: &UserId, emails: &Emails) -> Result<(), MatrixError>;
+    /// Whose account has this address.
+    async fn owner_of_email(&self, address: &str) -> Result<Option<UserId>, MatrixError>;
+    /// Makes an account without a password; one that exists is as good.
+    async fn create(&self, user: &UserId) -> Result<(), MatrixError>;
+    /// Accounts of people who are server admins and can log in.
+    async fn usable_admins(&self) -> Result<BTreeSet<UserId>, MatrixError>;
+}
+
+/// Whom nothing is ever done to (section 1 of the rules).
+#[derive(Clone, Debug, Default)]
+pub struct Shield {
+    pub patterns: Vec<Pattern>,
+    /// `protect_server_admins: false` lays server admins open, all but the last.
+    pub admins_are_open: bool,
+}
+
+/// The hand that changes accounts.
+pub struct Accounts {
+    backend: Box<dyn AccountBackend>,
+    shield: Shield,
+    homeserver: Homeserver,
+}
+
+impl Accounts {
+    /// Changes accounts through `backend`, but never those `shield` covers. Makes no request.
+    #[must_use]
+    pub fn new(backend: Box<dyn AccountBackend>, shield: Shield, homeserver: Homeserver) -> Self {
+        Self { backend, shield, homeserver }
+    }
+
+    /// Does one thing to one account.
+    ///
+    /// # Errors
+    /// [`ActErrorKind::Forbidden`] for whom the shield covers; [`ActErrorKind::Stale`] where the account is not as planned, or the
+    /// homeserver has not finished; [`ActErrorKind::Refused`] for an address that is another account's.
+    pub async fn perform(&self, user: &UserId, deed: &AccountDeed) -> Result<Outcome, ActError> {
+        let attempt = format!("{} {user}", verb(deed));
+        let seen = self.backend.look(user).await.map_err(classify)?;
+        let Some(seen) = seen else { return Err(error(&attempt, "there is no such account", ActErrorKind::Stale)) };
+        if *deed != AccountDeed::Unlock {
+            self.refuse_protected(&attempt, user, &seen)?;
+        }
+        if seen.deactivated && !matches!(deed, AccountDeed::Close(_)) {
+            return Err(error(&attempt, "the account was deactivated", ActErrorKind::Stale));
+        }
+        match deed {
+            AccountDeed::Lock { .. } => self.lock(&attempt, user, &seen).await?,
+            AccountDeed::Unlock if !seen.locked => {}
+            AccountDeed::Unlock => self.backend.unlock(user).await.map_err(classify)?,
+            AccountDeed::RemovePushers => self.homeserver.remove_pushers_as(user).await.map_err(classify)?,
+            AccountDeed::Close(end) => self.end(&attempt, user, (*end, &seen)).await?,
+            AccountDeed::SetDisplayName(name) => {
+                if seen.display_name.as_deref().map(str::trim) != Some(&**name) {
+                    self.backend.set_display_name(user, name).await.map_err(classify)?;
+                    tokio::time::sleep(NAME_PAUSE).await;
+                }
+            }
+            AccountDeed::SetEmails { emails, .. } => self.set_emails(&attempt, user, (emails, &seen)).await?,
+        }
+        Ok(Outcome::default())
+    }
+
+    /// The addresses of an account in normal form; `None`: there is none. A read.
+    ///
+    /// # Errors
+    /// When the backend refuses or is away.
+    pub async fn emails(&self, user: &UserId) -> Result<Option<Vec<String>>, MatrixError> {
+        let seen = self.backend.look(user).await?;
+        Ok(seen.map(|seen| normal_emails(seen.emails.0.iter().map(String::as_str))))
+    }
+
+    /// Plans say the same; here it does not matter why one says otherwise (S-54).
+    fn refuse_protected(&self, attempt: &str, user: &UserId, seen: &AccountView) -> Result<(), ActError> {
+        let own = [self.homeserver.bot(), self.homeserver.sender()].contains(&user);
+        let why = if own {
+            "usher's own account"
+        } else if user.server() != self.homeserver.bot().server() {
+            "of another homeserver"
+        } else if self.shield.patterns.iter().any(|pattern| pattern.matches(user)) {
+            "a protected user"
+        } else if seen.of_a_service {
+            "another application service's"
+        } else if seen.admin && !self.shield.admins_are_open {
+            "a server admin"
+        } else {
+            return Ok(());
+        };
+        Err(error(attempt, why, ActErrorKind::Forbidden))
+    }
+
+    async fn lock(&self, attempt: &str, user: &UserId, seen: &AccountView) -> Result<(), ActError> {
+        if seen.locked {
+            return Err(error(attempt, "somebody else locked the account meanwhile", ActErrorKind::Stale));
+        }
+        self.keep_an_admin(attempt, user, seen).await?;
+        self.backend.lock(user).await.map_err(classify)
+    }
+
+    async fn keep_an_admin(&self, attempt: &str, user: &UserId, seen: &AccountView) -> Result<(), ActError> {
+        if !seen.admin {
+            return Ok(());
+        }
+        let own = [self.homeserver.bot(), self.homeserver.sender()];
+        let admins = self.backend.usable_admins().await.map_err(classify)?;
+        if admins.iter().any(|admin| admin != user && !own.contains(&admin)) {
+            return Ok(());
+        }
+        Err(error(attempt, "the last server admin", ActErrorKind::Forbidden))
+    }
+
+    /// The final step. Sent again as long as the homeserver has not finished: it is idempotent.
+    async fn end(&self, attempt: &str, user: &UserId, (end, seen): (End, &AccountView)) -> Result<(), ActError> {
+        if seen.deactivated && self.backend.has_ended(user, end).await.map_err(classify)? {
+            return Ok(());
+        }
+        // Somebody gave the account back after the plan was made.
+        if !seen.deactivated && !seen.locked {
+            return Err(error(attempt, "the account is not locked any more", ActErrorKind::Stale));
+        }
+        self.keep_an_admin(attempt, user, seen).await?;
+        self.backend.end(user, end).await.map_err(classify)?;
+        for _ in 0..END_LOOKS {
+            if self.backend.has_ended(user, end).await.map_err(classify)? {
+                return Ok(());
+            }
+            tokio::time::sleep(END_PAUSE).await;
+        }
+        Err(error(attempt, "the homeserver has not finished yet; it is asked again", ActErrorKind::Stale))
+    }
+
+    /// Synapse moves an address silently from whoever has it (S-54), so each new one is asked after first.
+    async fn set_emails(
+        &self,
+        attempt: &str,
+        user: &UserId,
+        (wanted, seen): (&Emails, &AccountView),
+    ) -> Result<(), ActError> {
+        let standing = normal_emails(seen.emails.0.iter().map(String::as_str));
+        if standing == wanted.0 {
+            return Ok(());
+        }
+        for address in wanted.0.iter().filter(|address| !standing.contains(address)) {
+            let owner = self.backend.owner_of_email(address).await.map_err(classify)?;
+            if let Some(owner) = owner.filter(|owner| owner != user) {
+                return Err(error(attempt, &format!("an address is {owner}'s already"), ActErrorKind::Refused));
+            }
+        }
+        self.backend.set_emails(user, wanted).await.map_err(classify)
+    }
+}
+
+fn error(attempt: &str, cause: &str, kind: ActErrorKind) -> ActError {
+    ActError { attempted: attempt.to_owned(), cause: cause.to_owned(), code: None, kind }
+}
+
+fn verb(deed: &AccountDeed) -> &'static str {
+    match deed {
+        AccountDeed::Lock { .. } => "lock",
+        AccountDeed::Unlock => "unlock",
+        AccountDeed::RemovePushers => "remove the pushers of",
+        AccountDeed::Close(End::Erase) => "erase",
+        AccountDeed::Close(End::Deactivate) => "deactivate",
+        AccountDeed::SetDisplayName(_) => "set the display name of",
+        AccountDeed::SetEmails { .. } => "set the mail addresses of",
+    }
+}

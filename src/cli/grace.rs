@@ -1,0 +1,168 @@
+//! `usher grace`: who is locked, since when, until when and why, and an operator's word on it (S-52). Works beside a running usher: orders
+//! are rows that its loop takes in before the next pass (S-85). Never locks, unlocks or erases anybody itself.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{Exit, GraceVerb};
+use crate::app::Failure;
+use crate::clock;
+use crate::config::{Config, Deprovisioning, parse_duration};
+use crate::ids::{Timestamp, UserId};
+use crate::ledger::{Cause, Leaver, Ledger, Order, Stage};
+use crate::store::audit::AuditRecord;
+use crate::store::{Store, StoreError};
+
+/// One locked person as `grace list --json` prints it.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    user: &'a UserId,
+    locked_at: Timestamp,
+    cause: Cause,
+    stage: Stage,
+    /// The final step comes no sooner; absent: there is no clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<Timestamp>,
+    last_step: &'static str,
+}
+
+/// The verb as typed, on the database of the configuration.
+pub(super) async fn verb(files: &[PathBuf], verb: &GraceVerb) -> Result<Exit, Failure> {
+    let config = super::configured(files)?;
+    let (text, exit) = on(&config, verb, clock::now(), &super::operator()).await?;
+    Ok(match super::printed(&text) {
+        Exit::Done => exit,
+        broken => broken,
+    })
+}
+
+/// Carries out a `grace` verb; only an order opens the database for writing. Gives the text to print and the exit code.
+///
+/// # Errors
+/// When the database cannot be used.
+pub async fn on(config: &Config, verb: &GraceVerb, now: Timestamp, by: &str) -> Result<(String, Exit), StoreError> {
+    let Some(looked) = Store::look(&config.database_url).await? else {
+        return Ok((
+            "Nobody is locked: there is no database yet, the first `usher apply` makes it.\n".to_owned(),
+            Exit::Done,
+        ));
+    };
+    let ledger = looked.load_ledger().await;
+    looked.close().await;
+    let ledger = ledger?;
+    let order = match verb {
+        GraceVerb::List { json } => return Ok((list(config, &ledger, *json), Exit::Done)),
+        GraceVerb::Restore { user } => Order::Restore { user: person(config, user) },
+        GraceVerb::EraseNow { user } => Order::EraseNow { user: person(config, user) },
+        GraceVerb::Extend { user, period } => {
+            let Some(ms) = parse_duration(period) else {
+                let text = format!("'{period}' is no duration: an amount and one of s, m, h, d, such as 30d\n");
+                return Ok((text, Exit::Usage));
+            };
+            Order::Extend { user: person(config, user), not_before: now.plus_ms(ms) }
+        }
+    };
+    let (Order::Restore { user } | Order::EraseNow { user } | Order::Extend { user, .. }) = &order else {
+        return Ok((String::new(), Exit::Error));
+    };
+    if !ledger.leavers.contains_key(user) {
+        return Ok((format!("{user} is not locked by usher: see usher grace list\n"), Exit::Error));
+    }
+    let text = match &order {
+        Order::Restore { .. } => {
+            format!("{user} is unlocked in the next pass and stays so, although the directory does not have them.\n")
+        }
+        Order::Extend { not_before, .. } => format!("{user} is not erased before {}.\n", not_before.to_minute()),
+        Order::EraseNow { .. } | Order::Rebind { .. } => {
+            format!("{user} is erased in the next pass, if a fresh read of the source still lacks them.\n")
+        }
+    };
+    give(config, &order, now, by).await?;
+    Ok((text, Exit::Done))
+}
+
+/// Leaves an order for the loop, and says so in the audit.
+pub(super) async fn give(config: &Config, order: &Order, now: Timestamp, by: &str) -> Result<(), StoreError> {
+    let store = Store::open(&config.database_url).await?;
+    let (action, person, after) = match order {
+        Order::Restore { user } => ("order restore", user.to_string(), String::new()),
+        Order::Extend { user, not_before } => ("order extend", user.to_string(), not_before.to_minute()),
+        Order::EraseNow { user } => ("order erase-now", user.to_string(), String::new()),
+        Order::Rebind { id, localpart } => ("order rebind", id.to_string(), localpart.to_string()),
+    };
+    let record = AuditRecord {
+        id: format!("{}-order-{person}", now.0),
+        at: now,
+        pass: now,
+        actor: by.to_owned(),
+        action: action.to_owned(),
+        person,
+        after,
+        result: "ordered".to_owned(),
+        ..AuditRecord::default()
+    };
+    let given = async {
+        store.audit(&[record]).await?;
+        store.give_order(order, now, by).await
+    };
+    let given = given.await;
+    store.close().await;
+    given
+}
+
+/// `@evan:example.org`, `@evan` or `evan`.
+fn person(config: &Config, text: &str) -> UserId {
+    if text.starts_with('@') && text.contains(':') {
+        UserId::from(text)
+    } else {
+        UserId::new(&text.trim_start_matches('@').to_ascii_lowercase(), &config.homeserver.server_name)
+    }
+}
+
+fn list(config: &Config, ledger: &Ledger, json: bool) -> String {
+    let policy = config.user_provisioner.deprovisioning.as_ref();
+    let shown: Vec<Shown<'_>> = ledger.leavers.iter().map(|(user, leaver)| shown(user, leaver, policy)).collect();
+    if json {
+        return serde_json::to_string_pretty(&shown).unwrap_or_default() + "\n";
+    }
+    if shown.is_empty() {
+        return "Nobody is locked by usher.\n".to_owned();
+    }
+    let width = shown.iter().map(|leaver| leaver.user.as_str().chars().count()).max().unwrap_or(0);
+    let mut out = String::new();
+    for leaver in shown {
+        let cause = match leaver.cause {
+            Cause::Absent => "left the directory",
+            Cause::Disabled => "disabled in the directory",
+            Cause::Stranger => "in the root space without a right",
+        };
+        let fate = match (leaver.stage, leaver.not_before) {
+            (Stage::Restored, _) => "restored by an operator".to_owned(),
+            (Stage::Closing, _) => format!("{} is under way", leaver.last_step),
+            (Stage::Locking | Stage::Locked, Some(due)) => {
+                format!("{} not before {}", leaver.last_step, due.to_minute())
+            }
+            (Stage::Locking | Stage::Locked, None) => "no clock".to_owned(),
+        };
+        let (user, since) = (leaver.user.as_str(), leaver.locked_at.to_minute());
+        let _ = writeln!(out, "{user:width$}  locked {since}  {cause}; {fate}");
+    }
+    out
+}
+
+fn shown<'a>(user: &'a UserId, leaver: &Leaver, policy: Option<&Deprovisioning>) -> Shown<'a> {
+    let period = policy.and_then(|policy| match leaver.cause {
+        Cause::Absent | Cause::Stranger => Some(policy.soft_delete_period_ms),
+        Cause::Disabled => policy.erase_inactive_after_ms,
+    });
+    Shown {
+        user,
+        locked_at: leaver.since,
+        cause: leaver.cause,
+        stage: leaver.stage,
+        not_before: period.or(leaver.at_once.then_some(0)).map(|period| leaver.due(period)),
+        last_step: if policy.is_none_or(|policy| policy.erase) { "erasure" } else { "deactivation" },
+    }
+}

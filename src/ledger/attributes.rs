@@ -1,0 +1,127 @@
+//! What was last seen or written of people's attributes (S-50), as keyed digests: mail addresses and names are never kept.
+//!
+//! Pure. The key is drawn once a database ([`Ledger::key`]); without it nobody can try addresses against the digests.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::Ledger;
+use crate::ids::{Timestamp, UserId};
+
+/// How long an address that is another account's is left alone before it is tried once more, in milliseconds.
+const REFUSED_MS: i64 = 24 * 60 * 60 * 1000;
+/// Block length of SHA-256, for the keyed hash of RFC 2104.
+const BLOCK: usize = 64;
+
+/// A keyed digest, in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Digest(pub String);
+
+/// What is remembered of one account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attributes {
+    /// The directory's display name when it was last dealt with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Digest>,
+    /// The account's addresses when they were last read or written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emails: Option<Digest>,
+    /// When they were last read or written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_at: Option<Timestamp>,
+    /// Addresses the homeserver would not take, and until when they are left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<(Digest, Timestamp)>,
+}
+
+/// HMAC-SHA-256 (RFC 2104) of `text`, in hexadecimal.
+#[must_use]
+pub fn keyed(key: &str, text: &str) -> Digest {
+    use std::fmt::Write as _;
+    let mut block = [0_u8; BLOCK];
+    // A longer key is hashed first; ours is shorter.
+    let hashed = Sha256::digest(key.as_bytes());
+    let bytes = if key.len() > BLOCK { hashed.as_slice() } else { key.as_bytes() };
+    block[..bytes.len()].copy_from_slice(bytes);
+    let pad = |with: u8| block.map(|byte| byte ^ with);
+    let inner = Sha256::new().chain_update(pad(0x36)).chain_update(text.as_bytes()).finalize();
+    let outer = Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize();
+    let mut shown = String::with_capacity(64);
+    for byte in outer {
+        let _ = write!(shown, "{byte:02x}");
+    }
+    Digest(shown)
+}
+
+/// Addresses in the homeserver's normal form (S-109): trimmed, lower-cased, sorted, once each.
+#[must_use]
+pub fn normal_emails<'a>(emails: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut normal: Vec<String> =
+        emails.into_iter().map(|email| email.trim().to_lowercase()).filter(|email| !email.is_empty()).collect();
+    normal.sort();
+    normal.dedup();
+    normal
+}
+
+impl Ledger {
+    /// The digest of a set of addresses in normal form.
+    #[must_use]
+    pub fn digest_of_emails(&self, normal: &[String]) -> Digest {
+        keyed(&self.key, &normal.join("\n"))
+    }
+
+    /// The digest of a display name.
+    #[must_use]
+    pub fn digest_of_name(&self, name: &str) -> Digest {
+        keyed(&self.key, &format!("name\n{name}"))
+    }
+
+    /// Who somebody was, without saying so: what stands in the audit once their account is erased.
+    #[must_use]
+    pub fn pseudonym(&self, user: &UserId) -> String {
+        format!("erased:{}", &keyed(&self.key, &format!("person\n{user}")).0[..32])
+    }
+
+    /// The addresses of an account were read.
+    pub fn read_emails(&mut self, user: &UserId, normal: &[String], now: Timestamp) {
+        let digest = self.digest_of_emails(normal);
+        let known = self.attributes.entry(user.clone()).or_default();
+        known.emails = Some(digest);
+        known.read_at = Some(now);
+    }
+
+    pub(super) fn saw_name(&mut self, user: &UserId, name: &str) {
+        let digest = self.digest_of_name(name);
+        self.attributes.entry(user.clone()).or_default().name = Some(digest);
+    }
+
+    pub(super) fn saw_emails(&mut self, user: &UserId, digest: Digest) {
+        let known = self.attributes.entry(user.clone()).or_default();
+        known.emails = Some(digest);
+        known.refused = None;
+    }
+
+    pub(super) fn refuse_emails(&mut self, user: &UserId, digest: &Digest, now: Timestamp) {
+        self.attributes.entry(user.clone()).or_default().refused = Some((digest.clone(), now.plus_ms(REFUSED_MS)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keyed_hash_is_that_of_rfc_4231() {
+        let digest = keyed("Jefe", "what do ya want for nothing?");
+        assert_eq!(digest.0, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+        let long = "\u{7f}".repeat(80);
+        assert_ne!(keyed(&long, "x"), keyed(&long[..79], "x"));
+    }
+
+    #[test]
+    fn addresses_compare_as_the_homeserver_keeps_them() {
+        assert_eq!(normal_emails([" B@X.org", "a@x.org", "b@x.ORG", ""]), ["a@x.org", "b@x.org"]);
+    }
+}

@@ -1,0 +1,336 @@
+//! Who is locked, unlocked and, when grace is over, erased (S-51 to S-54).
+//!
+//! Pure. Never touches a protected person, never unlocks what usher did not lock, never takes the last server admin's account. Whether
+//! a removal may happen now is the guard's business; whether the world is still so when it is sent is the executor's.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{AccountDeed, Action, Class, End, Lesson, Note, Planner, Reason, Removal, RoomRef, Scope, Step, Withheld};
+use crate::config::Deprovisioning;
+use crate::config::Enforce;
+use crate::desired::Standing;
+use crate::ids::{Key, SpaceId, StableId, Timestamp, UserId};
+use crate::ledger::{Cause, DAY_MS, Leaver, LeaverNews, Stage};
+use crate::observed::{Account, Member, Presence};
+
+use super::members::is_protected;
+
+/// How fresh the read of the source must be before somebody is erased, in milliseconds (S-53).
+pub const FRESH_READ_MS: i64 = 60_000;
+/// What a final step waits for where the read is older.
+pub const WAITS_FOR_READ: &str = "waits for a fresh read of the source";
+const WAITS_FOR_LOOK: &str = "due; done when a second look, ten minutes after the first, still finds it so";
+const PER_DAY: &str = "erasures_per_day are done for today";
+const NO_RUNG: &str = "accounts are locked by a server admin: make usher's sender one (usher bootstrap)";
+const NO_PUPPET: &str = "push messages are turned off as the person: set appservice.puppet_registration";
+const PROTECTED: &str = "a protected user";
+const BY_HAND: &str = "left the directory; locked on the homeserver, not by usher, so neither unlocked nor erased";
+const LAST_ADMIN: &str = "the last server admin";
+
+/// Somebody whose account is to be locked or stays so.
+struct Gone<'p> {
+    user: &'p UserId,
+    id: Option<&'p StableId>,
+    reason: &'p Reason,
+}
+
+impl Planner<'_> {
+    /// Everything about accounts. Only in whole plans: no event in a room says anything about them.
+    pub(super) fn accounts(&mut self, scope: &Scope) {
+        if *scope != Scope::Everything {
+            return;
+        }
+        let desired = self.desired;
+        let strangers = std::mem::take(&mut self.strangers);
+        let of_directory = desired.leaving.iter().map(|leaving| Gone {
+            user: &leaving.user,
+            id: Some(&leaving.id),
+            reason: &leaving.reason,
+        });
+        let of_spaces = strangers.iter().map(|user| Gone { user, id: None, reason: &Reason::NotProvisioned });
+        let gone: Vec<Gone<'_>> = of_directory.chain(of_spaces).collect();
+        let left = self.offboard(&gone);
+        self.bring_back(&left);
+        self.attributes();
+        self.mirror_leavers();
+        self.strangers = strangers;
+    }
+
+    /// Whether usher's lock on somebody ends with this plan.
+    pub(super) fn is_returning(&self, user: &UserId) -> bool {
+        let ours = self.ledger.leavers.get(user).is_some_and(Leaver::is_ours);
+        ours && self.desired.people.standing(user) == Some(Standing::Active)
+    }
+
+    /// Whether somebody keeps their places because their account is locked by usher, or about to be (S-24).
+    pub(super) fn is_leaver(&self, user: &UserId) -> bool {
+        let locked = self.ledger.leavers.get(user).is_some_and(Leaver::is_ours) && !self.is_returning(user);
+        locked || self.strangers.contains(user)
+    }
+
+    /// AIM's own rule (`candidates: root-space`): local people in a root space whom no root space admits.
+    pub(super) fn strangers_in_root_spaces(&self) -> BTreeSet<UserId> {
+        let desired = self.desired;
+        let wanted = desired.offboarding.as_ref().is_some_and(|policy| policy.candidates_root_space);
+        if !wanted || !desired.complete {
+            return BTreeSet::new();
+        }
+        let roots: Vec<_> = desired.rooms.iter().filter(|room| room.key.is_space() && room.parent.is_none()).collect();
+        // Where a group was not found nobody can be told not to belong (S-23).
+        if roots.iter().any(|root| root.rule.blind.is_some()) {
+            return BTreeSet::new();
+        }
+        let carriers = roots.iter().filter_map(|root| self.observed.rooms.get(*self.located.get(&root.key)?));
+        let inside = carriers.flat_map(|room| room.members.iter()).filter(|(_, member)| member.is_in());
+        let entitled = |user: &UserId| roots.iter().any(|root| root.rule.members.contains_key(user));
+        let undecided = |user: &UserId| {
+            matches!(desired.people.standing(user), Some(Standing::Suspended(_)))
+                || desired.leaving.iter().any(|leaving| leaving.user == *user)
+        };
+        let people = inside.map(|(user, _)| user).filter(|user| {
+            user.server() == self.observed.server
+                && !entitled(user)
+                && !undecided(user)
+                && !is_protected(desired, self.observed, user)
+        });
+        people.cloned().collect()
+    }
+
+    /// Locks who left, and ends the accounts of those whose grace is over. Hands back whom it looked at.
+    fn offboard(&mut self, gone: &[Gone<'_>]) -> BTreeSet<UserId> {
+        let mut spare = self.spare_admins(gone);
+        let mut due = Vec::new();
+        for person in gone {
+            let Presence::Exists(account) = self.observed.accounts.presence(person.user) else { continue };
+            if is_protected(self.desired, self.observed, person.user) {
+                self.note(Note::NotLocked { user: person.user.clone(), why: PROTECTED });
+                continue;
+            }
+            let leaver = self.ledger.leavers.get(person.user);
+            let closing = leaver.is_some_and(|leaver| leaver.stage == Stage::Closing);
+            match leaver {
+                Some(leaver) if !leaver.is_ours() => {}
+                _ if account.deactivated && !closing => {}
+                Some(leaver) if account.locked || (account.deactivated && closing) => {
+                    due.extend(self.keep_locked(person, leaver, account));
+                }
+                // Neither undone nor put on the clock (S-51).
+                None if account.locked => self.note(Note::Suspended { user: person.user.clone(), why: BY_HAND }),
+                _ => self.lock(person, account, &mut spare),
+            }
+        }
+        self.end(due);
+        gone.iter().map(|person| person.user.clone()).collect()
+    }
+
+    /// How many server admins would be left if all of these were locked: people, not usher's own.
+    fn spare_admins(&self, gone: &[Gone<'_>]) -> usize {
+        let leaving: BTreeSet<&UserId> = gone.iter().map(|person| person.user).collect();
+        let own = [&self.observed.bot, &self.observed.sender];
+        let usable = |account: &Account| account.admin && !account.locked && !account.deactivated;
+        let people = self.observed.accounts.people.iter();
+        people.filter(|(user, account)| usable(account) && !own.contains(user) && !leaving.contains(user)).count()
+    }
+
+    fn lock(&mut self, person: &Gone<'_>, account: &Account, spare_admins: &mut usize) {
+        if account.admin && *spare_admins == 0 {
+            // Whoever is spared stays to be the next one's successor.
+            *spare_admins = 1;
+            self.note(Note::NotLocked { user: person.user.clone(), why: LAST_ADMIN });
+            return;
+        }
+        let withheld = (!self.observed.accounts.listed).then_some(Withheld::MissingRight(NO_RUNG));
+        let deed = AccountDeed::Lock { id: person.id.cloned() };
+        let removal = Some(Box::new(of_account(Class::Locks, person.user)));
+        self.account_step(person.user, deed, person.reason.clone(), (withheld, removal));
+    }
+
+    /// What is done about an account that usher has locked; hands back the final step where its time has come.
+    fn keep_locked(&mut self, person: &Gone<'_>, leaver: &Leaver, account: &Account) -> Option<(Timestamp, Step)> {
+        let user = person.user;
+        if leaver.stage == Stage::Locking {
+            self.learn(user, LeaverNews::Locked);
+        }
+        if !account.deactivated {
+            self.silence(user, leaver, person.reason);
+            self.withdraw_invitations(user, person.reason);
+        }
+        let mut clock = leaver.clone();
+        let cause = Cause::of(person.reason);
+        let settles = leaver.unsure && self.ledger.clocks.doubt().is_none();
+        if cause != leaver.cause || settles {
+            let since = self.now;
+            self.learn(user, LeaverNews::Because { cause, since });
+            clock = Leaver { cause, clock: since, due_seen: None, unsure: false, ..clock };
+        }
+        self.final_step(user, &clock)
+    }
+
+    fn silence(&mut self, user: &UserId, leaver: &Leaver, reason: &Reason) {
+        if leaver.silenced {
+            return;
+        }
+        let puppets = self.desired.puppets;
+        let withheld = (!puppets).then_some(Withheld::MissingRight(NO_PUPPET));
+        self.account_step(user, AccountDeed::RemovePushers, reason.clone(), (withheld, None));
+    }
+
+    /// Nobody who cannot log in is waited for (S-52). They are asked again when they are back.
+    fn withdraw_invitations(&mut self, user: &UserId, reason: &Reason) {
+        let observed = self.observed;
+        let mut steps = Vec::new();
+        for (key, id) in &self.located {
+            let (Some(wanted), Some(room)) = (self.wanted(key), observed.rooms.get(*id)) else { continue };
+            if room.members.get(user) != Some(&Member::Invite) || self.enforce(wanted, Some(*id)) != Enforce::Strict {
+                continue;
+            }
+            let text = Arc::from(reason.to_the_person(&wanted.name));
+            let action = Action::Kick { room: RoomRef::Id((*id).clone()), user: user.clone(), text };
+            let place = Some((*key).clone());
+            steps.push(Step { action, reason: reason.clone(), place, withheld: None, removal: None });
+        }
+        self.plan.steps.extend(steps);
+    }
+
+    /// The end of an account (S-53): shown from the lock on, with what it waits for.
+    fn final_step(&mut self, user: &UserId, leaver: &Leaver) -> Option<(Timestamp, Step)> {
+        let policy = self.desired.offboarding.as_ref()?;
+        let period = match leaver.cause {
+            Cause::Absent | Cause::Stranger => policy.soft_delete_period_ms,
+            // Disabled but present: no clock unless asked for (S-52).
+            Cause::Disabled => match policy.erase_inactive_after_ms {
+                Some(period) => period,
+                None if leaver.at_once => 0,
+                None => return None,
+            },
+        };
+        let due = leaver.due(period);
+        let withheld = self.not_yet(user, leaver, due);
+        let end = if policy.erase { End::Erase } else { End::Deactivate };
+        let action = Action::Account { user: user.clone(), deed: AccountDeed::Close(end) };
+        let mut removal = of_account(Class::FinalSteps, user);
+        // Ordered by an operator: no change of the directory.
+        removal.counts = !leaver.at_once;
+        let reason = Reason::GraceOver { since: leaver.clock };
+        Some((due, Step { action, reason, place: None, withheld, removal: Some(Box::new(removal)) }))
+    }
+
+    /// What stands against a final step now. Never sooner (S-53): every doubt holds.
+    fn not_yet(&mut self, user: &UserId, leaver: &Leaver, due: Timestamp) -> Option<Withheld> {
+        let clocks = &self.ledger.clocks;
+        if self.now < due {
+            if leaver.due_seen.is_some() {
+                self.learn(user, LeaverNews::Due { seen: None });
+            }
+            return Some(Withheld::Grace { until: due });
+        }
+        if let Some(doubt) = clocks.doubt() {
+            if leaver.due_seen.is_some() {
+                self.learn(user, LeaverNews::Due { seen: None });
+            }
+            return Some(Withheld::Clocks(Arc::from(doubt)));
+        }
+        if !clocks.agree(leaver.clock, leaver.due_seen, self.now) {
+            let seen = leaver.due_seen.filter(|seen| *seen <= self.now);
+            if seen.is_none() {
+                self.learn(user, LeaverNews::Due { seen: Some(self.now) });
+            }
+            return Some(Withheld::Waits(WAITS_FOR_LOOK));
+        }
+        let age = self.ledger.last_complete_read.map(|read| self.now.since_ms(read));
+        let fresh = age.is_some_and(|age| (0..=FRESH_READ_MS).contains(&age));
+        (!fresh).then_some(Withheld::Waits(WAITS_FOR_READ))
+    }
+
+    /// The final steps, those longest due first, as many as a day allows.
+    fn end(&mut self, mut due: Vec<(Timestamp, Step)>) {
+        due.sort_by_key(|(due, _)| *due);
+        let policy: Option<&Deprovisioning> = self.desired.offboarding.as_ref();
+        let allowed = policy.map_or(0, |policy| policy.erasures_per_day as usize);
+        let today = self.ledger.closings.iter().filter(|at| self.now.since_ms(**at) < DAY_MS).count();
+        let mut left = allowed.saturating_sub(today);
+        for (_, mut step) in due {
+            if step.is_pending() {
+                match left.checked_sub(1) {
+                    Some(rest) => left = rest,
+                    None => step.withheld = Some(Withheld::Policy(PER_DAY)),
+                }
+            }
+            self.push(step);
+        }
+    }
+
+    /// Gives accounts back: to those who are in the directory again, and where an operator said so. Only what usher locked (S-52).
+    fn bring_back(&mut self, left: &BTreeSet<UserId>) {
+        let ledger = self.ledger;
+        for (user, leaver) in &ledger.leavers {
+            let Presence::Exists(account) = self.observed.accounts.presence(user) else { continue };
+            let returned = match self.desired.people.standing(user) {
+                Some(Standing::Active) => !left.contains(user),
+                // A stranger whom a root space admits by now, or who is protected.
+                None => leaver.id.is_none() && !left.contains(user) && self.desired.complete && self.roots_are_known(),
+                Some(Standing::Suspended(_) | Standing::Disabled | Standing::Gone { .. }) => false,
+            };
+            let restored = leaver.stage == Stage::Restored;
+            if !(returned || restored) {
+                continue;
+            }
+            if account.deactivated {
+                if returned {
+                    self.note(Note::AccountClosed { user: user.clone() });
+                }
+            } else if account.locked {
+                let reason = if returned { Reason::Returned } else { Reason::Restored };
+                self.account_step(user, AccountDeed::Unlock, reason, (None, None));
+            } else if returned {
+                self.learn(user, LeaverNews::Returned);
+            }
+        }
+    }
+
+    /// Whether AIM's rule is on and its spaces could be looked at: otherwise nobody is known to have come back by it.
+    fn roots_are_known(&self) -> bool {
+        let desired = self.desired;
+        let mut roots = desired.rooms.iter().filter(|room| room.key.is_space() && room.parent.is_none());
+        desired.offboarding.as_ref().is_some_and(|policy| policy.candidates_root_space)
+            && roots.all(|root| root.rule.blind.is_none() && self.located.contains_key(&root.key))
+    }
+
+    /// Keeps the bot's account data in step with what is remembered (S-51). Not with a ledger that may be a new one.
+    fn mirror_leavers(&mut self) {
+        let Some(mirrored) = self.observed.leavers.get() else { return };
+        let leavers = self.ledger.mirrored_leavers();
+        if self.ledger.settled && *mirrored != leavers {
+            let action = Action::MirrorLeavers { leavers };
+            self.push(Step { action, reason: Reason::Mirror, place: None, withheld: None, removal: None });
+        }
+    }
+
+    fn learn(&mut self, user: &UserId, news: LeaverNews) {
+        self.plan.lessons.push(Lesson::Leaver { user: user.clone(), news });
+    }
+
+    pub(super) fn account_step(
+        &mut self,
+        user: &UserId,
+        deed: AccountDeed,
+        reason: Reason,
+        (withheld, removal): (Option<Withheld>, Option<Box<Removal>>),
+    ) {
+        let action = Action::Account { user: user.clone(), deed };
+        self.push(Step { action, reason, place: None, withheld, removal });
+    }
+}
+
+/// Accounts belong to no space: theirs is the one without a name, which nobody can configure.
+fn of_account(class: Class, user: &UserId) -> Removal {
+    Removal {
+        class,
+        space: Key::Space(SpaceId::from("")),
+        person: Some(user.clone()),
+        counts: true,
+        emptied: None,
+        adopted: false,
+    }
+}

@@ -1,0 +1,101 @@
+//! Display names and mail addresses that differ from the directory's (S-50).
+//!
+//! Pure. Existing accounts of active people only; never a protected user's, never a locked or closed account's. Addresses are compared by
+//! digest: no plan and no ledger holds one, except the step that writes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::members::is_protected;
+use super::{AccountDeed, Lesson, Note, Planner, Reason, Withheld};
+use crate::config::DisplayNameSync;
+use crate::desired::Profile;
+use crate::ids::UserId;
+use crate::observed::{Account, Presence};
+
+const NO_LIST: &str = "usher may not list accounts (usher bootstrap makes its sender a server admin)";
+
+impl Planner<'_> {
+    pub(super) fn attributes(&mut self) {
+        let desired = self.desired;
+        if desired.profiles.is_empty() {
+            return;
+        }
+        if !self.observed.accounts.listed {
+            return self.note(Note::AttributesUnknown { why: NO_LIST });
+        }
+        let shared = if desired.attributes.emails { self.shared_emails() } else { BTreeSet::new() };
+        for profile in &desired.profiles {
+            let Presence::Exists(account) = self.observed.accounts.presence(&profile.user) else { continue };
+            if account.locked || account.deactivated || is_protected(desired, self.observed, &profile.user) {
+                continue;
+            }
+            if let Some(mode) = desired.attributes.names {
+                self.name(profile, account, mode);
+            }
+            if desired.attributes.emails && !shared.contains(&profile.user) {
+                self.emails(profile);
+            }
+        }
+    }
+
+    fn name(&mut self, profile: &Profile, account: &Account, mode: DisplayNameSync) {
+        let Some(wanted) = &profile.name else { return };
+        let user = &profile.user;
+        let known = self.ledger.attributes.get(user).and_then(|known| known.name.as_ref());
+        let differs = account.display_name.as_deref().map(str::trim) != Some(&**wanted);
+        let digest = match mode {
+            DisplayNameSync::Always => None,
+            DisplayNameSync::Initial | DisplayNameSync::WhenDirectoryChanges => {
+                Some(self.ledger.digest_of_name(wanted))
+            }
+        };
+        let write = match mode {
+            DisplayNameSync::Always => true,
+            DisplayNameSync::Initial => known.is_none(),
+            // What stands when it is first seen is the person's own choice.
+            DisplayNameSync::WhenDirectoryChanges => known.is_some() && known != digest.as_ref(),
+        };
+        if differs && write {
+            let deed = AccountDeed::SetDisplayName(wanted.clone());
+            self.account_step(user, deed, Reason::AttributeDiffers, (None, None));
+        } else if let Some(digest) = digest
+            && known != Some(&digest)
+            && (mode == DisplayNameSync::WhenDirectoryChanges || known.is_none())
+        {
+            self.plan.lessons.push(Lesson::Named { user: user.clone(), digest });
+        }
+    }
+
+    /// Somebody whose addresses were never read has nothing planned: they are read first, some at each pass.
+    fn emails(&mut self, profile: &Profile) {
+        let user = &profile.user;
+        let Some(known) = self.ledger.attributes.get(user) else { return };
+        let Some(seen) = &known.emails else { return };
+        let digest = self.ledger.digest_of_emails(&profile.emails.0);
+        if *seen == digest {
+            return;
+        }
+        let refused = known.refused.as_ref().filter(|(refused, until)| *refused == digest && *until > self.now);
+        let withheld = refused
+            .map(|(_, until)| Withheld::Refused { code: "an address is another account's".to_owned(), until: *until });
+        let deed = AccountDeed::SetEmails { emails: profile.emails.clone(), digest };
+        self.account_step(user, deed, Reason::AttributeDiffers, (withheld, None));
+    }
+
+    /// People who share an address with somebody: nobody can tell whose it is.
+    fn shared_emails(&mut self) -> BTreeSet<UserId> {
+        let desired = self.desired;
+        let mut owners: BTreeMap<&str, Vec<&UserId>> = BTreeMap::new();
+        for profile in &desired.profiles {
+            for email in &profile.emails.0 {
+                owners.entry(email).or_default().push(&profile.user);
+            }
+        }
+        let mut shared = BTreeSet::new();
+        for users in owners.into_values().filter(|users| users.len() > 1) {
+            self.note(Note::EmailShared { users: users.iter().map(|user| (*user).clone()).collect() });
+            shared.extend(users.into_iter().cloned());
+        }
+        shared
+    }
+}

@@ -1,0 +1,105 @@
+//! What operators ordered about accounts, the key of the digests, and the database's own clock (S-53, S-85).
+//!
+//! An order is a row that the loop takes in before its next pass and then deletes; a crash in between has it taken in twice, which
+//! changes nothing.
+
+use secrecy::ExposeSecret as _;
+use sqlx::Row as _;
+
+use super::facts::Fact;
+use super::{Backend, Store, StoreError, damaged};
+use crate::ids::Timestamp;
+use crate::ledger::Order;
+use crate::matrix::registration::Tokens;
+
+/// An order as it waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenOrder {
+    pub seq: i64,
+    pub order: Order,
+    pub at: Timestamp,
+    pub by: String,
+}
+
+impl Store {
+    /// Gives an order. `by` says who did.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn give_order(&self, order: &Order, at: Timestamp, by: &str) -> Result<(), StoreError> {
+        const WHAT: &str = "write an order";
+        let text = serde_json::to_string(order).map_err(damaged(WHAT))?;
+        let work = sqlx::query(INSERT_ORDER).bind(text).bind(at.0).bind(by).execute(&self.pool);
+        self.bounded(WHAT, work).await.map(|_| ())
+    }
+
+    /// Orders nobody has taken in yet, oldest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn orders(&self) -> Result<Vec<GivenOrder>, StoreError> {
+        const WHAT: &str = "read the orders";
+        let rows = self.bounded(WHAT, sqlx::query(SELECT_ORDERS).fetch_all(&self.pool)).await?;
+        let mut orders = Vec::new();
+        for row in &rows {
+            let columns = || -> Result<_, sqlx::Error> {
+                Ok((row.try_get(0)?, row.try_get::<String, _>(1)?, row.try_get(2)?, row.try_get(3)?))
+            };
+            let (seq, text, at, by) = columns().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
+            let order = serde_json::from_str(&text).map_err(damaged(WHAT))?;
+            orders.push(GivenOrder { seq, order, at: Timestamp(at), by });
+        }
+        Ok(orders)
+    }
+
+    /// Deletes the orders up to this one.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn orders_taken(&self, up_to: i64) -> Result<(), StoreError> {
+        let work = sqlx::query(DELETE_ORDERS).bind(up_to).execute(&self.pool);
+        self.bounded("delete orders", work).await.map(|_| ())
+    }
+
+    /// What digests are keyed with, drawn when it is first asked for. Only for a store that writes; one that looks has the key or none.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn digest_key(&self) -> Result<String, StoreError> {
+        if let Some(key) = self.fact(Fact::DigestKey).await? {
+            return Ok(key);
+        }
+        if self.only_looks() {
+            return Ok(String::new());
+        }
+        let refused = |cause: String| StoreError::Refused { what: "draw a key", cause };
+        let drawn = Tokens::draw().map_err(|error| refused(error.to_string()))?;
+        self.set_fact(Fact::DigestKey, drawn.as_token.expose_secret()).await?;
+        Ok(drawn.as_token.expose_secret().to_owned())
+    }
+
+    /// The time by the database's own clock; `None`: it has none, being a file.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        const WHAT: &str = "ask the database what time it is";
+        match self.backend() {
+            Backend::Sqlite(_) => Ok(None),
+            Backend::Postgres => {
+                let row = self.bounded(WHAT, sqlx::query(SELECT_CLOCK).fetch_one(&self.pool)).await?;
+                let now: i64 = row.try_get(0).map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
+                Ok(Some(Timestamp(now)))
+            }
+        }
+    }
+}
+
+pub(super) const QUERIES: &[&str] = &[INSERT_ORDER, SELECT_ORDERS, DELETE_ORDERS];
+/// Only for `PostgreSQL`.
+pub(super) const POSTGRES_QUERIES: &[&str] = &[SELECT_CLOCK];
+
+const INSERT_ORDER: &str = "INSERT INTO orders (what, given_at, given_by) VALUES ($1, $2, $3)";
+const SELECT_ORDERS: &str = "SELECT seq, what, given_at, given_by FROM orders ORDER BY seq";
+const DELETE_ORDERS: &str = "DELETE FROM orders WHERE seq <= $1";
+const SELECT_CLOCK: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";

@@ -1,0 +1,145 @@
+//! The audit: one row for every write usher sends, and for every order an operator gives (S-90). Rows are added, completed once by what
+//! came of the write, and never deleted; when somebody's account is erased, their name in them becomes a keyed hash.
+//!
+//! Never holds mail addresses, tokens or message bodies.
+
+use serde::{Deserialize, Serialize};
+use sqlx::Row as _;
+use sqlx::any::AnyRow;
+
+use super::tables::{Row, Table, TableChange};
+use super::{Store, StoreError};
+use crate::ids::{Timestamp, UserId};
+
+const WHAT_WRITE: &str = "write the audit";
+const WHAT_READ: &str = "read the audit";
+
+/// The result of a write that was sent and whose answer is not known (yet).
+pub const SENT: &str = "sent";
+/// Rows read at once by an export.
+pub const PAGE: u32 = 1000;
+
+/// One write.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// In the order they were added; 0 for one that was not read from the database.
+    #[serde(default)]
+    pub seq: i64,
+    #[serde(skip)]
+    pub id: String,
+    /// When it was sent, and from then on when it was answered.
+    pub at: Timestamp,
+    /// When the pass began that sent it.
+    pub pass: Timestamp,
+    /// `usher`, or the operator.
+    pub actor: String,
+    pub action: String,
+    /// The managed thing, if it is about one.
+    pub place: String,
+    /// On whom; a keyed hash once their account was erased.
+    pub person: String,
+    pub reason: String,
+    pub before: String,
+    pub after: String,
+    /// `sent`, `done`, or what went wrong.
+    pub result: String,
+}
+
+impl Store {
+    /// Adds rows, or completes those that are there by their ids.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn audit(&self, records: &[AuditRecord]) -> Result<(), StoreError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let change = TableChange { table: &AUDIT, upserts: records.iter().map(cells).collect(), deletes: Vec::new() };
+        self.bounded(WHAT_WRITE, async {
+            let mut transaction = self.begin().await?;
+            change.write(&mut transaction).await?;
+            transaction.commit().await
+        })
+        .await
+    }
+
+    /// Puts `pseudonym` where somebody's name was, and takes out what was written about them.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn pseudonymise(&self, user: &UserId, pseudonym: &str) -> Result<(), StoreError> {
+        let work = sqlx::query(PSEUDONYMISE).bind(pseudonym).bind(user.as_str()).execute(&self.pool);
+        self.bounded(WHAT_WRITE, work).await.map(|_| ())
+    }
+
+    /// The latest rows, oldest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn audit_tail(&self, at_most: u32) -> Result<Vec<AuditRecord>, StoreError> {
+        let work = sqlx::query(SELECT_LATEST).bind(i64::from(at_most)).fetch_all(&self.pool);
+        let rows = self.bounded(WHAT_READ, work).await?;
+        rows.iter().rev().map(record).collect()
+    }
+
+    /// Up to [`PAGE`] rows after `seq`, oldest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn audit_after(&self, seq: i64) -> Result<Vec<AuditRecord>, StoreError> {
+        let work = sqlx::query(SELECT_AFTER).bind(seq).bind(i64::from(PAGE)).fetch_all(&self.pool);
+        self.bounded(WHAT_READ, work).await?.iter().map(record).collect()
+    }
+}
+
+fn cells(record: &AuditRecord) -> Row {
+    vec![
+        record.id.as_str().into(),
+        record.at.0.into(),
+        record.pass.0.into(),
+        record.actor.as_str().into(),
+        record.action.as_str().into(),
+        record.place.as_str().into(),
+        record.person.as_str().into(),
+        record.reason.as_str().into(),
+        record.before.as_str().into(),
+        record.after.as_str().into(),
+        record.result.as_str().into(),
+    ]
+}
+
+fn record(row: &AnyRow) -> Result<AuditRecord, StoreError> {
+    let read = || -> Result<AuditRecord, sqlx::Error> {
+        Ok(AuditRecord {
+            seq: row.try_get(0)?,
+            id: row.try_get(1)?,
+            at: Timestamp(row.try_get(2)?),
+            pass: Timestamp(row.try_get(3)?),
+            actor: row.try_get(4)?,
+            action: row.try_get(5)?,
+            place: row.try_get(6)?,
+            person: row.try_get(7)?,
+            reason: row.try_get(8)?,
+            before: row.try_get(9)?,
+            after: row.try_get(10)?,
+            result: row.try_get(11)?,
+        })
+    };
+    read().map_err(|error| StoreError::from_sqlx(WHAT_READ, &error))
+}
+
+static AUDIT: Table = Table {
+    name: "audit",
+    columns: &["id", "done_at", "pass", "actor", "action", "place", "person", "reason", "was", "became", "result"],
+    key: 1,
+    delete_by: &["id"],
+};
+
+pub(super) const TABLES: &[&Table] = &[&AUDIT];
+pub(super) const QUERIES: &[&str] = &[PSEUDONYMISE, SELECT_LATEST, SELECT_AFTER];
+
+const PSEUDONYMISE: &str = "UPDATE audit SET person = $1, was = '', became = '', reason = '' WHERE person = $2";
+const SELECT_LATEST: &str = "SELECT seq, id, done_at, pass, actor, action, place, person, reason, was, became, result FROM audit \
+     ORDER BY seq DESC LIMIT $1";
+const SELECT_AFTER: &str = "SELECT seq, id, done_at, pass, actor, action, place, person, reason, was, became, result FROM audit \
+     WHERE seq > $1 ORDER BY seq LIMIT $2";

@@ -1,0 +1,186 @@
+//! Both account backends pass the same suite: Synapse's own admin API on the fake homeserver, and Matrix Authentication Service's on a
+//! stand-in that keeps the same fake homeserver's accounts.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+use usher::account::synapse::Synapse;
+use usher::account::{AccountBackend, Accounts, Shield, mas};
+use usher::actuate::ActErrorKind;
+use usher::ids::UserId;
+use usher::ledger::keyed;
+use usher::matrix::registration::{self, Outline, Tokens};
+use usher::matrix::{Access, Homeserver, Trouble};
+use usher::plan::{AccountDeed, Emails, End};
+
+use super::mas::{CLIENT, SECRET, StandIn};
+use crate::fake::Fake;
+use crate::lab::synapse::Person;
+
+const SERVER: &str = "lab.test";
+
+struct Ground {
+    fake: Fake,
+    homeserver: Homeserver,
+    stand_in: StandIn,
+    people: Vec<Person>,
+}
+
+async fn ground() -> Ground {
+    let folder = tempfile::tempdir().unwrap();
+    let outline = Outline {
+        instance: "main".to_owned(),
+        server_name: SERVER.to_owned(),
+        bot: "usher".into(),
+        url: None,
+        aliases: [].into(),
+        protected: Vec::new(),
+    };
+    let generated = registration::generate(&outline, &Tokens::draw().unwrap(), &Tokens::draw().unwrap(), &[].into());
+    let read = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        registration::read(&file).unwrap()
+    };
+    let main = read("main.yaml", generated.main.expose_secret());
+    let puppet = read("puppet.yaml", generated.puppet.expose_secret());
+    let fake = Fake::start(SERVER, &[&main, &puppet]).await;
+    let root = fake.register_admin("root").await;
+    let access = Access {
+        instance: "main".to_owned(),
+        server_name: SERVER.to_owned(),
+        url: fake.url(),
+        admin_url: None,
+        bot: "usher".into(),
+        admin_token: Some(root.token.clone().into()),
+        max_rate: 1000,
+    };
+    let homeserver = Homeserver::connect(access, &main).await.unwrap().with_puppets(&puppet).unwrap();
+    homeserver.ensure_users().await.unwrap();
+    let stand_in = StandIn::start(&fake.url(), &root.token, SERVER).await;
+    stand_in.add("root", true);
+    let mut people = Vec::new();
+    for name in ["ann", "ben", "cid", "dot"] {
+        people.push(fake.register(name).await);
+        stand_in.add(name, false);
+    }
+    Ground { fake, homeserver, stand_in, people }
+}
+
+impl Ground {
+    fn synapse(&self) -> Box<dyn AccountBackend> {
+        Box::new(Synapse::new(self.homeserver.clone()))
+    }
+
+    fn mas(&self, secret: &str) -> Box<dyn AccountBackend> {
+        let config = usher::config::Mas {
+            url: self.stand_in.url.clone(),
+            client_id: CLIENT.to_owned(),
+            client_secret: secret.to_owned().into(),
+        };
+        Box::new(mas::Mas::new(&config, self.homeserver.clone(), true).unwrap())
+    }
+}
+
+fn emails(list: &[&str]) -> Emails {
+    Emails(list.iter().map(|email| (*email).to_owned()).collect())
+}
+
+async fn session(person: &Person) -> u16 {
+    person.call("GET", "/_matrix/client/v3/account/whoami", Value::Null).await.0
+}
+
+/// The suite.
+async fn all(ground: &Ground, backend: &dyn AccountBackend) {
+    let [ann, ben, cid, _] = ground.people.as_slice() else { panic!("four people") };
+    let nobody = UserId::new("nobody", SERVER);
+    assert_eq!(backend.look(&nobody).await.unwrap(), None);
+    let seen = backend.look(&ann.user).await.unwrap().unwrap();
+    assert!(!seen.locked && !seen.deactivated && !seen.admin && !seen.of_a_service);
+
+    backend.lock(&ann.user).await.unwrap();
+    assert!(backend.look(&ann.user).await.unwrap().unwrap().locked);
+    assert_eq!(session(ann).await, 401, "the homeserver knows when the call is over");
+    backend.unlock(&ann.user).await.unwrap();
+    assert_eq!(session(ann).await, 200);
+
+    backend.set_emails(&ann.user, &emails(&["a@x.org", "b@x.org"])).await.unwrap();
+    backend.set_emails(&ann.user, &emails(&["b@x.org", "c@x.org"])).await.unwrap();
+    let mut found = backend.look(&ann.user).await.unwrap().unwrap().emails.0;
+    found.sort();
+    assert_eq!(found, ["b@x.org", "c@x.org"]);
+    assert_eq!(backend.owner_of_email("c@x.org").await.unwrap(), Some(ann.user.clone()));
+    assert_eq!(backend.owner_of_email("a@x.org").await.unwrap(), None);
+
+    backend.set_display_name(&ann.user, "Ann Example").await.unwrap();
+    assert_eq!(backend.look(&ann.user).await.unwrap().unwrap().display_name.as_deref(), Some("Ann Example"));
+
+    for (person, end) in [(ben, End::Erase), (cid, End::Deactivate)] {
+        backend.end(&person.user, end).await.unwrap();
+        let mut looks = 0;
+        while !backend.has_ended(&person.user, end).await.unwrap() {
+            looks += 1;
+            assert!(looks < 100, "it never ends");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        let seen = backend.look(&person.user).await.unwrap().unwrap();
+        assert!(seen.deactivated && seen.erased == (end == End::Erase), "{seen:?}");
+    }
+    backend.reactivate(&cid.user).await.unwrap();
+    assert!(!backend.look(&cid.user).await.unwrap().unwrap().deactivated);
+
+    let newcomer = UserId::new("newcomer", SERVER);
+    backend.create(&newcomer).await.unwrap();
+    backend.create(&newcomer).await.unwrap();
+    assert!(backend.look(&newcomer).await.unwrap().is_some());
+    let admins = backend.usable_admins().await.unwrap();
+    assert!(admins.contains(&UserId::new("root", SERVER)) && !admins.contains(&ann.user), "{admins:?}");
+    assert!(backend.look(ground.homeserver.bot()).await.unwrap().unwrap().of_a_service);
+}
+
+#[tokio::test]
+async fn synapse_keeps_the_contract_of_accounts() {
+    let ground = ground().await;
+    all(&ground, ground.synapse().as_ref()).await;
+}
+
+#[tokio::test]
+async fn matrix_authentication_service_keeps_the_contract_of_accounts() {
+    let ground = ground().await;
+    all(&ground, ground.mas(SECRET).as_ref()).await;
+    assert_eq!(ground.stand_in.skipped_erasure("ben"), Some(false));
+    assert_eq!(ground.stand_in.skipped_erasure("cid"), Some(true));
+}
+
+#[tokio::test]
+async fn an_expired_token_is_drawn_anew_and_a_wrong_secret_is_named() {
+    let ground = ground().await;
+    let backend = ground.mas(SECRET);
+    let ann = &ground.people[0].user;
+    assert!(backend.look(ann).await.unwrap().is_some());
+    ground.stand_in.expire_tokens();
+    assert!(backend.look(ann).await.unwrap().is_some());
+    let error = ground.mas("wrong").look(ann).await.unwrap_err();
+    assert_eq!(error.trouble, Trouble::UnknownToken);
+    assert!(error.to_string().contains("accounts.mas.client_id") && !error.to_string().contains("wrong"), "{error}");
+}
+
+#[tokio::test]
+async fn the_hand_refuses_alike_through_both() {
+    let ground = ground().await;
+    let [ann, ben, ..] = ground.people.as_slice() else { panic!("four people") };
+    let root = UserId::new("root", SERVER);
+    for backend in [ground.synapse(), ground.mas(SECRET)] {
+        backend.set_emails(&ann.user, &emails(&["taken@x.org"])).await.unwrap();
+        let hand = Accounts::new(backend, Shield::default(), ground.homeserver.clone());
+        let kind = async |user: &UserId, deed: AccountDeed| hand.perform(user, &deed).await.unwrap_err().kind;
+        assert_eq!(kind(&root, AccountDeed::Lock { id: None }).await, ActErrorKind::Forbidden);
+        assert_eq!(kind(ground.homeserver.bot(), AccountDeed::Lock { id: None }).await, ActErrorKind::Forbidden);
+        assert_eq!(kind(&ben.user, AccountDeed::Close(End::Erase)).await, ActErrorKind::Stale);
+        let wanted = AccountDeed::SetEmails { emails: emails(&["taken@x.org"]), digest: keyed("", "") };
+        assert_eq!(kind(&ben.user, wanted).await, ActErrorKind::Refused);
+        hand.perform(&ann.user, &AccountDeed::SetEmails { emails: emails(&[]), digest: keyed("", "") }).await.unwrap();
+    }
+    assert!(ground.fake.count() > 0);
+}

@@ -1,0 +1,172 @@
+//! What is done to accounts, and to whom never.
+
+use serde_json::{Value, json};
+use usher::account::synapse::Synapse;
+use usher::account::{Accounts, Shield};
+use usher::actuate::ActErrorKind;
+use usher::config::Pattern;
+use usher::ids::{Timestamp, UserId};
+use usher::ledger::{Cause, Leaver, Stage, keyed};
+use usher::observed::Known;
+use usher::plan::{AccountDeed, Action, Emails, End};
+
+use crate::contract::ground::{Ground, at, user};
+use crate::lab::synapse::{Person, escape};
+
+fn deed(user: &UserId, deed: AccountDeed) -> Action {
+    Action::Account { user: user.clone(), deed }
+}
+
+fn lock(user: &UserId) -> Action {
+    deed(user, AccountDeed::Lock { id: Some("id-of-them".into()) })
+}
+
+async fn whoami(person: &Person) -> (u16, Value) {
+    person.call("GET", "/_matrix/client/v3/account/whoami", Value::Null).await
+}
+
+async fn writes_of(ground: &Ground, action: &Action) -> Vec<String> {
+    ground.proxy.clear();
+    ground.perform(action).await;
+    ground.proxy.writes()
+}
+
+pub async fn an_account_is_locked_and_its_old_session_comes_back(ground: &Ground) {
+    let lea = ground.person("lea").await;
+    let room = ground.space("locked-in").await;
+    ground.perform(&Action::Invite { room: at(&room), user: lea.user.clone(), text: "come".into() }).await;
+    assert_eq!(lea.join(&room).await.0, 200);
+    let pusher = json!({
+        "kind": "http", "app_id": "app", "pushkey": "key", "app_display_name": "App", "device_display_name": "Phone",
+        "lang": "en", "data": { "url": "http://127.0.0.1:1/_matrix/push/v1/notify" },
+    });
+    lea.must("POST", "/_matrix/client/v3/pushers/set", pusher).await;
+
+    ground.do_and_compare(&lock(&lea.user)).await;
+    let (status, answer) = whoami(&lea).await;
+    assert_eq!((status, answer["errcode"].as_str()), (401, Some("M_USER_LOCKED")));
+    ground.refused(&lock(&lea.user), ActErrorKind::Stale).await;
+    ground.do_and_compare(&deed(&lea.user, AccountDeed::RemovePushers)).await;
+    assert_eq!(writes_of(ground, &deed(&lea.user, AccountDeed::RemovePushers)).await, Vec::<String>::new());
+
+    ground.do_and_compare(&deed(&lea.user, AccountDeed::Unlock)).await;
+    assert_eq!(whoami(&lea).await.0, 200, "the same token");
+    let pushers = lea.must("GET", "/_matrix/client/v3/pushers", Value::Null).await;
+    assert_eq!(pushers["pushers"], json!([]));
+    let seen = ground.homeserver.room(&room).await.unwrap().unwrap();
+    assert!(seen.members[&lea.user].is_in(), "memberships are untouched");
+    assert_eq!(writes_of(ground, &deed(&lea.user, AccountDeed::Unlock)).await, Vec::<String>::new());
+    ground.refused(&lock(&user("nobody-at-all")), ActErrorKind::Stale).await;
+}
+
+pub async fn protected_accounts_are_refused_by_the_hand(ground: &Ground) {
+    let root = ground.admin().await.user;
+    let bot = ground.homeserver.bot().clone();
+    let sender = ground.homeserver.sender().clone();
+    for protected in [&root, &bot, &sender] {
+        for action in [
+            lock(protected),
+            deed(protected, AccountDeed::Close(End::Erase)),
+            deed(protected, AccountDeed::SetDisplayName("Somebody else".into())),
+            deed(protected, emails(&["a@example.com"])),
+        ] {
+            ground.proxy.clear();
+            ground.refused(&action, ActErrorKind::Forbidden).await;
+            assert_eq!(ground.proxy.writes(), Vec::<String>::new(), "{action:?}");
+        }
+    }
+    let bea = ground.person("bea").await;
+    let hand = |shield: Shield| {
+        Accounts::new(Box::new(Synapse::new(ground.homeserver.clone())), shield, ground.homeserver.clone())
+    };
+    let named = Shield { patterns: vec![Pattern::new("@bea:.*").unwrap()], admins_are_open: false };
+    let error = hand(named).perform(&bea.user, &AccountDeed::Lock { id: None }).await.unwrap_err();
+    assert_eq!(error.kind, ActErrorKind::Forbidden);
+    let open = Shield { patterns: Vec::new(), admins_are_open: true };
+    let error = hand(open).perform(&root, &AccountDeed::Lock { id: None }).await.unwrap_err();
+    assert!(error.kind == ActErrorKind::Forbidden && error.cause.contains("last server admin"), "{error}");
+}
+
+pub async fn an_erased_account_is_out_of_every_room_and_stays_so(ground: &Ground) {
+    let rooms = [ground.space("left-one").await, ground.space("left-two").await];
+    for (name, end) in [("eli", End::Erase), ("dora", End::Deactivate)] {
+        let person = ground.person(name).await;
+        for room in &rooms {
+            ground.perform(&Action::Invite { room: at(room), user: person.user.clone(), text: "come".into() }).await;
+            assert_eq!(person.join(room).await.0, 200);
+        }
+        let close = deed(&person.user, AccountDeed::Close(end));
+        ground.refused(&close, ActErrorKind::Stale).await;
+        ground.perform(&lock(&person.user)).await;
+        ground.perform(&close).await;
+        let seen = ground.homeserver.account(&person.user).await.unwrap().unwrap();
+        assert!(seen.deactivated && seen.locked && seen.erased == (end == End::Erase), "{seen:?}");
+        for room in &rooms {
+            let seen = ground.homeserver.room(room).await.unwrap().unwrap();
+            assert!(!seen.members[&person.user].is_in());
+        }
+        assert_eq!(writes_of(ground, &close).await, Vec::<String>::new(), "what has ended is not ended again");
+        ground.refused(&lock(&person.user), ActErrorKind::Stale).await;
+    }
+}
+
+fn emails(addresses: &[&str]) -> AccountDeed {
+    let emails = Emails(addresses.iter().map(|address| (*address).to_owned()).collect());
+    AccountDeed::SetEmails { digest: keyed("", &emails.0.join("\n")), emails }
+}
+
+async fn addresses(ground: &Ground, user: &UserId) -> Vec<String> {
+    let record = ground.homeserver.account(user).await.unwrap().unwrap();
+    let mut found: Vec<String> =
+        record.threepids.iter().map(|threepid| format!("{}:{}", threepid.medium, threepid.address)).collect();
+    found.sort();
+    found
+}
+
+pub async fn only_differences_of_attributes_are_written(ground: &Ground) {
+    let nan = ground.person("nan").await;
+    ground.do_and_compare(&deed(&nan.user, AccountDeed::SetDisplayName("Nan Example".into()))).await;
+    let again = deed(&nan.user, AccountDeed::SetDisplayName("Nan Example".into()));
+    assert_eq!(writes_of(ground, &again).await, Vec::<String>::new());
+
+    let path = format!("/_synapse/admin/v2/users/{}", escape(nan.user.as_str()));
+    let phone = json!({ "threepids": [{ "medium": "msisdn", "address": "491701234567" },
+                                      { "medium": "email", "address": "old@example.com" }] });
+    ground.admin().await.must("PUT", &path, phone).await;
+    ground.perform(&deed(&nan.user, emails(&["nan@example.com", "nan@example.org"]))).await;
+    let expected = ["email:nan@example.com", "email:nan@example.org", "msisdn:491701234567"];
+    assert_eq!(addresses(ground, &nan.user).await, expected, "the telephone stays");
+    let same = deed(&nan.user, emails(&["nan@example.com", "nan@example.org"]));
+    assert_eq!(writes_of(ground, &same).await, Vec::<String>::new());
+    let error = ground.refused(&deed(&nan.user, emails(&["no address"])), ActErrorKind::Refused).await;
+    assert!(!error.to_string().contains("no address"), "an error shows no address: {error}");
+}
+
+pub async fn an_address_of_another_account_is_never_moved(ground: &Ground) {
+    let (ola, pat) = (ground.person("ola").await, ground.person("pat").await);
+    ground.perform(&deed(&ola.user, emails(&["wanted@example.com"]))).await;
+    ground.proxy.clear();
+    ground.refused(&deed(&pat.user, emails(&["pat@example.com", "wanted@example.com"])), ActErrorKind::Refused).await;
+    assert_eq!(ground.proxy.writes(), Vec::<String>::new());
+    assert_eq!(addresses(ground, &ola.user).await, ["email:wanted@example.com"]);
+    assert_eq!(addresses(ground, &pat.user).await, Vec::<String>::new());
+}
+
+pub async fn leavers_are_mirrored_in_the_bots_account_data(ground: &Ground) {
+    let leaver = Leaver {
+        id: Some("id-1".into()),
+        since: Timestamp(1),
+        cause: Cause::Absent,
+        clock: Timestamp(2),
+        unsure: false,
+        not_before: None,
+        at_once: false,
+        stage: Stage::Locked,
+        silenced: true,
+        due_seen: None,
+    };
+    let leavers: std::collections::BTreeMap<_, _> = [(user("gone"), leaver)].into();
+    ground.do_and_compare(&Action::MirrorLeavers { leavers: leavers.clone() }).await;
+    assert_eq!(ground.homeserver.full().await.unwrap().leavers, Known::Known(leavers));
+    ground.do_and_compare(&Action::MirrorLeavers { leavers: [].into() }).await;
+}

@@ -1,0 +1,252 @@
+//! Accounts on a real homeserver (S-50 to S-54): locked, given back, erased at the due time and never before, whatever is killed or lost
+//! on the way.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::world::World;
+use crate::lab::proxy::Fault;
+use crate::lab::synapse::escape;
+
+/// A company whose leavers are locked at once and erased a day later.
+async fn company() -> World {
+    let mut world = World::new().await;
+    world.config["userProvisioner"] = json!({ "deprovisioning": { "enabled": true, "soft_delete_period": "1d" } });
+    world.config["appservice"] = json!({ "puppet_registration": "usher-puppet.yaml" });
+    world.write();
+    world.settle().await;
+    for thing in ["blue", "blue/general"] {
+        world.join("jon", thing).await;
+    }
+    world
+}
+
+fn leave(world: &mut World, name: &str) {
+    world.people.remove(name);
+    for members in world.groups.values_mut() {
+        members.remove(name);
+    }
+    world.write_source();
+}
+
+fn come_back(world: &mut World, name: &str) {
+    world.employ(name);
+    world.groups.get_mut("blue").unwrap().insert(name.to_owned());
+    world.write_source();
+}
+
+impl World {
+    /// `apply` so many minutes from now; `clocks_agree`: the homeserver's clock is as far ahead.
+    async fn apply_at(&self, minutes: i64, clocks_agree: bool) -> super::child::Ended {
+        self.proxy.set_clock_ahead(if clocks_agree { minutes * 60 } else { 0 });
+        let ended = self.usher_at(&format!("+{minutes}m"), &["apply", "--yes"]).await;
+        self.proxy.set_clock_ahead(0);
+        ended
+    }
+
+    /// What becomes of somebody's own request: 200, or the error's code.
+    async fn session(&self, name: &str) -> String {
+        let (status, answer) = self.as_person(name, "GET", "/_matrix/client/v3/account/whoami", Value::Null).await;
+        if status == 200 { "ok".to_owned() } else { answer["errcode"].as_str().unwrap_or_default().to_owned() }
+    }
+
+    async fn account(&self, name: &str) -> Value {
+        let path = format!("/_synapse/admin/v2/users/{}", escape(&self.user(name)));
+        self.as_admin("GET", &path, Value::Null).await.1
+    }
+
+    async fn audited(&self) -> String {
+        self.usher(&["audit", "export"]).await.code(0).out.clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leaver_is_locked_returns_to_the_old_session_and_is_erased_at_the_due_time() {
+    let mut world = company().await;
+    leave(&mut world, "jon");
+    world.usher(&["apply", "--yes"]).await.code(0);
+    assert_eq!(world.session("jon").await, "ok", "one look is not enough");
+    world.apply_at(120, true).await.code(0);
+    assert_eq!(world.session("jon").await, "M_USER_LOCKED");
+    assert!(world.inside("blue").await.contains("jon") && world.inside("blue/general").await.contains("jon"));
+    assert_eq!(world.removed().await.len(), 0);
+    world.usher_at("+121m", &["plan"]).await.code(0).says("grace until");
+    world.usher(&["grace", "list"]).await.code(0).says(&world.user("jon")).says("erasure not before");
+
+    come_back(&mut world, "jon");
+    world.apply_at(180, true).await.code(0);
+    assert_eq!(world.session("jon").await, "ok", "the session of before");
+    world.usher(&["grace", "list"]).await.code(0).says("Nobody is locked");
+
+    // Gone for good: seen at 4 h, locked at 6 h, due a day later.
+    leave(&mut world, "jon");
+    world.apply_at(240, true).await.code(0);
+    world.apply_at(360, true).await.code(0);
+    assert_eq!(world.session("jon").await, "M_USER_LOCKED");
+    let due = 360 + 24 * 60;
+    world.apply_at(due - 10, true).await.code(0);
+    // Due, but by a clock the homeserver does not share.
+    world.apply_at(due + 60, false).await.code(0).says("clock");
+    // A fresh process needs two looks ten minutes apart.
+    world.apply_at(due + 62, true).await.code(0).says("second look");
+    world.apply_at(due + 65, true).await.code(0);
+    assert_eq!(world.account("jon").await["deactivated"], false, "never sooner");
+    world.apply_at(due + 75, true).await.code(0);
+    let account = world.account("jon").await;
+    assert!(account["deactivated"] == true && account["erased"] == true, "{account}");
+    assert!(!world.inside("blue").await.contains("jon"));
+    assert_eq!(world.session("jon").await, "M_UNKNOWN_TOKEN");
+
+    let audited = world.audited().await;
+    let last: Vec<&str> = audited.lines().filter(|line| line.contains("\"action\":\"erase\"")).collect();
+    assert!(last.len() == 1 && last[0].contains("erased:") && last[0].contains("\"done\""), "{audited}");
+    assert!(!audited.contains(&world.local("jon")), "the name is gone from the record: {audited}");
+    world.usher_at(&format!("+{}m", due + 76), &["plan"]).await.code(0);
+}
+
+/// Where a request is cut.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    Before,
+    After,
+}
+
+/// Applies and kills usher around its first request of this kind.
+async fn killed_at(world: &World, minutes: i64, path: &'static str, cut: Cut) {
+    let met = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&met);
+    world.proxy.set_clock_ahead(minutes * 60);
+    world.proxy.spoil(move |request| {
+        if !request.is_write() || !request.path.contains(path) || seen.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        let long = Duration::from_secs(5);
+        Some(match cut {
+            Cut::Before => Fault::Delay(long),
+            Cut::After => Fault::Late(long),
+        })
+    });
+    let offset = format!("+{minutes}m");
+    let mut usher = world.start_at(&offset, &["apply", "--yes"]);
+    super::world::until("the write is met", async || met.load(Ordering::SeqCst) || usher.has_ended()).await;
+    assert!(met.load(Ordering::SeqCst), "no write to {path}:\n{}", super::child::tail(&usher.said()));
+    // Long enough for the homeserver to have done what reaches it.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    usher.kill9();
+    world.proxy.behave();
+    world.proxy.set_clock_ahead(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usher_killed_around_every_account_write_still_knows_whose_lock_it_is() {
+    for cut in [Cut::Before, Cut::After] {
+        let mut world = company().await;
+        leave(&mut world, "jon");
+        world.usher(&["apply", "--yes"]).await.code(0);
+        killed_at(&world, 120, "/v2/users/", cut).await;
+        world.apply_at(121, true).await.code(0);
+        assert_eq!(world.session("jon").await, "M_USER_LOCKED", "{cut:?}");
+        world.usher_at("+122m", &["plan"]).await.code(0).says("grace until");
+
+        come_back(&mut world, "jon");
+        killed_at(&world, 180, "/v2/users/", cut).await;
+        world.apply_at(181, true).await.code(0);
+        assert_eq!(world.session("jon").await, "ok", "{cut:?}");
+
+        leave(&mut world, "jon");
+        world.apply_at(240, true).await.code(0);
+        world.apply_at(360, true).await.code(0);
+        let due = 360 + 24 * 60;
+        world.apply_at(due + 1, true).await.code(0);
+        assert_eq!(world.account("jon").await["deactivated"], false);
+        killed_at(&world, due + 12, "/v1/deactivate/", cut).await;
+        world.apply_at(due + 13, true).await.code(0);
+        world.apply_at(due + 24, true).await.code(0);
+        let account = world.account("jon").await;
+        assert!(account["deactivated"] == true && account["erased"] == true, "{cut:?}: {account}");
+        assert!(!world.inside("blue").await.contains("jon"));
+        let audited = world.audited().await;
+        assert!(!audited.contains(&world.local("jon")), "{cut:?}: {audited}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_database_forgets_neither_a_lock_nor_its_grace() {
+    let mut world = company().await;
+    leave(&mut world, "jon");
+    world.usher(&["apply", "--yes"]).await.code(0);
+    world.apply_at(120, true).await.code(0);
+    let before = world.usher_at("+121m", &["grace", "list", "--json"]).await;
+    for file in ["usher.db", "usher.db-wal", "usher.db-shm"] {
+        let _ = std::fs::remove_file(world.path(file));
+    }
+    world.apply_at(130, true).await;
+    let after = world.usher_at("+131m", &["grace", "list", "--json"]).await;
+    assert_eq!(before.out, after.out, "the same people, the same dates");
+    assert_eq!(world.session("jon").await, "M_USER_LOCKED");
+    world.apply_at(250, true).await;
+    assert!(world.inside("blue").await.contains("jon"));
+    come_back(&mut world, "jon");
+    world.apply_at(260, true).await;
+    assert_eq!(world.session("jon").await, "ok", "it was provably usher's lock");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_restores_extends_and_erases_and_a_human_lock_stands() {
+    let mut world = company().await;
+    let path = format!("/_synapse/admin/v2/users/{}", escape(&world.user("ida")));
+    assert_eq!(world.as_admin("PUT", &path, json!({ "locked": true })).await.0, 200);
+    for name in ["ida", "jon", "hal"] {
+        leave(&mut world, name);
+    }
+    world.usher(&["apply", "--yes"]).await.code(0);
+    world.apply_at(120, true).await.code(0);
+    assert_eq!(world.session("hal").await, "M_USER_LOCKED");
+    let (hal, jon) = (world.local("hal"), world.local("jon"));
+    world.usher(&["grace", "restore", &world.local("ida")]).await.code(1).says("not locked by usher");
+    world.usher_at("+121m", &["grace", "restore", &hal]).await.code(0);
+    world.usher_at("+121m", &["grace", "extend", &jon, "90d"]).await.code(0);
+    world.apply_at(122, true).await.code(0);
+    assert_eq!(world.session("hal").await, "ok", "given back although the directory does not have them");
+    assert_eq!(world.session("jon").await, "M_USER_LOCKED");
+    world.apply_at(60 * 24 * 40, true).await.code(0);
+    world.apply_at(60 * 24 * 40 + 20, true).await.code(0);
+    assert_eq!(world.account("jon").await["deactivated"], false, "put off");
+    world.usher_at("+57650m", &["grace", "erase-now", &jon]).await.code(0);
+    world.apply_at(60 * 24 * 40 + 60, true).await.code(0);
+    assert_eq!(world.account("jon").await["erased"], true);
+    come_back(&mut world, "ida");
+    world.apply_at(60 * 24 * 40 + 90, true).await.code(0);
+    assert_eq!(world.session("ida").await, "M_USER_LOCKED", "what a human locked stays locked");
+    world.usher(&["audit", "tail", "200"]).await.code(0).says("order restore").says("order erase-now");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attributes_follow_the_directory_and_an_address_is_never_taken_from_somebody() {
+    let mut world = World::new().await;
+    world.config["userProvisioner"] = json!({ "synapse": { "attributes": ["displayName", "emails"] } });
+    world.write();
+    // Somebody beyond the directory has the address the directory gives to jon.
+    world.open_account("zed").await;
+    let address = json!({ "threepids": [{ "medium": "email", "address": "jon@canary-mail.example" }] });
+    let path = format!("/_synapse/admin/v2/users/{}", escape(&world.user("zed")));
+    assert_eq!(world.as_admin("PUT", &path, address).await.0, 200);
+
+    world.usher(&["apply", "--yes"]).await.code(4).says("already");
+    let ann = world.account("ann").await;
+    assert_eq!(ann["displayname"], "ann");
+    assert_eq!(ann["threepids"][0]["address"], "ann@canary-mail.example");
+    assert_eq!(world.account("zed").await["threepids"].as_array().unwrap().len(), 1, "nothing was taken from zed");
+    assert_eq!(world.account("jon").await["threepids"], json!([]));
+
+    world.proxy.clear();
+    world.usher(&["apply", "--yes"]).await.code(0);
+    assert_eq!(world.proxy.writes(), Vec::<String>::new());
+    let singles = world.proxy.seen().iter().filter(|seen| seen.path.contains("/v2/users/")).count();
+    assert_eq!(singles, 0, "addresses that were read are not read again");
+}
