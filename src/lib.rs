@@ -46,6 +46,7 @@
 //! | who belongs where | `desired/rules.rs`, `desired/groups.rs`, `desired/people.rs` |
 //! | what is done about a difference | `plan/rooms.rs`, `plan/members.rs`, `plan/levels.rs` |
 //! | rooms that people made | `plan/takeover.rs`, `plan/reach.rs` (what the bot can do itself), `plan/creators.rs` |
+//! | what people replaced by an upgrade | `plan/succession.rs` |
 //! | rooms and spaces to adopt | `plan/adoption.rs`, `reconcile/adoption.rs` |
 //! | what is given up | `plan/gc.rs` |
 //! | a limit or a hold | `plan/guard.rs` |
@@ -53,6 +54,7 @@
 //! | a request to the homeserver | `matrix/` |
 //! | when things happen | `reconcile/daemon.rs`; fights: `reconcile/fights.rs`; the bot's own place: `reconcile/standing.rs` |
 //! | what the homeserver brings | `matrix/feed.rs`; its transactions, which only hint: `http/appservice.rs` |
+//! | how listeners serve, and their bounds | `http/serve.rs` |
 //! | what a verb prints | `cli/`, `plan/render.rs` |
 
 // -- what is asked for

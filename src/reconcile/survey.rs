@@ -213,6 +213,10 @@ impl Reconciler {
             }
         }
         for (room, inviter) in &batch.invited {
+            // It was let in by it already.
+            if self.observed.as_ref().is_some_and(|observed| observed.rooms.contains_key(room)) {
+                continue;
+            }
             if self.is_invited_to_adopt(room) {
                 news.whole = true;
             } else if self.standing.is_awaited(room) {
