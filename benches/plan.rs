@@ -145,6 +145,9 @@ fn settled(size: Size, config: &Config) -> (Observed, Ledger) {
     assert!(made.steps.is_empty(), "the settled company has nothing to do");
     for lesson in made.lessons {
         match lesson {
+            Lesson::Vanished(key) => {
+                ledger.entitled.remove(&key);
+            }
             Lesson::Entitled { key, levels } => drop(ledger.entitled.insert(key, levels)),
             Lesson::Group { external_id, memory } => drop(ledger.groups.insert(external_id, memory)),
             Lesson::Mode { mirrored } => ledger.mirrored = Some(mirrored),

@@ -423,6 +423,16 @@ pub enum Source {
     Scim(Box<ScimSource>),
 }
 
+impl Config {
+    /// Whether usher locks the accounts of who leaves: where deprovisioning is on, and always where the source gives orders (S-51), unless
+    /// accounts are out of usher's reach (S-55).
+    #[must_use]
+    pub fn locks_leavers(&self) -> bool {
+        let ordered = matches!(self.source, Source::Scim(_)) && self.accounts.backend != AccountsBackend::None;
+        ordered || self.user_provisioner.deprovisioning.is_some()
+    }
+}
+
 impl Source {
     /// Milliseconds between reads.
     #[must_use]

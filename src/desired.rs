@@ -188,7 +188,7 @@ pub fn desire(config: &Config, directory: &Directory, ledger: &Ledger, now: Time
         provisioner: config.provisioner.clone(),
         complete: directory.is_complete(),
         mirrored,
-        deprovisioning: config.user_provisioner.deprovisioning.is_some(),
+        deprovisioning: config.locks_leavers(),
         puppets: config.appservice.puppet_registration.is_some(),
         offboarding: config.user_provisioner.deprovisioning.clone(),
         leaving,

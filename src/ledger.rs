@@ -74,6 +74,9 @@ impl Ledger {
                 Lesson::Entitled { key, levels } => {
                     self.entitled.insert(key, levels);
                 }
+                Lesson::Vanished(key) => {
+                    self.entitled.remove(&key);
+                }
                 Lesson::Forgiven { room, user, event } => {
                     self.forgiven.insert((room, user, event));
                 }

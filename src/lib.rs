@@ -46,6 +46,7 @@
 //! | who belongs where | `desired/rules.rs`, `desired/groups.rs`, `desired/people.rs` |
 //! | what is done about a difference | `plan/rooms.rs`, `plan/members.rs`, `plan/levels.rs` |
 //! | rooms that people made | `plan/takeover.rs`, `plan/reach.rs` (what the bot can do itself), `plan/creators.rs` |
+//! | what people replaced by an upgrade | `plan/succession.rs` |
 //! | rooms and spaces to adopt | `plan/adoption.rs`, `reconcile/adoption.rs` |
 //! | what is given up | `plan/gc.rs` |
 //! | who is locked, unlocked, erased | `plan/accounts.rs`, `ledger/leavers.rs`, clocks: `ledger/clocks.rs` |
@@ -57,6 +58,7 @@
 //! | when things happen | `reconcile/daemon.rs`; fights: `reconcile/fights.rs`; the bot's own place: `reconcile/standing.rs` |
 //! | what the homeserver brings | `matrix/feed.rs`; its transactions, which only hint: `http/appservice.rs` |
 //! | what people are written | `templates/`, `mail/` |
+//! | how listeners serve, and their bounds | `http/serve.rs` |
 //! | what a verb prints | `cli/`, `plan/render.rs` |
 
 // -- what is asked for

@@ -41,7 +41,6 @@ pub use gc::clean_up_waits;
 pub use guard::{HeldItem, WINDOW_MS, guard, guarded};
 pub use heads::Heads;
 pub use json::to_json;
-use members::Candidate;
 use planner::Planner;
 pub use render::{Header, counted, render};
 pub use rooms::missing;
@@ -516,13 +515,14 @@ pub enum Note {
     },
 }
 
-/// Something to remember after the pass.
+/// Something to remember after the pass, or (`Vanished`) to forget: nothing carries the key any more, and nothing is wanted of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lesson {
     Entitled {
         key: Key,
         levels: Arc<BTreeMap<UserId, i64>>,
     },
+    Vanished(Key),
     Forgiven {
         room: RoomId,
         user: UserId,

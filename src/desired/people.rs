@@ -191,7 +191,7 @@ impl<'a> Census<'a> {
             directory,
             ledger,
             server: &config.homeserver.server_name,
-            deprovisioning: config.user_provisioner.deprovisioning.is_some(),
+            deprovisioning: config.locks_leavers(),
             confirm_reads: config.safety.confirm_reads,
             people,
             absent: BTreeMap::new(),

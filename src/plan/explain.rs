@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Plan, counted, members, rooms};
+use super::{Plan, counted, members, rooms, takeover};
 use crate::config::Enforce;
-use crate::desired::{Desired, Standing};
+use crate::desired::{Desired, DesiredRoom, RoomKind, Standing};
 use crate::directory::{Directory, Found};
 use crate::ids::{Key, RoomId, UserId};
 use crate::observed::{Member, Observed, Presence, Room};
@@ -18,15 +18,15 @@ pub fn explain(
     observed: &Observed,
     plan: &Plan,
 ) -> Option<String> {
-    let page = Page { directory, desired, observed, plan };
+    let taken = takeover::taken_rooms(desired, observed);
+    let page = Page { directory, desired, observed, plan, taken: &taken };
     let user = if what.starts_with('@') && what.contains(':') {
         UserId::from(what)
     } else {
         UserId::new(&what.trim_start_matches('@').to_ascii_lowercase(), &observed.server)
     };
-    if let Some(room) =
-        desired.rooms.iter().find(|room| room.key.to_string() == what || page.located(&room.key) == Some(what))
-    {
+    let is_meant = |room: &&DesiredRoom| room.key.to_string() == what || page.located(&room.key) == Some(what);
+    if let Some(room) = page.rooms().find(is_meant) {
         return Some(page.room(room));
     }
     let given_up = plan
@@ -58,6 +58,8 @@ struct Page<'a> {
     desired: &'a Desired,
     observed: &'a Observed,
     plan: &'a Plan,
+    /// Rooms that people made and opened to managed spaces (S-31).
+    taken: &'a [(RoomId, DesiredRoom)],
 }
 
 impl Page<'_> {
@@ -65,7 +67,16 @@ impl Page<'_> {
         self.carrier(key).map(|(id, _)| id)
     }
 
+    /// Configured and mirrored ones, and those that people made.
+    fn rooms(&self) -> impl Iterator<Item = &DesiredRoom> {
+        self.desired.rooms.iter().chain(self.taken.iter().map(|(_, room)| room))
+    }
+
     fn carrier(&self, key: &Key) -> Option<(&str, &Room)> {
+        if let Some((id, _)) = self.taken.iter().find(|(_, room)| room.key == *key) {
+            let seen = self.observed.rooms.get(id).or_else(|| self.observed.outside.get(id));
+            return seen.map(|room| (id.as_str(), room));
+        }
         let carries = |room: &Room| rooms::identity(room, &self.observed.bot) == Some(key);
         let found = self.observed.rooms.iter().filter(|(_, room)| carries(room));
         let found = found.min_by_key(|(_, room)| room.successor.is_some());
@@ -98,7 +109,7 @@ impl Page<'_> {
         if members::is_protected(self.desired, self.observed, user) {
             out.push_str("  protected  never removed or demoted\n");
         }
-        for room in &self.desired.rooms {
+        for room in self.rooms() {
             self.place(&mut out, user, room);
         }
         let steps: Vec<String> = self
@@ -117,7 +128,7 @@ impl Page<'_> {
         out
     }
 
-    fn place(&self, out: &mut String, user: &UserId, room: &crate::desired::DesiredRoom) {
+    fn place(&self, out: &mut String, user: &UserId, room: &DesiredRoom) {
         let right = room.rule.members.get(user);
         let now = self.carrier(&room.key).and_then(|(_, carrier)| {
             let member = carrier.members.get(user)?;
@@ -140,10 +151,14 @@ impl Page<'_> {
             Some((Member::Leave { by, .. }, _)) => format!("removed by {by}"),
             Some((Member::Ban { by }, _)) => format!("banned by {by}"),
         };
-        let _ = writeln!(out, "  {:24} {is}; {wanted}", room.key.to_string());
+        let place = match &room.kind {
+            RoomKind::Taken { .. } => format!("{} '{}'", room.key, room.name),
+            RoomKind::Space { .. } | RoomKind::Room(_) => room.key.to_string(),
+        };
+        let _ = writeln!(out, "  {place:24} {is}; {wanted}");
     }
 
-    fn room(&self, room: &crate::desired::DesiredRoom) -> String {
+    fn room(&self, room: &DesiredRoom) -> String {
         let mut out = format!("{} [{}]\n", room.name, room.key);
         match self.carrier(&room.key) {
             None => out.push_str("  room       not made yet\n"),
@@ -153,6 +168,11 @@ impl Page<'_> {
                 let _ =
                     writeln!(out, "  people     {} joined, {} invited", count(&Member::Join), count(&Member::Invite));
             }
+        }
+        if let RoomKind::Taken { spaces } = &room.kind {
+            let spaces: Vec<String> = spaces.iter().map(ToString::to_string).collect();
+            let _ =
+                writeln!(out, "  open to    {}: people made it, and its own join rule names them", spaces.join(", "));
         }
         let _ = writeln!(out, "  entitled   {}", people(room.rule.members.len()));
         let enforce = match room.enforce {

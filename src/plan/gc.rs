@@ -453,7 +453,7 @@ fn step(leftover: &Leftover<'_>, action: Action, reason: Reason) -> Step {
 }
 
 /// What a room of ours is or was.
-fn kept(room: &Room) -> Option<&Key> {
+pub(super) fn kept(room: &Room) -> Option<&Key> {
     match &room.marker {
         Some(marker) => Some(&marker.key),
         None => room.created_for.as_ref(),

@@ -334,6 +334,7 @@ impl Guard<'_> {
         let is_emptied = |group: &str| holds.contains(&(Class::EmptiedGroup, Some(group)));
         plan.lessons.retain(|lesson| match lesson {
             Lesson::Entitled { key, .. } => !lost && !undecided.contains(key),
+            Lesson::Vanished(_) => !lost && !switched,
             Lesson::Group { memory, .. } if memory.users.is_empty() => !is_emptied(&memory.name),
             Lesson::Mode { .. } => !switched,
             Lesson::Group { .. } | Lesson::Forgiven { .. } | Lesson::Leaver { .. } | Lesson::Named { .. } => true,

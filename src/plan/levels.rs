@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::gc;
 use super::members::{Moves, Remembered, is_protected};
 use super::reach::{EQUAL, Hand, is_immutable};
 use super::{Action, Class, Deed, Lesson, LevelChange, Note, Planner, Reason, Removal, RoomRef, Step, Withheld};
@@ -309,6 +310,7 @@ impl<'a> Planner<'a> {
                 self.plan.lessons.push(Lesson::Entitled { key: key.clone(), levels: levels.into() });
             }
         }
+        self.forget_vanished();
         for (external_id, memory) in &self.desired.groups {
             if self.ledger.groups.get(external_id) != Some(memory) {
                 self.plan.lessons.push(Lesson::Group { external_id: external_id.clone(), memory: memory.clone() });
@@ -317,6 +319,22 @@ impl<'a> Planner<'a> {
         if self.ledger.mirrored != Some(self.desired.mirrored) {
             self.plan.lessons.push(Lesson::Mode { mirrored: self.desired.mirrored });
         }
+    }
+
+    /// Rights in what is neither wanted nor there any more, in a room of whatever standing, are remembered no longer.
+    fn forget_vanished(&mut self) {
+        if !self.desired.complete || !self.observed.unread.is_empty() {
+            return;
+        }
+        let rooms = self.observed.rooms.values().chain(self.observed.outside.values());
+        let there: BTreeSet<&Key> = rooms.filter_map(gc::kept).collect();
+        let rules: BTreeSet<&Key> = self.desired.rooms.iter().map(|room| &room.rule_key).collect();
+        let vanished = self.ledger.entitled.keys().filter(|key| {
+            let wanted = rules.contains(key) || self.wanted(key).is_some() || self.renamed(key).is_some();
+            !wanted && !there.contains(key) && !self.desired.undecided.contains(key.space())
+        });
+        let lessons: Vec<Lesson> = vanished.map(|key| Lesson::Vanished(key.clone())).collect();
+        self.plan.lessons.extend(lessons);
     }
 
     /// Whether somebody still has, in one of these rooms of one rule, what the rule may no longer give them.

@@ -117,19 +117,26 @@ impl Step {
     pub fn id(&self) -> StepId {
         let place = self.place.as_ref().map(ToString::to_string).unwrap_or_default();
         let detail = match &self.action {
-            Action::SetPowerLevels { changes, .. } => changes
-                .iter()
-                .map(|change| match (&change.user, &change.key) {
-                    (Some(user), _) => format!("{user}={}", change.to),
-                    (None, key) => format!("{}={}", key.as_deref().unwrap_or_default(), change.to),
-                })
-                .collect::<Vec<_>>()
-                .join(","),
+            // The same change, whether the bot may make it or the person does: it was shown before it could be done.
+            Action::SetPowerLevels { changes, .. } | Action::Puppet { deed: Deed::SetLevels { changes, .. }, .. } => {
+                changes
+                    .iter()
+                    .map(|change| match (&change.user, &change.key) {
+                        (Some(user), _) => format!("{user}={}", change.to),
+                        (None, key) => format!("{}={}", key.as_deref().unwrap_or_default(), change.to),
+                    })
+                    .collect::<Vec<_>>()
+                    .join(",")
+            }
             Action::SetState { state, .. } => state.label(),
             Action::RemoveAlias { alias, .. } => alias.to_string(),
             action => action.user().map(ToString::to_string).unwrap_or_default(),
         };
-        StepId(digest(&[self.action.verb(), &place, &detail]))
+        let verb = match &self.action {
+            Action::Puppet { deed: Deed::SetLevels { .. }, .. } => "level",
+            action => action.verb(),
+        };
+        StepId(digest(&[verb, &place, &detail]))
     }
 
     /// The ids under which its parts may have been approved: a level step holds the changes of several people (S-21), which are held

@@ -10,8 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::adoption::{Approach, is_whole};
+use super::members::Candidate;
 use super::rooms::identity;
-use super::{Action, Candidate, Note, Planner, Reason, RoomRef, Scope, StateChange, Withheld};
+use super::{Action, Note, Planner, Reason, RoomRef, Scope, StateChange, Withheld};
 use crate::desired::{DesiredRoom, RoomKind};
 use crate::ids::{EventId, Key, RoomId, UserId};
 use crate::observed::{Child, JoinRule, MARKER_TYPE, Marker, Member, Room};
@@ -85,26 +86,12 @@ impl<'a> Planner<'a> {
                 let dark = self.observed.unread.contains(next) || fenced || !self.observed.accounts.listed;
                 return if dark { Heir::Unseen(next) } else { Heir::Nobody };
             };
-            if is_whole(there) && !self.may_inherit(there, (at, key)) {
+            if is_whole(there) && !may_inherit(there, (at, key)) {
                 return Heir::Nobody;
             }
             (at, room) = (next, Some(there));
         }
         if at == old { Heir::Nobody } else { Heir::Room(at) }
-    }
-
-    /// Whether a room that is known whole can take the place of `old`, which carries `key`.
-    fn may_inherit(&self, there: &Room, (old, key): (&RoomId, &Key)) -> bool {
-        let carries = match &there.marker {
-            Some(marker) => Some(&marker.key),
-            None => there.created_for.as_ref(),
-        };
-        // One that was taken over like any room people made may get its old place back.
-        let free = carries.is_none_or(|other| {
-            other == key || matches!(other, Key::Room { slot, .. } if slot.as_str().starts_with('!'))
-        });
-        let ours = there.managed_by.is_none() && !there.is_given_up() && free;
-        ours && there.predecessor.as_ref() == Some(old) && there.is_space == key.is_space()
     }
 
     /// A room behind a fencing alias that replaced another one: nobody but the homeserver, upgrading a room of ours, puts that alias there.
@@ -119,7 +106,7 @@ impl<'a> Planner<'a> {
             else {
                 continue;
             };
-            if self.may_inherit(room, (old, key)) {
+            if may_inherit(room, (old, key)) {
                 self.located.insert(key, id);
             }
         }
@@ -290,4 +277,17 @@ impl<'a> Planner<'a> {
         let somebody = others.clone().next().is_some();
         speaks || opens || somebody && !others.any(|(user, _)| strong(user))
     }
+}
+
+/// Whether a room that is known whole can take the place of `old`, which carries `key`.
+fn may_inherit(there: &Room, (old, key): (&RoomId, &Key)) -> bool {
+    let carries = match &there.marker {
+        Some(marker) => Some(&marker.key),
+        None => there.created_for.as_ref(),
+    };
+    // One that was taken over like any room people made may get its old place back.
+    let free = carries
+        .is_none_or(|other| other == key || matches!(other, Key::Room { slot, .. } if slot.as_str().starts_with('!')));
+    let ours = there.managed_by.is_none() && !there.is_given_up() && free;
+    ours && there.predecessor.as_ref() == Some(old) && there.is_space == key.is_space()
 }

@@ -12,9 +12,10 @@ use super::reach::{Way, admits, is_immutable};
 use super::rooms::identity;
 use super::{Action, Deed, Lesson, LevelChange, Note, Planner, Reason, RoomRef, Scope, StateChange, Step, Withheld};
 use crate::config::Enforce;
-use crate::desired::{DesiredRoom, Entitlement, Members, RoomKind, Rule};
-use crate::ids::{Key, RoomId, RoomSlot, UserId};
-use crate::observed::{Marker, Member, Room};
+use crate::desired::{Desired, DesiredRoom, Entitlement, Members, RoomKind, Rule};
+use crate::ids::{Key, RoomId, RoomSlot, Timestamp, UserId};
+use crate::ledger::Ledger;
+use crate::observed::{Marker, Member, Observed, Room};
 
 /// A room people made, and what it is to become.
 #[derive(Clone, Debug)]
@@ -28,6 +29,21 @@ pub(super) struct UserRoom {
 const OPENED: &str = "people opened it to this space";
 const REMOTE: &str = "was made on another homeserver: left alone";
 const NOBODY: &str = "has nobody of this homeserver in it who can administer it: left alone";
+
+/// Rooms people made and opened to managed spaces, each with the rule it is held to, or will be.
+pub(super) fn taken_rooms(desired: &Desired, observed: &Observed) -> Vec<(RoomId, DesiredRoom)> {
+    // Who belongs where does not depend on what is remembered, nor on the time.
+    let ledger = Ledger::default();
+    let mut planner = Planner::new(desired, observed, &ledger, Timestamp(0));
+    let rooms = planner.user_rooms();
+    planner.take_in(&rooms);
+    let ruled = |room: &UserRoom| DesiredRoom {
+        rule: planner.effective_rule(&room.wanted, Some(&room.id)),
+        enforce: planner.enforce(&room.wanted, Some(&room.id)),
+        ..room.wanted.clone()
+    };
+    rooms.iter().map(|room| (room.id.clone(), ruled(room))).collect()
+}
 
 impl<'a> Planner<'a> {
     /// Every room people made that hangs in a managed space and whose join rule admits the members of one.

@@ -91,7 +91,7 @@ impl Reconciler {
         self.ledger.doubt(&mut directory);
         if counts {
             let interval = self.parts.config.source.check_interval_ms();
-            let holds_accounts = self.parts.config.user_provisioner.deprovisioning.is_some();
+            let holds_accounts = self.parts.config.locks_leavers();
             self.ledger.witness_as(&directory, Witnessing { interval_ms: interval, holds_accounts }, now);
         } else if directory.is_complete() {
             // A look remembers nothing; what it shows depends on how fresh the read is.
@@ -225,6 +225,10 @@ impl Reconciler {
             }
         }
         for (room, inviter) in &batch.invited {
+            // It was let in by it already.
+            if self.observed.as_ref().is_some_and(|observed| observed.rooms.contains_key(room)) {
+                continue;
+            }
             if self.is_invited_to_adopt(room) {
                 news.whole = true;
             } else if self.standing.is_awaited(room) {

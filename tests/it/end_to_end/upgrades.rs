@@ -34,6 +34,7 @@ async fn company(version: &str, (admin, puppets): (bool, bool)) -> World {
     let general = json!({ "name": "General", "power_level_content_override": levels });
     world.config["provisioner"]["default_rooms"] = json!([{ "id": "general", "properties": general }]);
     world.config["provisioner"]["room_version"] = json!(version);
+    world.config["source"] = json!({ "check_interval_seconds": 1 });
     world.config["spaces"] = json!([{
         "id": "org", "name": "Company", "groups": [chiefs], "subspaces": [team("red", "Red team"), team("blue", "Blue team")],
     }]);
@@ -139,6 +140,7 @@ async fn upgrades_are_followed(version: &'static str, next: &'static str) {
         assert_eq!(world.inside_of(&old).await, before[thing], "the old room keeps its people");
     }
     hang_together(&world).await;
+    std::fs::write("/tmp/daemon.log", daemon.said()).unwrap();
     assert_eq!(world.everybody().await, before);
     daemon.stop().await.code(0);
     world.must_be_whole(&made).await;

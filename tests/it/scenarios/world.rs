@@ -10,7 +10,9 @@ use usher::directory::{Directory, Snapshot};
 use usher::ids::{Key, RoomId, Timestamp, UserId};
 use usher::ledger::{Ending, Ledger, Refusal, RemovalRecord, Witnessing};
 use usher::observed::{Known, Member, Observed, Room};
-use usher::plan::{Action, Class, Decision, Header, Plan, Scope, Step, WINDOW_MS, World, counted, guarded, render};
+use usher::plan::{
+    Action, Class, Decision, Header, Plan, Scope, Step, WINDOW_MS, World, counted, explain, guarded, render,
+};
 
 const SERVER: &str = "example.org";
 const BOT: &str = "@usher:example.org";
@@ -139,6 +141,7 @@ impl Stage {
         let config = config(&serde_yaml::to_string(&self.config).unwrap());
         let decision = self.decide(&config);
         let shown = self.show(&decision);
+        self.check_explained(&decision, step, faults);
         if step["dry"] == true {
             return shown;
         }
@@ -286,6 +289,19 @@ impl Stage {
         if step["approve"] == "all" {
             let until = self.now.plus_ms(DAY_MS);
             self.ledger.approvals.extend(plan.held().into_iter().flat_map(|item| item.steps).map(|id| (id, until)));
+        }
+    }
+
+    /// `explains: {ann: [text, ...]}`: what `usher explain` says before the pass.
+    fn check_explained(&self, decision: &Decision, step: &Value, faults: &mut Vec<String>) {
+        for (what, texts) in step["explains"].as_object().into_iter().flatten() {
+            let Decision { directory, desired, plan, .. } = decision;
+            let said = explain(what, directory, desired, &self.seen(), plan).unwrap_or_default();
+            for text in texts.as_array().unwrap().iter().map(|text| text.as_str().unwrap()) {
+                if !said.contains(text) {
+                    faults.push(format!("{what} is not explained by '{text}':\n{said}"));
+                }
+            }
         }
     }
 
