@@ -1,7 +1,7 @@
 //! usher keeps a Synapse (Matrix) homeserver in line with an organisation's directory.
 //!
 //! ```text
-//!  LDAP / file (Graph, SCIM)                      Synapse
+//!  LDAP / SCIM / file (Graph)                      Synapse
 //!         | Bridge::fetch                          ^         | full reads, /sync feed
 //!         v                                        |         v
 //!     Directory -- desired::desire(config) --> Desired    Observed  <- Observed::fold(event)
@@ -43,6 +43,7 @@
 //! |---|---|
 //! | a setting | `config.rs` (its type), `config/` (its reading), `config.sample.yaml`, `docs/configuration.md` |
 //! | a source | one file under `bridge/`, one line in [`bridge::build`] |
+//! | what a SCIM client may say, and what it means | `scim/`; where it is kept: `store/scim/`; how it comes in: `http/scim/` |
 //! | who belongs where | `desired/rules.rs`, `desired/groups.rs`, `desired/people.rs` |
 //! | what is done about a difference | `plan/rooms.rs`, `plan/members.rs`, `plan/levels.rs` |
 //! | rooms that people made | `plan/takeover.rs`, `plan/reach.rs` (what the bot can do itself), `plan/creators.rs` |

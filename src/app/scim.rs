@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::Failure;
 use crate::bridge::localpart::Mapping;
 use crate::cli::Exit;
-use crate::config::{Config, ScimSource};
+use crate::config::{Config, RegisterUsers, ScimSource};
 use crate::http::scim::{self, Gate, Server, Settings};
 use crate::scim::access::{Digest, Roles, Token};
 use crate::store::Store;
@@ -33,6 +33,12 @@ pub(super) async fn open(
     let gate = gate(config, source).await?;
     let listen = address(source);
     let listener = scim::bind(&listen).await?;
+    if source.register_users != RegisterUsers::No {
+        tracing::warn!("source.register_users: usher registers no accounts yet; people are invited once they have one");
+    }
+    if source.synchronous_provisioning || source.mailer.is_some() {
+        tracing::warn!("source.synchronous_provisioning and source.mailer are read and not carried out yet");
+    }
     tracing::info!(listen, client = source.client_id, "SCIM clients are served");
     Ok((listener, Server::new(settings, gate, &source.client_id, store)))
 }
@@ -69,7 +75,6 @@ async fn gate(config: &Config, source: &ScimSource) -> Result<Gate, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{RegisterUsers, ScimSource};
 
     #[test]
     fn an_address_may_bring_its_port() {

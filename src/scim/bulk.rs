@@ -182,6 +182,7 @@ pub fn order(operations: &[Operation]) -> (Vec<usize>, Vec<usize>) {
 mod tests {
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
     fn parsed(operations: Value) -> Vec<Operation> {
         parse(&json!({ "Operations": operations })).unwrap().operations
     }

@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::scim::schema::ENTERPRISE;
 
+#[expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 fn patched(before: &Value, operations: Value) -> Result<Value, Error> {
     let mut document = before.as_object().unwrap().clone();
     let operations = parse(&json!({ "Operations": operations }))?;
@@ -14,6 +15,7 @@ fn ann() -> Value {
     json!({ "userName": "ann", "active": true })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
 fn members(operations: Value) -> Vec<MemberChange> {
     let mut group = json!({ "displayName": "Blue" }).as_object().unwrap().clone();
     apply(Kind::Group, &mut group, &parse(&json!({ "Operations": operations })).unwrap()).unwrap()

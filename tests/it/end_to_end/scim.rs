@@ -166,7 +166,7 @@ async fn what_was_acknowledged_survives_kill_9() {
 }
 
 /// The company's world, its source a SCIM client.
-async fn provisioned(world: &mut World) -> Provider {
+fn provisioned(world: &mut World) -> Provider {
     let port = free_port();
     world.secrets.push(TOKEN.to_owned());
     world.config["source"] = json!({
@@ -181,7 +181,7 @@ async fn provisioned(world: &mut World) -> Provider {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transcript_of_entra_id_ends_in_the_right_spaces() {
     let mut world = World::new().await;
-    let provider = provisioned(&mut world).await;
+    let provider = provisioned(&mut world);
     let mut daemon = world.start(&["run"]);
     until("SCIM is served", async || provider.call("GET", "/Users", Value::Null).await.0 == 200).await;
     let mut ids: BTreeMap<String, String> = BTreeMap::new();
@@ -241,7 +241,7 @@ async fn a_transcript_of_entra_id_ends_in_the_right_spaces() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_spaces_there_is_one_named_after_the_client() {
     let mut world = World::new().await;
-    let provider = provisioned(&mut world).await;
+    let provider = provisioned(&mut world);
     world.config["spaces"] = Value::Null;
     world.config["provisioner"]["default_rooms"] = json!([]);
     world.write();

@@ -94,7 +94,7 @@ async fn concurrent_patches_puts_and_deletes_have_an_order(scim: &Scim) {
 
 async fn one_user_name_is_given_once(scim: &Scim) {
     let one = async |number: usize| {
-        let name = if number % 2 == 0 { "ann" } else { "ANN" };
+        let name = if number.is_multiple_of(2) { "ann" } else { "ANN" };
         scim.call("POST", "/Users", json!({ "schemas": [USER], "userName": name })).await.status
     };
     let statuses = join_all((0..CLIENTS).map(one)).await;
