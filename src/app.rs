@@ -421,7 +421,7 @@ impl Listeners {
             tracing::warn!("a dry run takes nothing from SCIM clients: they are not served");
             return Ok(());
         }
-        let (listener, server) = scim::open(config, source, parts.store.subscribe()).await?;
+        let (listener, server) = scim::open(config, source, parts.store.subscribe(), Arc::clone(&self.queued)).await?;
         let stop = stop.clone();
         self.served
             .spawn(async move { broken("source.listen", crate::http::scim::serve(listener, &server, stop).await) });

@@ -1,8 +1,10 @@
 //! Builds the SCIM server from the configuration: its address, its tokens, and whom it asks about server admins.
 
+use std::sync::Arc;
+
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::Failure;
 use crate::bridge::localpart::Mapping;
@@ -11,6 +13,7 @@ use crate::config::{Config, RegisterUsers, ScimSource};
 use crate::http::scim::{self, Gate, Server, Settings};
 use crate::scim::access::{Digest, Roles, Token};
 use crate::store::Store;
+use crate::store::scim::Letters;
 
 /// Opens the listener; nothing is served yet.
 ///
@@ -20,6 +23,7 @@ pub(super) async fn open(
     config: &Config,
     source: &ScimSource,
     store: watch::Receiver<Option<Store>>,
+    queued: Arc<Notify>,
 ) -> Result<(TcpListener, Server), Failure> {
     let mapping = Mapping::new(None, &source.username_attribute, false)
         .map_err(|error| Failure::new(Exit::Config, format!("source.client.attributeMapping.username: {error}")))?;
@@ -29,6 +33,7 @@ pub(super) async fn open(
         username_attribute: source.username_attribute.clone(),
         strip_domain: source.strip_domain,
         mapping,
+        letters: letters(config, source, queued),
     };
     let gate = gate(config, source).await?;
     let listen = address(source);
@@ -36,11 +41,17 @@ pub(super) async fn open(
     if source.register_users != RegisterUsers::No {
         tracing::warn!("source.register_users: usher registers no accounts yet; people are invited once they have one");
     }
-    if source.synchronous_provisioning || source.mailer.is_some() {
-        tracing::warn!("source.synchronous_provisioning and source.mailer are read and not carried out yet");
+    if source.synchronous_provisioning {
+        tracing::warn!("source.synchronous_provisioning is read and not carried out yet");
     }
     tracing::info!(listen, client = source.client_id, "SCIM clients are served");
     Ok((listener, Server::new(settings, gate, &source.client_id, store)))
+}
+
+/// That people are written to, where a mailer is configured and not silent (S-64).
+fn letters(config: &Config, source: &ScimSource, queued: Arc<Notify>) -> Option<Letters> {
+    let mailer = source.mailer.as_ref().filter(|mailer| !mailer.silent);
+    mailer.map(|_| Letters { server_name: config.homeserver.server_name.clone(), queued })
 }
 
 /// `listen` is an address with or without a port of its own; without it every address (S-62).

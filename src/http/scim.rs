@@ -31,7 +31,7 @@ use crate::clock;
 use crate::scim::access::Roles;
 use crate::scim::route::Route;
 use crate::scim::{Error, Kind, discovery, document};
-use crate::store::scim::{Resources, WriteError};
+use crate::store::scim::{Letters, Resources, WriteError};
 use crate::store::{Store, StoreError};
 
 /// Largest body about one user; groups and bulk requests may be as large as `scim::bulk::LARGEST`.
@@ -57,6 +57,8 @@ pub struct Settings {
     /// Whether what stands behind `@` in it is left out.
     pub strip_domain: bool,
     pub mapping: Mapping,
+    /// People are written to about their accounts.
+    pub letters: Option<Letters>,
 }
 
 /// The server. Clones share everything.
@@ -150,7 +152,7 @@ impl Server {
         let mut order = self.0.order.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let resources = match &*order {
             Some(known) => known.through(store),
-            None => Resources::new(store, &self.0.client),
+            None => Resources::new(store, &self.0.client).with_letters(self.0.settings.letters.clone()),
         };
         *order = Some(resources.clone());
         Ok(resources)

@@ -4,6 +4,7 @@
 //! gave them, mail addresses among them, and never a password.
 
 mod feed;
+mod letters;
 mod members;
 mod write;
 
@@ -15,6 +16,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use tokio::sync::Mutex;
 
 pub use feed::{Provisioned, Revision};
+pub use letters::Letters;
 pub use write::{Change, New, WriteError};
 
 use super::{Store, StoreError, damaged};
@@ -30,6 +32,7 @@ pub struct Resources {
     client: String,
     /// `SQLite` takes one writer at a time: those of one process wait here, in order, and not in the file's lock.
     writing: Arc<Mutex<()>>,
+    letters: Option<Letters>,
 }
 
 /// A stored resource.
@@ -73,7 +76,13 @@ impl Resources {
     /// The resources of `client` in this database.
     #[must_use]
     pub fn new(store: Store, client: &str) -> Self {
-        Self { store, client: client.to_owned(), writing: Arc::default() }
+        Self { store, client: client.to_owned(), writing: Arc::default(), letters: None }
+    }
+
+    /// The same resources, whose people are written to.
+    #[must_use]
+    pub fn with_letters(self, letters: Option<Letters>) -> Self {
+        Self { letters, ..self }
     }
 
     /// The same resources through another opening of the database, in one order of writes.
@@ -298,7 +307,7 @@ pub(super) fn statements(backend: &super::Backend) -> Vec<String> {
     statements.extend([1, LONGEST_LIST].map(|count| listed(SELECT_AT, 2, count)));
     statements.extend(members::statements());
     statements.extend(write::statements(backend));
-    statements.extend(feed::QUERIES.iter().map(|sql| (*sql).to_owned()));
+    statements.extend(feed::QUERIES.iter().chain(letters::QUERIES).map(|sql| (*sql).to_owned()));
     statements
 }
 

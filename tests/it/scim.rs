@@ -4,9 +4,12 @@
 
 mod access;
 mod clients;
+mod letters;
 mod lists;
 mod protocol;
 mod writes;
+
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -16,6 +19,7 @@ use usher::http::scim::{Gate, Server, Settings, serve};
 use usher::ids::Timestamp;
 use usher::scim::access::{Digest, Roles, Token};
 use usher::store::Store;
+use usher::store::scim::Letters;
 
 use crate::stores::Database;
 
@@ -81,6 +85,7 @@ impl Scim {
             username_attribute: username.to_owned(),
             strip_domain,
             mapping: Mapping::new(None, username, false).unwrap(),
+            letters: Some(Letters { server_name: "example.org".to_owned(), queued: Arc::default() }),
         };
         let store = database.open().await;
         let (sender, receiver) = watch::channel(Some(store.clone()));

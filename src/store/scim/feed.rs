@@ -156,7 +156,7 @@ impl Row {
 }
 
 /// `displayName`, else the name's own form, else its parts.
-fn display_name(document: &Document) -> Option<String> {
+pub(super) fn display_name(document: &Document) -> Option<String> {
     let part = |part: &str| shown(document.get("name").and_then(|name| name.get(part)));
     if let Some(name) = shown(document.get("displayName")).or_else(|| part("formatted")) {
         return Some(name.to_owned());
@@ -170,7 +170,7 @@ fn shown(value: Option<&Value>) -> Option<&str> {
 }
 
 /// All addresses, the primary one first, in lower case as homeservers keep them.
-fn emails(document: &Document) -> Vec<String> {
+pub(super) fn emails(document: &Document) -> Vec<String> {
     let given = document.get("emails").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let (primary, others): (Vec<&Value>, Vec<&Value>) =
         given.iter().partition(|email| crate::scim::document::is_primary(email));

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
-use super::{Resource, Resources, members, number, resource};
+use super::{Resource, Resources, letters, members, number, resource};
 use crate::ids::Localpart;
 use crate::scim::patch::MemberChange;
 use crate::scim::{Document, Error, Kind, fold};
@@ -148,22 +148,38 @@ impl Resources {
 
     async fn attempt(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, Trouble> {
         let mut transaction = self.store.begin().await?;
-        let done = match job {
-            Job::Create(new) => Some(self.insert(&mut transaction, new, now_ms).await?),
+        let (done, occasion) = match job {
+            Job::Create(new) => {
+                let (made, returned) = self.insert(&mut transaction, new, now_ms).await?;
+                let occasion = letters::on_creation(&made, returned);
+                (Some(made), occasion)
+            }
             Job::Change(kind, id, decide) => match self.locked(&mut transaction, *kind, id).await? {
-                Some(before) => Some(self.replace(&mut transaction, before, *decide, now_ms).await?),
-                None => None,
+                Some(before) => {
+                    let after = self.replace(&mut transaction, before.clone(), *decide, now_ms).await?;
+                    let occasion = letters::on_change(&before, &after);
+                    (Some(after), occasion)
+                }
+                None => (None, None),
             },
             Job::Delete(kind, id, check) => match self.locked(&mut transaction, *kind, id).await? {
                 Some(before) => {
                     check(&before)?;
                     self.remove(&mut transaction, &before, now_ms).await?;
-                    Some(before)
+                    let occasion = letters::on_deletion(&before);
+                    (Some(before), occasion)
                 }
-                None => None,
+                None => (None, None),
             },
         };
+        let told = match &done {
+            Some(person) => self.tell(&mut transaction, person, occasion, now_ms).await?,
+            None => false,
+        };
         transaction.commit().await?;
+        if let Some(letters) = self.letters.as_ref().filter(|_| told) {
+            letters.queued.notify_one();
+        }
         Ok(done)
     }
 
@@ -208,15 +224,23 @@ impl Resources {
         Ok(self.announce(connection, before.kind == Kind::User, now_ms).await?)
     }
 
-    async fn insert(&self, connection: &mut AnyConnection, new: &New, now_ms: i64) -> Result<Resource, Trouble> {
+    /// The second of the result: somebody who was deleted has returned.
+    async fn insert(
+        &self,
+        connection: &mut AnyConnection,
+        new: &New,
+        now_ms: i64,
+    ) -> Result<(Resource, bool), Trouble> {
         let mut localpart = new.localpart.as_ref().map(|localpart| localpart.as_str().to_owned());
         let mut stable_id = new.id.clone();
+        let mut returned = false;
         let external_id = new.document.get("externalId").and_then(Value::as_str);
         if new.kind == Kind::User
             && let Some((known, name)) = self.buried(connection, external_id, localpart.as_deref()).await?
         {
             sqlx::query(UNBURY).bind(self.client.as_str()).bind(known.as_str()).execute(&mut *connection).await?;
             stable_id = known;
+            returned = true;
             localpart = name.or(localpart);
         }
         let mut made = Resource {
@@ -249,7 +273,7 @@ impl Resources {
         let members = [MemberChange::Add(new.members.clone())];
         members::change(connection, &self.client, made.pk, &members).await?;
         self.announce(connection, false, now_ms).await?;
-        Ok(made)
+        Ok((made, returned))
     }
 
     /// Stable id and Matrix name of somebody who was deleted: by external id, or by name where no external id speaks against it.

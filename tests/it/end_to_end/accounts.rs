@@ -50,7 +50,7 @@ impl World {
     }
 
     /// What becomes of somebody's own request: 200, or the error's code.
-    async fn session(&self, name: &str) -> String {
+    pub(super) async fn session(&self, name: &str) -> String {
         let (status, answer) = self.as_person(name, "GET", "/_matrix/client/v3/account/whoami", Value::Null).await;
         if status == 200 { "ok".to_owned() } else { answer["errcode"].as_str().unwrap_or_default().to_owned() }
     }

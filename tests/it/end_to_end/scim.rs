@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::child::Running;
 use super::world::{NAMES, World, until};
 use crate::lab::slapd::free_port;
+use crate::lab::smtp::{Encryption, SmtpSink};
 use crate::stores::Database;
 
 const TOKEN: &str = "canary-token-of-the-identity-provider";
@@ -178,10 +179,20 @@ fn provisioned(world: &mut World) -> Provider {
     Provider::at(port)
 }
 
+async fn is_locked(world: &World, name: &str) -> bool {
+    world.session(name).await == "M_USER_LOCKED"
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transcript_of_entra_id_ends_in_the_right_spaces() {
     let mut world = World::new().await;
     let provider = provisioned(&mut world);
+    let sink = SmtpSink::start(Encryption::None, None);
+    world.config["source"]["mailer"] = json!({
+        "from": "Chat <it@canary-mail.example>",
+        "transport": { "host": "127.0.0.1", "port": sink.port, "secure": false, "ignoreTLS": true },
+    });
+    world.write();
     let mut daemon = world.start(&["run"]);
     until("SCIM is served", async || provider.call("GET", "/Users", Value::Null).await.0 == 200).await;
     let mut ids: BTreeMap<String, String> = BTreeMap::new();
@@ -216,12 +227,23 @@ async fn a_transcript_of_entra_id_ends_in_the_right_spaces() {
 
     let jon = format!("/Users/{}", ids["jon"]);
     provider.patch(&jon, json!({ "op": "Replace", "path": "active", "value": "False" })).await;
-    until("jon is out", async || !world.inside("blue").await.contains("jon")).await;
+    until("jon is locked", async || is_locked(&world, "jon").await).await;
+    assert!(world.inside("blue").await.contains("jon"), "and stays where he is (S-63)");
     provider.patch(&jon, json!({ "op": "Replace", "path": "active", "value": "True" })).await;
-    until("jon is back, with his groups", async || world.is_right().await).await;
+    until("jon is back", async || !is_locked(&world, "jon").await).await;
     let ida = format!("/Users/{}", ids["ida"]);
     provider.must("DELETE", &ida, Value::Null).await;
-    until("ida is out", async || !world.inside("blue").await.contains("ida")).await;
+    until("ida is locked", async || is_locked(&world, "ida").await).await;
+    let expected = NAMES.len() + 3;
+    until("everybody has been told", async || sink.letters().len() == expected).await;
+    let told = |name: &str, what: &str| {
+        let to = format!("{name}@canary-mail.example");
+        let about =
+            |letter: &Value| letter["to"][0] == to.as_str() && letter["content"].as_str().unwrap().contains(what);
+        sink.letters().iter().filter(|letter| about(letter)).count()
+    };
+    assert_eq!((told("ann", "is ready"), told("jon", "is ready"), told("ida", "is ready")), (1, 1, 1));
+    assert_eq!((told("jon", "was closed"), told("jon", "is active again"), told("ida", "was closed")), (1, 1, 1));
     daemon.must_run();
 
     let token = world.stage.admin_token().to_owned();
