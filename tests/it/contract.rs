@@ -39,6 +39,8 @@ async fn all(ground: &Ground) {
     cases::adoption::an_adopted_room_is_marked_and_fenced(ground).await;
     cases::adoption::invitations_are_listed(ground).await;
     cases::adoption::a_room_of_another_usher_is_known_as_such(ground).await;
+    cases::upgrades::an_upgraded_space_takes_its_fence_and_its_links_along(ground).await;
+    cases::upgrades::a_room_with_nobody_in_it_is_told_from_one_that_is_closed(ground).await;
     cases::members::an_unknown_token_is_fatal(ground).await;
     cases::reads::a_full_read_stays_within_its_budget(ground).await;
     cases::reads::accounts_are_found_by_every_way(ground).await;
