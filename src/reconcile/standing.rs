@@ -19,6 +19,8 @@ use crate::observability::FailureStatus;
 use crate::observed::{Member, Room};
 use crate::plan::{Action, RoomRef};
 
+/// What the homeserver says to somebody who is banned and wants to enter: not that there is nobody.
+const BANNED: &str = "M_BAD_STATE";
 /// What it takes to keep levels, names and members of a room in order.
 const NEEDED: i64 = 100;
 
@@ -176,7 +178,7 @@ impl Reconciler {
                 }
                 Err(error) => {
                     tracing::warn!(key = %setback.key, room = %id, %error, "the bot cannot get back what it lost");
-                    if error.kind == ActErrorKind::Stale {
+                    if error.kind == ActErrorKind::Stale && error.code.as_deref() != Some(BANNED) {
                         // There is no such room, or nobody of this homeserver is in it: where its alias points is looked up anew, and if it
                         // is there still, that is debris.
                         gone.insert(id.clone());

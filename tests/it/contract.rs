@@ -39,6 +39,8 @@ async fn all(ground: &Ground) {
     cases::adoption::an_adopted_room_is_marked_and_fenced(ground).await;
     cases::adoption::invitations_are_listed(ground).await;
     cases::adoption::a_room_of_another_usher_is_known_as_such(ground).await;
+    cases::upgrades::an_upgraded_space_takes_its_fence_and_its_links_along(ground).await;
+    cases::upgrades::a_room_with_nobody_in_it_is_told_from_one_that_is_closed(ground).await;
     cases::accounts::an_account_is_locked_and_its_old_session_comes_back(ground).await;
     cases::accounts::protected_accounts_are_refused_by_the_hand(ground).await;
     cases::accounts::an_erased_account_is_out_of_every_room_and_stays_so(ground).await;

@@ -8,3 +8,4 @@ pub mod members;
 pub mod power;
 pub mod reads;
 pub mod rooms;
+pub mod upgrades;

@@ -140,7 +140,6 @@ async fn upgrades_are_followed(version: &'static str, next: &'static str) {
         assert_eq!(world.inside_of(&old).await, before[thing], "the old room keeps its people");
     }
     hang_together(&world).await;
-    std::fs::write("/tmp/daemon.log", daemon.said()).unwrap();
     assert_eq!(world.everybody().await, before);
     daemon.stop().await.code(0);
     world.must_be_whole(&made).await;

@@ -38,7 +38,7 @@ fn length() -> Duration {
 }
 
 /// What people do, each as likely as its number says.
-const DEEDS: [(&str, u64); 13] = [
+const DEEDS: [(&str, u64); 14] = [
     ("join", 10),
     ("leave", 3),
     ("invite", 6),
@@ -50,6 +50,7 @@ const DEEDS: [(&str, u64); 13] = [
     ("make", 3),
     ("hang", 3),
     ("unhang", 1),
+    ("replace", 2),
     ("upgrade", 1),
     ("reorganise", 3),
 ];
@@ -62,6 +63,8 @@ struct Walk {
     rooms: Vec<RoomId>,
     /// Rooms people made, with the space they are for.
     own: Vec<(RoomId, &'static str)>,
+    /// What people replaced usher's spaces and rooms by.
+    heirs: Vec<(RoomId, &'static str)>,
     /// Who was in which group from when on.
     employment: Employment,
     /// How often what was done.
@@ -84,6 +87,8 @@ impl Walk {
             "id": "org", "name": "Company", "groups": [{ "externalId": "leads", "powerLevel": 50 }, chiefs],
             "subspaces": [team("red", "Red team"), team("blue", "Blue team")],
         }]);
+        // From version 12 on nobody but the bot could replace what it has made; what people replace it by is of version 12.
+        world.config["provisioner"]["room_version"] = json!("11");
         world.config["source"] = json!({ "check_interval_seconds": 1 });
         // What is walked here is not how much may change at once.
         let far = json!({ "min": 10_000 });
@@ -98,7 +103,7 @@ impl Walk {
             rooms.push(world.room(thing).await);
         }
         let (done, count) = (BTreeMap::new(), BTreeMap::new());
-        let walk = Self { world, daemon, moments, rooms, own: Vec::new(), employment, done, count };
+        let walk = Self { world, daemon, moments, rooms, own: Vec::new(), heirs: Vec::new(), employment, done, count };
         for name in NAMES {
             for room in walk.rooms.clone() {
                 walk.join(name, &room).await;
@@ -179,6 +184,7 @@ impl Walk {
             "hang" => self.hang(json!({ "via": [crate::lab::synapse::SERVER_NAME] })).await,
             "unhang" => self.hang(json!({})).await,
             "upgrade" => self.upgrade().await,
+            "replace" => self.replace().await,
             "reorganise" => self.reorganise(),
             other => panic!("nobody does {other}"),
         }
@@ -262,6 +268,23 @@ impl Walk {
         Some(upgraded)
     }
 
+    /// A space or room of usher's is upgraded by somebody who can.
+    async fn replace(&mut self) -> Option<bool> {
+        let thing = self.pick(&THINGS);
+        if !self.once_more(format!("upgrade of {thing}")) {
+            return None;
+        }
+        let (by, room) = (self.somebody_strong(), self.world.room(thing).await);
+        let path = format!("/_matrix/client/v3/rooms/{}/upgrade", escape(room.as_str()));
+        let (upgraded, answer) = self.post(by, &path, json!({ "new_version": "12" })).await;
+        if upgraded {
+            let heir = RoomId::from(answer["replacement_room"].as_str().unwrap());
+            self.rooms.push(heir.clone());
+            self.heirs.push((heir, thing));
+        }
+        Some(upgraded)
+    }
+
     /// The directory changes: somebody changes the team, or begins or ends to lead. The teams' first stay, so that none is ever empty.
     fn reorganise(&mut self) -> Option<bool> {
         let name = self.pick(&["bob", "cat", "dan", "hal", "ida", "jon"]);
@@ -337,12 +360,19 @@ async fn a_random_walk_ends_in_order_and_nothing_wrong_happened_on_the_way() {
     let mut walk = Walk::begin().await;
     walk.walk().await;
     walk.rest().await;
-    let Walk { world, employment, own, .. } = &walk;
+    let Walk { world, employment, own, heirs, .. } = &walk;
     walk.assert_nobody_too_many().await;
-    let verdict = judge::judge(world, employment, own).await;
+    let others: Vec<_> = own.iter().chain(heirs).cloned().collect();
+    let verdict = judge::judge(world, employment, &others).await;
     println!("random walk: {verdict}");
     assert_eq!(verdict.wrongs, Vec::<String>::new());
     assert!(verdict.judged > 0, "usher did nothing that could be judged");
+    for (heir, thing) in &walk.heirs {
+        let last = walk.world.room(thing).await;
+        let replaced = walk.world.state(&last, "dev.usher.managed", &walk.world.bot()).await;
+        let known = replaced["former"].as_array().is_some_and(|former| former.contains(&json!(heir)));
+        assert!(*heir == last || known, "{thing}: {heir} is not followed: {replaced}");
+    }
     let Walk { world, daemon, .. } = walk;
     daemon.stop().await.code(0);
     world.must_be_settled().await;

@@ -49,19 +49,18 @@ impl World {
     /// The space itself and those of its children that `me` may see.
     pub fn hierarchy(&self, space: &RoomId, me: &UserId) -> Result<Value, Refusal> {
         let held = self.room(space)?;
-        if held.membership(me) != Some("join") {
+        let open = |room: &super::world::Room| {
+            matches!(room.membership(me), Some("join" | "invite"))
+                || matches!(room.join_rule(), "public" | "knock" | "knock_restricted")
+                || (room.join_rule() == "restricted" && self.is_allowed(room, me))
+        };
+        if !open(held) {
             return refuse(403, "M_FORBIDDEN", format!("User {me} not in room {space}"));
         }
         let links =
             held.state.iter().filter(|((kind, _), event)| kind == "m.space.child" && event.content["via"].is_array());
         let children = links.map(|((_, child), _)| RoomId::from(child.as_str()));
-        let children = children.filter(|child| {
-            self.rooms.get(child).is_some_and(|room| {
-                matches!(room.membership(me), Some("join" | "invite"))
-                    || matches!(room.join_rule(), "public" | "knock" | "knock_restricted")
-                    || (room.join_rule() == "restricted" && self.is_allowed(room, me))
-            })
-        });
+        let children = children.filter(|child| self.rooms.get(child).is_some_and(open));
         let rooms = std::iter::once(space.clone()).chain(children).map(|id| self.shown(&id));
         Ok(json!({ "rooms": rooms.collect::<Vec<_>>() }))
     }

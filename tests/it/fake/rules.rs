@@ -144,13 +144,18 @@ impl World {
     }
 
     pub fn join(&mut self, room: &RoomId, user: &UserId) -> Result<(), Refusal> {
-        let held = self.room(room)?;
+        const NOBODY: &str = "Can't join remote room because no servers that are in the room have been provided.";
+        let Some(held) = self.rooms.get(room) else { return refuse(404, "M_UNKNOWN", NOBODY) };
         if self.accounts.get(user).is_some_and(|account| account.suspended) {
             return refuse(403, "M_USER_SUSPENDED", "Sending messages while account is suspended is not allowed.");
         }
+        // Nobody here is in it, and nobody said who else may be.
+        if !held.has_members() {
+            return refuse(404, "M_UNKNOWN", NOBODY);
+        }
         let admitted = match held.membership(user) {
             Some("join") => return Ok(()),
-            Some("ban") => return refuse(403, "M_FORBIDDEN", "You are banned from this room"),
+            Some("ban") => return refuse(403, "M_BAD_STATE", "Cannot join user who was banned"),
             Some("invite") => true,
             _ => match held.join_rule() {
                 "public" => true,

@@ -70,6 +70,11 @@ impl Room {
     pub fn membership(&self, user: &UserId) -> Option<&str> {
         self.content("m.room.member", user.as_str())?.get("membership")?.as_str()
     }
+
+    pub fn has_members(&self) -> bool {
+        let joined = |event: &Event| event.kind == "m.room.member" && event.content["membership"] == "join";
+        self.state.values().any(joined)
+    }
 }
 
 pub struct World {
