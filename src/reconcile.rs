@@ -307,6 +307,9 @@ impl Reconciler {
             if self.recover().await? {
                 continue;
             }
+            if self.heed(&plan) {
+                continue;
+            }
             if !read_again && self.read_for_final_steps(&plan).await? {
                 read_again = true;
                 continue;

@@ -265,7 +265,7 @@ impl Report {
                 Exit::Config,
             ),
             (Ok(true), AccountsBackend::Mas) if config.accounts.admin_token.is_none() => {
-                self.advice("accounts", NO_SESSION)
+                self.advice("accounts", NO_SESSION);
             }
             (Ok(_), _) => {}
             (Err(error), _) => self.advice("accounts", &error.to_string()),

@@ -84,10 +84,7 @@ impl Planner<'_> {
         let carriers = roots.iter().filter_map(|root| self.observed.rooms.get(*self.located.get(&root.key)?));
         let inside = carriers.flat_map(|room| room.members.iter()).filter(|(_, member)| member.is_in());
         let entitled = |user: &UserId| roots.iter().any(|root| root.rule.members.contains_key(user));
-        let undecided = |user: &UserId| {
-            matches!(desired.people.standing(user), Some(Standing::Suspended(_)))
-                || desired.leaving.iter().any(|leaving| leaving.user == *user)
-        };
+        let undecided = |user: &UserId| matches!(desired.people.standing(user), Some(Standing::Suspended(_)));
         let people = inside.map(|(user, _)| user).filter(|user| {
             user.server() == self.observed.server
                 && !entitled(user)

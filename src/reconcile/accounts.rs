@@ -14,7 +14,7 @@ use crate::execute::Report;
 use crate::ids::{Timestamp, UserId};
 use crate::ledger::{Ending, Order};
 use crate::observed::{Known, Observed, Presence};
-use crate::plan::{AccountDeed, Action, LevelChange, Plan, Step, WAITS_FOR_READ, Withheld};
+use crate::plan::{AccountDeed, Action, Lesson, LevelChange, Plan, Step, WAITS_FOR_READ, Withheld};
 use crate::store::audit::{AuditRecord, SENT};
 use crate::store::{GivenOrder, Store, StoreError};
 
@@ -125,6 +125,19 @@ impl Reconciler {
             }
             Err(other) => Err(other),
         }
+    }
+
+    /// Takes in what a plan found out about leavers; `true` if that changes what is known, and with it the plan: the bot's account data
+    /// is to tell the same by the end of the pass (S-84).
+    pub(super) fn heed(&mut self, plan: &Plan) -> bool {
+        if self.parts.actuator.is_none() {
+            return false;
+        }
+        let news = plan.lessons.iter().filter(|lesson| matches!(lesson, Lesson::Leaver { .. }));
+        let news: Vec<Lesson> = news.cloned().collect();
+        let before = self.ledger.leavers.clone();
+        self.ledger.learn(&news);
+        before != self.ledger.leavers
     }
 
     /// Compares the clocks (S-53). Only where somebody's grace depends on them, now or once they are locked.

@@ -314,7 +314,7 @@ impl Reconciler {
                 listed && matches!(step.action, Action::Kick { .. } | Action::Account { .. } | Action::Puppet { .. })
             })
             // While clean-up is off nobody is removed for it, and those may be thousands.
-            .filter(|step| step.withheld != Some(Withheld::GcOff))
+            .filter(|step| !matches!(step.withheld, Some(Withheld::GcOff | Withheld::Refused { .. })))
             .filter_map(|step| step.action.user())
             .filter(|user| !self.services.contains_key(*user))
             .cloned()

@@ -92,7 +92,7 @@ async fn a_long_user_list_is_read_in_pages_and_an_idle_poll_costs_three_requests
     ground.proxy.clear();
     let observed = ground.homeserver.full().await.unwrap();
     assert_eq!(observed.accounts.people.len(), 2503);
-    assert_eq!(ground.proxy.count(), 1 + 1 + 3 + 1, "joined rooms, name, pages, one room");
+    assert_eq!(ground.proxy.count(), 1 + 1 + 1 + 3 + 1, "joined rooms, name, account data, pages, one room");
 
     let position = ground.homeserver.next_batch(None, Duration::ZERO).await.unwrap().position;
     ground.proxy.clear();

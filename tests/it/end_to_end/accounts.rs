@@ -74,13 +74,17 @@ async fn a_leaver_is_locked_returns_to_the_old_session_and_is_erased_at_the_due_
     world.apply_at(120, true).await.code(0);
     assert_eq!(world.session("jon").await, "M_USER_LOCKED");
     assert!(world.inside("blue").await.contains("jon") && world.inside("blue/general").await.contains("jon"));
-    assert_eq!(world.removed().await.len(), 0);
+    // They never answered the invitations to these.
+    for thing in ["org", "org/general"] {
+        assert_eq!(world.members(thing).await["jon"], "leave", "withdrawn");
+    }
     world.usher_at("+121m", &["plan"]).await.code(0).says("grace until");
     world.usher(&["grace", "list"]).await.code(0).says(&world.user("jon")).says("erasure not before");
 
     come_back(&mut world, "jon");
     world.apply_at(180, true).await.code(0);
     assert_eq!(world.session("jon").await, "ok", "the session of before");
+    assert_eq!(world.members("org").await["jon"], "invite", "asked again");
     world.usher(&["grace", "list"]).await.code(0).says("Nobody is locked");
 
     // Gone for good: seen at 4 h, locked at 6 h, due a day later.
@@ -248,5 +252,6 @@ async fn attributes_follow_the_directory_and_an_address_is_never_taken_from_some
     world.usher(&["apply", "--yes"]).await.code(0);
     assert_eq!(world.proxy.writes(), Vec::<String>::new());
     let singles = world.proxy.seen().iter().filter(|seen| seen.path.contains("/v2/users/")).count();
-    assert_eq!(singles, 0, "addresses that were read are not read again");
+    // Whose account the refused one is, each start asks once.
+    assert!(singles <= 1, "addresses that were read are not read again: {singles}");
 }

@@ -119,9 +119,13 @@ impl Running {
         self.wait_for(Duration::from_secs(10)).await
     }
 
-    /// SIGKILL, now.
+    /// SIGKILL, now: under another clock the program is a child of the one that sets it.
     pub fn kill9(mut self) -> Ended {
         let mut child = self.child.take().expect("running");
+        let below = format!("/proc/{0}/task/{0}/children", child.id());
+        for pid in std::fs::read_to_string(below).unwrap_or_default().split_whitespace() {
+            signal(pid.parse().expect("a process id"), "KILL");
+        }
         let _ = child.kill();
         let code = child.wait().expect("its end").code();
         self.ended(code)

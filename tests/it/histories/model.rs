@@ -278,6 +278,7 @@ async fn answer(State(server): State<Arc<Server>>, request: Request) -> Response
         }
         ["_matrix", "client", "v3", "profile", _] => json!({ "displayname": "usher" }),
         ["_matrix", "client", "v1", "rooms", _, "hierarchy"] => json!({ "rooms": [] }),
+        ["_matrix", "client", "v3", "user", _, "account_data", _] => return refuse(404, "M_NOT_FOUND"),
         ["_matrix", "client", "v3", "sync"] => {
             let next = format!("s{}", story.stream.len());
             match since.map(|since| since.strip_prefix('s').and_then(|number| number.parse::<usize>().ok())) {
