@@ -330,15 +330,17 @@ impl<'a> Planner<'a> {
     fn close(&mut self, leftover: &Leftover<'a>, here: &RoomRef, leaves: bool) {
         let Leftover { id, room, key, .. } = leftover;
         let mut deeds = Vec::new();
-        if !leftover.begun && !self.lacks(room, MARKER_TYPE) {
+        let marks = !self.lacks(room, MARKER_TYPE);
+        if !leftover.begun && marks {
             let marker = room.marker.clone().unwrap_or_else(|| self.marker(key));
             let state = StateChange::Unmark(Marker { abandoned: true, ..marker });
             deeds.push(Action::SetState { room: here.clone(), state });
         }
-        // Looked up for what is half given up; before that it points here, unless it is known to point elsewhere.
+        // Looked up for what is half given up; before that it points here, unless it is known to point elsewhere. Where the marker cannot
+        // say that the room was given up, the alias stays with it, or it would be taken away again and again.
         let points_here = match self.observed.aliases.get(*key) {
             Some(target) => target == *id,
-            None => !leftover.begun && !is_of_people(key),
+            None => !leftover.begun && marks && !is_of_people(key),
         };
         let made_way = |step: &Step| matches!(&step.action, Action::DropAlias { key: dropped, .. } if dropped == *key);
         if points_here && !self.plan.steps.iter().any(made_way) {
