@@ -367,7 +367,7 @@ pub async fn run(invocation: Invocation) -> Exit {
         Verb::Check => check::run(files).await,
         Verb::Plan { json, record } => plan::run(files, *json, record.as_deref()).await,
         Verb::Apply { yes } => apply::run(files, *yes).await,
-        Verb::Run { dry_run, once } => run::run(files, *dry_run, *once).await,
+        Verb::Run { dry_run, once } => Box::pin(run::run(files, *dry_run, *once)).await,
         Verb::Explain { what } => explain::run(files, what).await,
         Verb::Hold(verb) => hold::verb(files, verb).await,
         Verb::Grace(verb) => grace::verb(files, verb).await,
