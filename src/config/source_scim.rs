@@ -93,7 +93,9 @@ fn credentials(client: &mut Section<'_>) -> Vec<ScimCredential> {
                 known.token.as_ref().is_some_and(|known| known.expose_secret() == token.expose_secret())
             };
             if found.iter().any(|known| same(&known)) {
-                field.fail("has the same token as an entry above: each client needs one of its own");
+                field.advise(
+                    "has the same token as an entry above, and its roles count: give each client a token of its own",
+                );
             }
             if token.expose_secret().len() < SHORTEST_TOKEN {
                 field.advise(format!("has a short token: use at least {SHORTEST_TOKEN} random characters"));

@@ -1,3 +1,5 @@
+//! PATCH as each client writes it, refusals, and the simplest models there are.
+
 use serde_json::json;
 
 use super::*;

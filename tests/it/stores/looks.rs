@@ -147,11 +147,12 @@ async fn a_look_beside_a_writer_sees_what_was_committed(database: &Database) {
 async fn the_tables_of_an_older_version_are_named_and_left_alone(database: &Database) {
     filled(database).await;
     let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
-    sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 50").execute(&pool).await.unwrap();
+    let newest = "DELETE FROM _sqlx_migrations WHERE version = (SELECT MAX(version) FROM _sqlx_migrations)";
+    sqlx::query(newest).execute(&pool).await.unwrap();
     pool.close().await;
     let before = everything(database).await;
     let refused = Store::look(&database.url).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Older { version: 3, latest: 50 }), "{refused}");
+    assert!(matches!(refused, StoreError::Older { version, latest } if version + 1 == latest), "{refused}");
     assert!(refused.to_string().contains("usher apply"), "{refused}");
     assert_eq!(everything(database).await, before);
 
