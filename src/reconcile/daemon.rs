@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::survey::alive;
 use super::{Arrival, Folding, News, PassError, PassResult, Reconciler};
 use crate::bridge::Hint;
 use crate::clock;
@@ -57,16 +58,13 @@ pub async fn run(
 ) -> Ended {
     let (sender, batches) = mpsc::channel(BATCHES);
     let stop = reconciler.stop.clone();
-    let position = match &reconciler.parts.store {
-        Some(store) => store.feed_position().await.ok().flatten(),
-        None => None,
-    };
-    let feed = tokio::spawn(follow(homeserver, position, sender, (hints.clone(), stop.clone())));
+    let position = feed_position(&reconciler, &homeserver).await;
+    let feed = tokio::spawn(follow(homeserver, position.clone(), sender, (hints.clone(), stop.clone())));
     let mut daemon = Daemon {
         woken: hints.woken(),
         hints,
         reconciler,
-        inbox: Inbox { batches, news: News::default(), position: None },
+        inbox: Inbox { batches, news: News::default(), position },
         status,
         show,
         next_poll: Instant::now(),
@@ -86,6 +84,22 @@ pub async fn run(
         tracing::warn!(%error, "the writer's lease could not be given back; it runs out by itself");
     }
     ended
+}
+
+/// Where the feed goes on: where it was left, else where it stands now, asked before anything is read. A position that is younger than the
+/// first read would leave a gap between the two, and everything would be read a second time. `None`: the homeserver is away, or the bot
+/// is not registered yet.
+async fn feed_position(reconciler: &Reconciler, homeserver: &Homeserver) -> Option<String> {
+    if let Some(store) = &reconciler.parts.store
+        && let Ok(Some(position)) = store.feed_position().await
+    {
+        return Some(position);
+    }
+    let present = alive(&reconciler.parts.heartbeat, homeserver.next_batch(None, Duration::ZERO));
+    tokio::select! {
+        () = reconciler.stop.cancelled() => None,
+        present = present => present.ok().map(|batch| batch.position),
+    }
 }
 
 /// Waits on the feed and hands on what comes.

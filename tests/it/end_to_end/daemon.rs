@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::world::{World, until};
+use crate::lab::proxy::Fault;
 use crate::lab::synapse::escape;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -51,6 +54,28 @@ async fn changes_made_by_hand_are_put_right_without_a_poll() {
     world.usher(&["status"]).await.code(0);
     daemon.stop().await.code(0);
     world.must_be_settled().await;
+}
+
+/// The place in the feed is taken before the first read: one that comes later would leave a gap, and everything would be read again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_read_once_however_slowly_the_feed_begins() {
+    let mut world = World::new().await;
+    world.open_account("mal").await;
+    world.settle().await;
+    let mut slow = true;
+    world.proxy.clear();
+    world.proxy.spoil(move |seen| {
+        let first = seen.path.ends_with("/sync") && std::mem::take(&mut slow);
+        first.then_some(Fault::Late(Duration::from_secs(3)))
+    });
+    let daemon = world.start(&["run"]);
+    until("a first pass", async || world.status().await["last_pass"]["result"] == "ok").await;
+    let path = format!("/_matrix/client/v3/rooms/{}/invite", escape(world.room("red").await.as_str()));
+    assert_eq!(world.as_bot("POST", &path, json!({ "user_id": world.user("mal") })).await.0, 200);
+    until("the intruder is out", async || world.members("red").await["mal"] == "leave").await;
+    let reads = world.proxy.seen().iter().filter(|seen| seen.path.ends_with("/joined_rooms")).count();
+    assert_eq!(reads, 1);
+    daemon.stop().await.code(0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
