@@ -125,9 +125,21 @@ impl<'a> Planner<'a> {
         let room = self.room_at(id).unwrap_or(&unknown);
         let here = RoomRef::Id(id.clone());
         let footing = self.footing(room);
-        let approach = self.approach(wanted, &here, &footing, ADOPT);
         let marker = Marker { original_creator: self.maker(room).cloned(), adopted: true, ..self.marker(&wanted.key) };
-        self.state(wanted, &here, StateChange::Adopt(marker), ADOPT);
+        self.enter_and_mark(wanted, (&here, &footing), marker, ADOPT);
+        footing.whole
+    }
+
+    /// Power, entry and the marker, which waits for what the way in still lacks.
+    pub(super) fn enter_and_mark(
+        &mut self,
+        wanted: &'a DesiredRoom,
+        (here, footing): (&RoomRef, &Footing<'_>),
+        marker: Marker,
+        reason: Reason,
+    ) {
+        let approach = self.approach(wanted, here, footing, reason.clone());
+        self.state(wanted, here, StateChange::Adopt(marker), reason);
         let withheld = match approach {
             Approach::Clear => None,
             Approach::First => Some(Withheld::AfterAdoption),
@@ -136,7 +148,6 @@ impl<'a> Planner<'a> {
         if let (Some(step), Some(withheld)) = (self.plan.steps.last_mut(), withheld) {
             step.withheld.get_or_insert(withheld);
         }
-        footing.whole
     }
 
     /// Power and entry, as far as usher can see to them itself; otherwise what an operator has to do.

@@ -9,10 +9,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::adoption::{Approach, is_whole};
+use super::adoption::is_whole;
 use super::members::Candidate;
 use super::rooms::identity;
-use super::{Action, Note, Planner, Reason, RoomRef, Scope, StateChange, Withheld};
+use super::{Action, Note, Planner, Reason, RoomRef, Scope, StateChange};
 use crate::desired::{DesiredRoom, RoomKind};
 use crate::ids::{EventId, Key, RoomId, UserId};
 use crate::observed::{Child, JoinRule, MARKER_TYPE, Marker, Member, Room};
@@ -130,7 +130,6 @@ impl<'a> Planner<'a> {
         let there = self.room_at(heir).unwrap_or(&unknown);
         let here = RoomRef::Id(heir.clone());
         let footing = self.footing(there);
-        let approach = self.approach(wanted, &here, &footing, UPGRADED);
         let key = identity(room, &self.observed.bot).unwrap_or(&wanted.key);
         let mut marker = room.marker.clone().unwrap_or_else(|| self.marker(key));
         marker.former.insert(old.clone());
@@ -141,15 +140,7 @@ impl<'a> Planner<'a> {
             let Some(room) = self.room_at(before).filter(|_| known) else { break };
             at = room;
         }
-        self.state(wanted, &here, StateChange::Adopt(marker), UPGRADED);
-        let withheld = match approach {
-            Approach::Clear => None,
-            Approach::First => Some(Withheld::AfterAdoption),
-            Approach::Barred(remedy) => Some(Withheld::MissingRight(remedy)),
-        };
-        if let (Some(step), Some(withheld)) = (self.plan.steps.last_mut(), withheld) {
-            step.withheld.get_or_insert(withheld);
-        }
+        self.enter_and_mark(wanted, (&here, &footing), marker, UPGRADED);
     }
 
     /// Links to replaced rooms lead to those that replaced them.
