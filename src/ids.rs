@@ -200,12 +200,7 @@ fn escape(part: &str) -> String {
     if out.len() <= LONGEST_ALIAS_PART {
         return out;
     }
-    let digest = Sha256::digest(part.as_bytes());
-    let mut short = String::from("=h");
-    for byte in &digest[..20] {
-        let _ = write!(short, "{byte:02x}");
-    }
-    short
+    format!("=h{}", hex::encode(&Sha256::digest(part.as_bytes())[..20]))
 }
 
 /// Milliseconds since the Unix epoch. Always an argument in the core, never read there.

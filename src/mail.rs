@@ -11,7 +11,7 @@
 pub mod delivery;
 pub mod templates;
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::Duration;
 
 use lettre::message::header::{HeaderName, HeaderValue};
@@ -202,12 +202,7 @@ impl Post {
     /// The same for every attempt at a letter.
     fn message_id(&self, id: &str) -> String {
         let digest = Sha256::digest(id.as_bytes());
-        let mut text = "<usher.".to_owned();
-        for byte in &digest[..16] {
-            let _ = write!(text, "{byte:02x}");
-        }
-        let _ = write!(text, "@{}>", self.domain);
-        text
+        format!("<usher.{}@{}>", hex::encode(&digest[..16]), self.domain)
     }
 }
 

@@ -347,11 +347,7 @@ fn token() -> Result<SecretString, RegistrationError> {
     let mut bytes = [0_u8; 32];
     getrandom::fill(&mut bytes)
         .map_err(|error| RegistrationError { attempted: "draw a token".to_owned(), cause: error.to_string() })?;
-    let mut text = String::with_capacity(64);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    Ok(text.into())
+    Ok(hex::encode(bytes).into())
 }
 
 #[cfg(test)]

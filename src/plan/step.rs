@@ -1,7 +1,5 @@
 //! What a step is about: its phase, its room, its person, and the id by which approvals and failures know it.
 
-use std::fmt;
-
 use serde_json::Value;
 
 use super::{AccountDeed, Action, Class, Deed, Hold, Phase, Reason, RoomRef, StateChange, Step, StepId, Withheld};
@@ -188,17 +186,11 @@ impl Step {
 
 /// The first 48 bits of a SHA-256, as text: enough to tell the steps of one plan apart.
 pub(super) fn digest(parts: &[&str]) -> String {
-    use fmt::Write as _;
-
     use sha2::{Digest as _, Sha256};
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    let mut text = String::with_capacity(12);
-    for byte in &hash.finalize()[..6] {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    hex::encode(&hash.finalize()[..6])
 }

@@ -96,11 +96,9 @@ pub fn stable_id(entry: &Entry) -> Option<StableId> {
 /// An objectGUID as Active Directory's tools print it: the first three fields little-endian.
 #[must_use]
 pub fn guid_text(bytes: &[u8; 16]) -> String {
-    let hex =
-        |from: usize, to: usize| bytes[from..to].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
     let first = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     let (second, third) = (u16::from_le_bytes([bytes[4], bytes[5]]), u16::from_le_bytes([bytes[6], bytes[7]]));
-    format!("{first:08x}-{second:04x}-{third:04x}-{}-{}", hex(8, 10), hex(10, 16))
+    format!("{first:08x}-{second:04x}-{third:04x}-{}-{}", hex::encode(&bytes[8..10]), hex::encode(&bytes[10..]))
 }
 
 /// The one value that counts of an attribute that names somebody: the only one, or of several the one in the entry's own RDN (S-100).
