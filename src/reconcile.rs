@@ -105,6 +105,8 @@ pub struct Reconciler {
 pub struct StepTrouble {
     pub what: String,
     pub cause: String,
+    /// Where it was to be done.
+    room: Option<RoomId>,
     /// The world was not as planned, the last time it was tried.
     stale: bool,
     pub failures: u32,

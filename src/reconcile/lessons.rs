@@ -4,9 +4,9 @@ use super::{FIRST_PAUSE_MS, LONGEST_PAUSE_MS, PassError, PassResult, Reconciler,
 use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
 use crate::execute::Report;
-use crate::ids::Timestamp;
+use crate::ids::{RoomId, Timestamp};
 use crate::ledger::{DAY_MS, Refusal, RemovalRecord};
-use crate::plan::{Action, Class, Plan, Removal, Step, WINDOW_MS};
+use crate::plan::{Action, Class, Plan, Removal, RoomRef, Step, WINDOW_MS};
 use crate::store::{HeldStep, HoldRow, StoreError, diff};
 
 /// How long a homeserver's refusal of a person stands before it is tried once more.
@@ -52,6 +52,11 @@ impl Reconciler {
         for step in &report.done {
             self.fights.done(step, now);
             self.troubles.remove(&step.id());
+            if let (Action::TakePower { .. } | Action::Enter { .. }, Some(RoomRef::Id(room))) =
+                (&step.action, step.action.room())
+            {
+                self.try_again_in(room, now);
+            }
             for id in step.part_ids() {
                 self.ledger.approvals.remove(&id);
             }
@@ -74,6 +79,13 @@ impl Reconciler {
         Ok(self.save().await?)
     }
 
+    /// The bot has just got power or its place in this room: what was refused there once need not wait. What was refused again waits, so
+    /// that power which is taken away each time is not asked for without end.
+    fn try_again_in(&mut self, room: &RoomId, now: Timestamp) {
+        let here = self.troubles.values_mut().filter(|trouble| trouble.room.as_ref() == Some(room));
+        here.filter(|trouble| trouble.failures == 1).for_each(|trouble| trouble.retry_at = now);
+    }
+
     fn remember_failure(&mut self, plan: &Plan, step: &Step, error: &ActError, now: Timestamp) {
         if error.kind == ActErrorKind::Refused
             && let (Some(place), Some(user)) = (&step.place, step.action.user())
@@ -85,6 +97,10 @@ impl Reconciler {
         let trouble = self.troubles.entry(step.id()).or_insert_with(|| StepTrouble {
             what: plan.line(step),
             cause: String::new(),
+            room: match step.action.room() {
+                Some(RoomRef::Id(room)) => Some(room.clone()),
+                _ => None,
+            },
             stale: false,
             failures: 0,
             since: now,

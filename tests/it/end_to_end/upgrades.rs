@@ -4,15 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use usher::ids::RoomId;
 
+use super::live::put;
 use super::stage::Stage;
 use super::world::{THINGS, World, merge, until};
+use crate::lab::proxy::Fault;
 use crate::lab::synapse::escape;
 
+const LEVELS: &str = "m.room.power_levels";
 const CHILD: &str = "m.space.child";
 const PARENT: &str = "m.space.parent";
 const MARKER: &str = "dev.usher.managed";
@@ -130,8 +133,8 @@ async fn upgrades_are_followed(version: &'static str, next: &'static str) {
     };
     for &(thing, above) in things {
         let old = world.room(thing).await;
-        let start = Instant::now();
         let new = world.upgrade("ann", &old, next).await;
+        let start = Instant::now();
         until(&format!("{thing} is followed"), async || {
             world.is_followed((thing, above), (&old, &new), &before[thing]).await
         })
@@ -145,7 +148,7 @@ async fn upgrades_are_followed(version: &'static str, next: &'static str) {
     world.must_be_whole(&made).await;
     // Whoever has no right is taken out of the new ones as ever, and it is the directory that gives levels.
     assert_eq!(world.level("red/general", "dan").await, 0);
-    let levels = world.state(&world.room("red/general").await, "m.room.power_levels", "").await;
+    let levels = world.state(&world.room("red/general").await, LEVELS, "").await;
     let bot = levels["users"][world.bot()].as_i64().unwrap_or_default();
     assert!(bot >= 100, "the bot has power: {levels}");
 }
@@ -213,6 +216,35 @@ async fn upgrades_while_usher_is_stopped_are_followed_at_the_next_pass() {
     std::fs::remove_file(world.path("usher.db")).unwrap();
     let ended = world.usher(&["plan"]).await;
     assert!(!ended.out.contains("make space") && !ended.out.contains("adopt"), "{}", ended.out);
+}
+
+/// The homeserver that is not done with an upgrade yet sets the levels once more, over those that usher was just given. Here Ann does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_lost_while_an_upgrade_is_followed_is_taken_again_in_the_same_pass() {
+    let world = company("12", (true, true)).await;
+    let before = world.everybody().await;
+    let old = world.room("red/general").await;
+    let new = world.upgrade("ann", &old, "12").await;
+    let (reached, marker) = tokio::sync::oneshot::channel();
+    let mut reached = Some(reached);
+    world.proxy.spoil(move |seen| {
+        let marks = seen.method == "PUT" && seen.path.contains(MARKER);
+        let told = reached.take_if(|_| marks)?.send(());
+        told.is_ok().then_some(Fault::Delay(Duration::from_secs(5)))
+    });
+    let demote = async {
+        marker.await.unwrap();
+        let mut levels = world.state(&new, LEVELS, "").await;
+        assert!(levels["users"].as_object_mut().unwrap().remove(&world.bot()).is_some(), "{levels}");
+        assert_eq!(put(&world, "ann", &new, (LEVELS, ""), levels).await, 200);
+    };
+    world.proxy.clear();
+    let (ended, ()) = tokio::join!(world.usher(&["apply", "--yes"]), demote);
+    ended.says("403 M_FORBIDDEN");
+    assert!(world.is_followed(("red/general", "red"), (&old, &new), &before["red/general"]).await, "{}", ended.out);
+    let taken = world.proxy.writes().iter().filter(|write| write.ends_with("/make_room_admin")).count();
+    assert!(taken >= 2, "{:?}", world.proxy.writes());
+    world.must_be_settled().await;
 }
 
 /// An invite-only space of version 11, whose new one has the bot above whoever could lend it power: nobody but a person can ask it in.
