@@ -27,7 +27,7 @@ const RESTRICTED_SINCE: u32 = 8;
 /// Keys of the levels that a space's frame sets besides single events.
 const FRAME_KEYS: [&str; 3] = ["events_default", "state_default", "invite"];
 
-const INVITE_THE_BOT: &str = "invite the bot to it and give the bot level 100";
+pub(super) const INVITE_THE_BOT: &str = "invite the bot to it and give the bot level 100";
 const RAISE_THE_BOT: &str = "give the bot level 100 there";
 const LIFT_THE_BAN: &str = "the bot is banned there: lift that";
 const NOBODY_STRONG: &str = "nobody of this homeserver who is in it has level 100: only they could give it to the bot";

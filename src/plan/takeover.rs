@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::adoption::INVITE_THE_BOT;
 use super::levels;
 use super::members::{Remembered, is_protected};
 use super::reach::{Way, admits, is_immutable};
@@ -221,7 +222,13 @@ impl<'a> Planner<'a> {
         // Without admin rights a room shows only its name and join rule: what is in it is seen from inside.
         let known = !there.version.is_empty();
         let invited = there.members.get(bot) == Some(&Member::Invite);
+        // A room that names a space which was replaced admits the members of that one, and the bot may have left it.
+        let mut spaces = there.join_rule.iter().flat_map(|rule| &rule.allow);
+        let opens = invited || spaces.any(|space| self.observed.rooms.contains_key(space));
         let mut withheld = self.without_means();
+        if !opens {
+            withheld = withheld.or(Some(Withheld::MissingRight(INVITE_THE_BOT)));
+        }
         if known {
             if self.is_remote(there) {
                 return self.leave_alone(wanted, REMOTE);
@@ -230,8 +237,13 @@ impl<'a> Planner<'a> {
                 _ if invited && self.commands(there) => withheld = None,
                 Way::Nobody => return self.leave_alone(wanted, NOBODY),
                 Way::Missing(what) => withheld = Some(Withheld::MissingRight(what)),
-                Way::Admin if !invited && !admits(self.observed, there) => {
+                Way::Admin if !invited && !(opens && admits(self.observed, there)) => {
                     return self.step(wanted, Action::TakePower { room: here.clone() }, Reason::Structure(OPENED));
+                }
+                Way::Puppet(user, _) if !opens => {
+                    withheld = None;
+                    let action = Action::Puppet { room: here.clone(), user, deed: Deed::InviteBot };
+                    self.step(wanted, action, Reason::Structure(OPENED));
                 }
                 Way::Puppet(..) | Way::Admin => {}
             }

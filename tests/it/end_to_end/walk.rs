@@ -50,7 +50,7 @@ const DEEDS: [(&str, u64); 14] = [
     ("make", 3),
     ("hang", 3),
     ("unhang", 1),
-    ("replace", 2),
+    ("replace", 4),
     ("upgrade", 1),
     ("reorganise", 3),
 ];
