@@ -30,7 +30,7 @@ pub struct Ledger {
     /// Per configured external id: the group it last meant and who was in it (S-23).
     pub groups: BTreeMap<String, GroupMemory>,
     /// Per rule: who was entitled when the last pass ended, with what level; and who lost that but is still in the room. S-81 counts
-    /// only what these lose.
+    /// only what these lose. [`TOLERATED`] in place of a level: never entitled, and there since before.
     #[serde(with = "entitled_map")]
     pub entitled: BTreeMap<Key, Arc<BTreeMap<UserId, i64>>>,
     /// Departures by human decision that no longer stand, because the person lost the right since (S-19).
@@ -90,6 +90,10 @@ impl Ledger {
         }
     }
 }
+
+/// What stands for the level of somebody without a right who is in a room that is not held strictly, or whom usher had not the right to
+/// take out when it was first held to its rule.
+pub const TOLERATED: i64 = i64::MIN;
 
 /// An unconfirmed or confirmed absence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,6 +12,7 @@ use super::{Action, Class, Deed, Lesson, LevelChange, Note, Planner, Reason, Rem
 use crate::config::Enforce;
 use crate::desired::{DesiredRoom, Rule};
 use crate::ids::{Key, RoomId, UserId};
+use crate::ledger::TOLERATED;
 use crate::observed::{Member, PowerLevels, Room};
 
 /// The bot's level in rooms below version 12: above every configured one.
@@ -273,7 +274,7 @@ impl<'a> Planner<'a> {
             }
             // Somebody raised by a human beyond what the directory ever gave is put right, not demoted by the directory.
             let counts = match self.remembered(at.wanted, at.id, user) {
-                Remembered::NewRule => true,
+                Remembered::NewRule | Remembered::Tolerated => true,
                 Remembered::Nothing => self.is_first_enforcement(at.wanted),
                 Remembered::Level(level) => level > to,
             };
@@ -288,6 +289,12 @@ impl<'a> Planner<'a> {
         for room in &self.desired.rooms {
             rules.entry(&room.rule_key).or_default().push(room);
         }
+        let mut kept: BTreeMap<&Key, Vec<(&UserId, i64)>> = BTreeMap::new();
+        for step in self.plan.steps.iter().filter(|step| step.withheld.is_some()) {
+            let Some(place) = &step.place else { continue };
+            kept.entry(place).or_default().extend(keeps(step));
+        }
+        let mut lessons = Vec::new();
         for (key, rooms) in rules {
             let members = &rooms[0].rule.members;
             let before = self.ledger.entitled.get(key);
@@ -296,7 +303,9 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let now = members.iter().map(|(user, right)| (user, right.level));
-            if before.is_some_and(|before| before.iter().map(|(user, level)| (user, *level)).eq(now.clone())) {
+            let tolerated = self.tolerated(&rooms, before.is_none(), &kept);
+            let same = before.is_some_and(|before| before.iter().map(|(user, level)| (user, *level)).eq(now.clone()));
+            if same && tolerated.is_empty() {
                 continue;
             }
             let mut levels: BTreeMap<UserId, i64> = now.map(|(user, level)| (user.clone(), level)).collect();
@@ -306,10 +315,15 @@ impl<'a> Planner<'a> {
                     levels.insert(user.clone(), *level);
                 }
             }
+            for (user, level) in tolerated {
+                let known = levels.entry(user).or_insert(level);
+                *known = level.max(*known);
+            }
             if before.is_none_or(|before| **before != levels) {
-                self.plan.lessons.push(Lesson::Entitled { key: key.clone(), levels: levels.into() });
+                lessons.push(Lesson::Entitled { key: key.clone(), levels: levels.into() });
             }
         }
+        self.plan.lessons.extend(lessons);
         self.forget_vanished();
         for (external_id, memory) in &self.desired.groups {
             if self.ledger.groups.get(external_id) != Some(memory) {
@@ -319,6 +333,25 @@ impl<'a> Planner<'a> {
         if self.ledger.mirrored != Some(self.desired.mirrored) {
             self.plan.lessons.push(Lesson::Mode { mirrored: self.desired.mirrored });
         }
+    }
+
+    /// Who stays, or stays as strong, without a right: in rooms that are not held strictly, and, where nobody could change it, in rooms
+    /// of a rule that was never enforced (`new`) or that were adopted.
+    fn tolerated(
+        &self,
+        rooms: &[&DesiredRoom],
+        new: bool,
+        kept: &BTreeMap<&Key, Vec<(&UserId, i64)>>,
+    ) -> BTreeMap<UserId, i64> {
+        let mild = |room: &DesiredRoom| {
+            self.enforce(room, self.located.get(&room.key).copied()) != Enforce::Strict || self.is_fresh(room)
+        };
+        let places = rooms.iter().filter_map(|room| Some((*room, kept.get(&room.key)?)));
+        let people = places.filter(|(room, _)| new || mild(room)).flat_map(|(_, people)| people);
+        let members = &rooms[0].rule.members;
+        people
+            .map(|(user, level)| ((*user).clone(), if members.contains_key(*user) { *level } else { TOLERATED }))
+            .collect()
     }
 
     /// Rights in what is neither wanted nor there any more, in a room of whatever standing, are remembered no longer.
@@ -349,6 +382,17 @@ impl<'a> Planner<'a> {
             })
         })
     }
+}
+
+/// Whom a step that is withheld leaves what they have, and at what level.
+fn keeps(step: &Step) -> impl Iterator<Item = (&UserId, i64)> {
+    let removed = step.action.user().filter(|_| step.removal.is_some()).map(|user| (user, TOLERATED));
+    let changes = match &step.action {
+        Action::SetPowerLevels { changes, .. } => changes.as_slice(),
+        _ => &[],
+    };
+    let lowered = changes.iter().filter(|change| change.removal.is_some());
+    removed.into_iter().chain(lowered.filter_map(|change| Some((change.user.as_ref()?, change.from))))
 }
 
 impl Comparison<'_> {

@@ -11,7 +11,7 @@ use super::{Action, Class, Deed, Note, Planner, Reason, RoomRef, Step, Withheld}
 use crate::config::{Enforce, MembershipMode, Reinvite};
 use crate::desired::{Desired, DesiredRoom, Entitlement, Members, RoomKind, Rule, Standing};
 use crate::ids::{EventId, Key, RoomId, UserId, side_by_side};
-use crate::ledger::Refusal;
+use crate::ledger::{Refusal, TOLERATED};
 use crate::observed::{Member, Observed, Presence, Room};
 
 /// Proof that a person may be removed: made only by [`Planner::removable`].
@@ -28,8 +28,16 @@ pub(super) enum Remembered {
     NewRule,
     /// Never entitled.
     Nothing,
+    /// Never entitled, and there since before the room was held to its rule strictly, or since before usher had the right to remove them.
+    Tolerated,
     /// Entitled, with this level at most.
     Level(i64),
+}
+
+impl From<i64> for Remembered {
+    fn from(level: i64) -> Self {
+        if level == TOLERATED { Self::Tolerated } else { Self::Level(level) }
+    }
 }
 
 /// What a differ decided about the people of one room, for the levels.
@@ -142,12 +150,12 @@ impl<'a> Planner<'a> {
         if let RoomKind::Taken { spaces } = &wanted.kind {
             let memories = spaces.iter().chain([&wanted.key]).filter_map(|key| self.ledger.entitled.get(key));
             let level = memories.filter_map(|levels| levels.get(user).copied()).max();
-            return level.map_or(Remembered::Nothing, Remembered::Level);
+            return level.map_or(Remembered::Nothing, Remembered::from);
         }
         let holders = id.filter(|_| !wanted.key.is_space()).and_then(|id| self.holders.get(id)).into_iter().flatten();
         let others = holders.filter_map(|holder| self.ledger.entitled.get(*holder));
         let level = std::iter::once(own).chain(others).filter_map(|levels| levels.get(user).copied()).max();
-        level.map_or(Remembered::Nothing, Remembered::Level)
+        level.map_or(Remembered::Nothing, Remembered::from)
     }
 
     /// How strictly a room is held: the mildest of the spaces that hold it (S-20, S-108).
@@ -368,7 +376,7 @@ impl<'a> Planner<'a> {
             Some(Tie::Own | Tie::Protected | Tie::Undecided) => return None,
         }
         let remembered = self.remembered(wanted, id, user);
-        let was_entitled = remembered != Remembered::Nothing;
+        let was_entitled = matches!(remembered, Remembered::NewRule | Remembered::Level(_));
         let reason = match self.desired.people.standing(user) {
             Some(Standing::Gone { since }) => Reason::LeftDirectory { since },
             Some(Standing::Disabled) => Reason::Disabled,
@@ -377,8 +385,12 @@ impl<'a> Planner<'a> {
             None if matches!(remembered, Remembered::Level(_)) => Reason::NotInGroups,
             Some(Standing::Active | Standing::Suspended(_)) | None => Reason::NeverEntitled,
         };
-        // Who was in a room before it was taken over is no intruder (S-81).
-        let counts = was_entitled && reason != Reason::NeverEntitled || self.is_first_enforcement(wanted);
+        // Who was in a room before it was held to its rule is no intruder (S-81).
+        let counts = match remembered {
+            Remembered::NewRule | Remembered::Tolerated => true,
+            Remembered::Level(_) => reason != Reason::NeverEntitled || self.is_first_enforcement(wanted),
+            Remembered::Nothing => self.is_first_enforcement(wanted),
+        };
         Some(Removable { user, reason, counts })
     }
 }

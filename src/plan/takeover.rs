@@ -15,7 +15,7 @@ use super::{Action, Deed, Lesson, LevelChange, Note, Planner, Reason, RoomRef, S
 use crate::config::Enforce;
 use crate::desired::{Desired, DesiredRoom, Entitlement, Members, RoomKind, Rule};
 use crate::ids::{Key, RoomId, RoomSlot, Timestamp, UserId};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, TOLERATED};
 use crate::observed::{Marker, Member, Observed, Room};
 
 /// A room people made, and what it is to become.
@@ -354,10 +354,13 @@ impl<'a> Planner<'a> {
         if !self.desired.complete || before.is_none() && takes_something(steps) {
             return;
         }
+        let mild = self.enforce(wanted, Some(id)) != Enforce::Strict;
         let leftovers = steps.iter().filter(|step| step.removal.is_some()).filter_map(|step| step.action.user());
         let levels: BTreeMap<UserId, i64> = leftovers
             .filter_map(|user| match self.remembered(wanted, Some(id), user) {
                 Remembered::Level(level) => Some((user.clone(), level)),
+                Remembered::Tolerated => Some((user.clone(), TOLERATED)),
+                Remembered::Nothing if mild => Some((user.clone(), TOLERATED)),
                 Remembered::NewRule | Remembered::Nothing => None,
             })
             .collect();
