@@ -161,6 +161,14 @@ impl Accounts {
             None => Presence::Unknown,
         }
     }
+
+    /// Takes in who the server admins are: all of them, as they are now.
+    pub fn heed_admins(&mut self, admins: BTreeMap<UserId, Account>) {
+        for (user, account) in self.people.iter_mut().filter(|(_, account)| account.admin) {
+            account.admin = admins.contains_key(user);
+        }
+        self.people.extend(admins);
+    }
 }
 
 /// One room's state, as far as usher reads it.

@@ -246,7 +246,8 @@ impl Reconciler {
         self.complete(&desired).await?;
         self.read_emails(&desired).await?;
         let mut plan = self.plan(&desired, scope, now);
-        if self.ask_owners(&plan).await? {
+        // Whom the next plan turns to instead is looked at as well: each time somebody new.
+        while self.ask_owners(&plan).await? {
             plan = self.plan(&desired, scope, now);
         }
         let header = self.header(&desired);

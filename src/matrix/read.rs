@@ -235,8 +235,16 @@ impl Homeserver {
     /// # Errors
     /// When the homeserver is away.
     pub async fn admins(&self) -> Result<Option<BTreeSet<UserId>>, MatrixError> {
+        Ok(self.admin_accounts().await?.map(|admins| admins.into_keys().collect()))
+    }
+
+    /// The server admins' accounts: one request. `None` without admin rights.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub async fn admin_accounts(&self) -> Result<Option<BTreeMap<UserId, Account>>, MatrixError> {
         let page = self.account_page(users(ACCOUNTS_PER_PAGE).with("admins", "true")).await?;
-        Ok(page.map(|page| page.accounts().filter(|(_, account)| account.admin).map(|(user, _)| user).collect()))
+        Ok(page.map(|page| page.accounts().filter(|(_, account)| account.admin).collect()))
     }
 
     /// The server admins who can log in: one request.
@@ -275,31 +283,26 @@ impl Homeserver {
         Ok(Probed { exist: users(exist), absent: users(absent) })
     }
 
-    /// Those of `people` whose accounts belong to an application service: one request each, so ask only about removal candidates
-    /// (S-102).
+    /// The accounts of `people` as they are now, and whether another application service owns them, which no list tells: one request
+    /// each, so ask only about removal candidates (S-102). Those without an account are left out.
     ///
     /// # Errors
     /// When the homeserver is away.
-    pub async fn owned_by_services(&self, people: &BTreeSet<UserId>) -> Result<BTreeSet<UserId>, MatrixError> {
-        #[derive(Deserialize)]
-        struct Owned {
-            #[serde(default)]
-            appservice_id: Option<String>,
-        }
+    pub async fn accounts_of(&self, people: &BTreeSet<UserId>) -> Result<BTreeMap<UserId, Account>, MatrixError> {
         let attempt = "ask who owns an account";
-        let found: Vec<(UserId, bool)> = stream::iter(people.iter().cloned())
+        let found: Vec<Option<(UserId, Account)>> = stream::iter(people.iter().cloned())
             .map(|user| async move {
                 let request = Request::get("/_synapse/admin/v2/users/{}", &[user.as_str()]).to(attempt);
                 match self.call_admin(request).await {
-                    Ok(answer) => Ok((user, answer.json::<Owned>(attempt)?.appservice_id.is_some())),
-                    Err(error) if error.trouble == Trouble::NotFound => Ok((user, false)),
+                    Ok(answer) => Ok(Some((user, answer.json::<RawAccount>(attempt)?.account()))),
+                    Err(error) if error.trouble == Trouble::NotFound => Ok(None),
                     Err(error) => Err(error),
                 }
             })
             .buffer_unordered(CONCURRENT_READS)
             .try_collect()
             .await?;
-        Ok(found.into_iter().filter(|(_, owned)| *owned).map(|(user, _)| user).collect())
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// Where the fencing aliases of `keys` point; those that point nowhere are left out. One request each: ask only for keys that
@@ -433,16 +436,7 @@ struct AccountPage {
 
 impl AccountPage {
     fn accounts(&self) -> impl Iterator<Item = (UserId, Account)> {
-        self.users.iter().map(|raw| {
-            let account = Account {
-                admin: truth(&raw.admin),
-                locked: truth(&raw.locked),
-                deactivated: truth(&raw.deactivated),
-                display_name: raw.displayname.clone(),
-                ..Account::default()
-            };
-            (raw.name.clone(), account)
-        })
+        self.users.iter().map(|raw| (raw.name.clone(), raw.account()))
     }
 }
 
@@ -457,6 +451,21 @@ struct RawAccount {
     deactivated: Value,
     #[serde(default)]
     displayname: Option<String>,
+    /// Only where one account is asked for.
+    #[serde(default)]
+    appservice_id: Option<String>,
+}
+
+impl RawAccount {
+    fn account(&self) -> Account {
+        Account {
+            admin: truth(&self.admin),
+            locked: truth(&self.locked),
+            deactivated: truth(&self.deactivated),
+            foreign_service: self.appservice_id.is_some(),
+            display_name: self.displayname.clone(),
+        }
+    }
 }
 
 /// Flags come as booleans or, from older servers, as numbers.

@@ -363,6 +363,8 @@ impl Daemon {
             }
             Err(error) => {
                 self.outages += 1;
+                // Something that was to be read was not.
+                self.inbox.news.reread |= matches!(error, PassError::Homeserver(_));
                 tracing::warn!(%error, outages = self.outages, "the pass could not be made; usher tries again");
                 ("error", error.to_string(), self.pause())
             }

@@ -156,7 +156,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// The cheap look at what the feed does not show: new accounts (S-33). One request; without admin rights up to a hundred.
+    /// The cheap look at what the feed does not show: new accounts, and who is a server admin (S-33). Two requests; without admin rights
+    /// up to a hundred.
     ///
     /// # Errors
     /// When the homeserver is away.
@@ -183,8 +184,11 @@ impl Reconciler {
             } else {
                 observed.accounts.people.extend(new.people);
             }
-            self.mark_services();
         }
+        if let Some(admins) = self.parts.homeserver.admin_accounts().await? {
+            observed.accounts.heed_admins(admins);
+        }
+        self.mark_services();
         Ok(())
     }
 
@@ -259,8 +263,10 @@ impl Reconciler {
     pub(super) async fn reread_rooms(&mut self, rooms: &BTreeSet<RoomId>) -> Result<(), MatrixError> {
         for id in rooms {
             self.parts.heartbeat.tick();
-            self.readings.rooms.insert(id.clone(), Instant::now());
+            let began = Instant::now();
             let room = self.parts.homeserver.room(id).await?;
+            // Only now: what the feed brings meanwhile is all there is where a room could not be read.
+            self.readings.rooms.insert(id.clone(), began);
             if let Some(observed) = &mut self.observed {
                 observed.unread.remove(id);
                 match room {
@@ -304,32 +310,41 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Asks who owns the accounts the plan would remove, once each (S-102); `true` if that changes the plan.
+    /// Looks at the accounts the plan takes something from or acts as, once each (S-102); `true` if that changes the plan.
     pub(super) async fn ask_owners(&mut self, plan: &Plan) -> Result<bool, PassError> {
         let listed = self.observed.as_ref().is_some_and(|observed| observed.accounts.listed);
         let candidates: BTreeSet<UserId> = plan
             .steps
             .iter()
             .filter(|step| {
-                listed && matches!(step.action, Action::Kick { .. } | Action::Account { .. } | Action::Puppet { .. })
+                let takes = matches!(
+                    step.action,
+                    Action::Kick { .. }
+                        | Action::Account { .. }
+                        | Action::Puppet { .. }
+                        | Action::SetPowerLevels { .. }
+                );
+                listed && takes
             })
             // While clean-up is off nobody is removed for it, and those may be thousands.
             .filter(|step| !matches!(step.withheld, Some(Withheld::GcOff | Withheld::Refused { .. })))
-            .filter_map(|step| step.action.user())
+            .flat_map(|step| step.action.user().into_iter().chain(lowered(&step.action)))
             .filter(|user| !self.services.contains_key(*user))
             .cloned()
             .collect();
         if candidates.is_empty() {
             return Ok(false);
         }
-        let owned = alive(&self.parts.heartbeat, self.parts.homeserver.owned_by_services(&candidates)).await?;
-        let any = !owned.is_empty();
+        let found = alive(&self.parts.heartbeat, self.parts.homeserver.accounts_of(&candidates)).await?;
         for user in candidates {
-            let is_owned = owned.contains(&user);
+            let is_owned = found.get(&user).is_some_and(|account| account.foreign_service);
             self.services.insert(user, is_owned);
         }
-        self.mark_services();
-        Ok(any)
+        let Some(observed) = &mut self.observed else { return Ok(false) };
+        let known = &mut observed.accounts.people;
+        let changed = found.iter().any(|(user, account)| known.get(user) != Some(account));
+        known.extend(found);
+        Ok(changed)
     }
 
     fn mark_services(&mut self) {
@@ -340,6 +355,15 @@ impl Reconciler {
             }
         }
     }
+}
+
+/// Whose levels the action lowers.
+fn lowered(action: &Action) -> impl Iterator<Item = &UserId> {
+    let changes = match action {
+        Action::SetPowerLevels { changes, .. } => changes.as_slice(),
+        _ => &[],
+    };
+    changes.iter().filter(|change| change.to < change.from).filter_map(|change| change.user.as_ref())
 }
 
 /// Waits for `work`, showing the pulse meanwhile: a slow read is no dead loop.
