@@ -307,7 +307,7 @@ impl Reconciler {
             feed.fold(self).await?;
             let decided = self.decide(scope).await?;
             (plan, complete) = (decided.plan, decided.desired.complete);
-            if self.recover().await? {
+            if self.recover(&decided.desired).await? {
                 continue;
             }
             if self.heed(&plan) {

@@ -150,12 +150,12 @@ pub(super) fn is_immutable(room: &Room, user: &UserId) -> bool {
 }
 
 /// What somebody may do in a room.
-fn power(room: &Room, levels: &PowerLevels, user: &UserId) -> i64 {
+pub(super) fn power(room: &Room, levels: &PowerLevels, user: &UserId) -> i64 {
     if is_immutable(room, user) { levels::CREATOR } else { levels.user_level(user) }
 }
 
 /// What it takes to administer a room: to own its levels and to leave a marker.
-fn needed(levels: &PowerLevels) -> i64 {
+pub(super) fn needed(levels: &PowerLevels) -> i64 {
     GUARD_LEVEL.max(levels.level_for_state(GUARD)).max(levels.level_for_state(MARKER_TYPE))
 }
 

@@ -66,11 +66,9 @@ impl Fights {
     pub fn look(&mut self, plan: &Plan, whole: bool, now: Timestamp) -> Vec<Fight> {
         self.forget(now);
         let mut begun = Vec::new();
-        if self.things.is_empty() || plan.steps.len() > MOST_STEPS {
-            return begun;
-        }
         let mut pending = BTreeSet::new();
-        for step in plan.pending() {
+        let is_work = self.things.is_empty() || plan.steps.len() > MOST_STEPS;
+        for step in plan.pending().filter(|_| !is_work) {
             for id in step.part_ids() {
                 if let Some(thing) = self.things.get_mut(&id) {
                     begun.extend(thing.is_pending(|| plan.line(step), now));
@@ -88,6 +86,26 @@ impl Fights {
             }
         }
         begun
+    }
+
+    /// Takes in that what `step` did was found undone, where no plan shows that: the bot's own place and power. Hands back a fight that
+    /// begins with this, which `what` says in words.
+    pub fn undone(&mut self, step: &Step, what: impl Fn() -> String, now: Timestamp) -> Option<Fight> {
+        self.forget(now);
+        self.things.get_mut(&step.id())?.is_pending(what, now)
+    }
+
+    /// Takes in that what `step` is for came about, whoever did it: there is nothing to wait for.
+    pub fn rest(&mut self, step: &Step) {
+        if let Some(fight) = self.things.get_mut(&step.id()).and_then(|thing| thing.fight.as_mut()) {
+            fight.until = None;
+        }
+    }
+
+    /// How often what `step` does was undone, and until when it waits for that.
+    pub fn wait_of(&self, step: &Step, now: Timestamp) -> Option<(u32, Timestamp)> {
+        let fight = self.things.get(&step.id())?.fight.as_ref()?;
+        fight.until.filter(|until| *until > now).map(|until| (fight.flips, until))
     }
 
     /// Whether `step` must wait: everything it does is fought over. One write holds the levels of several people, and those nobody
@@ -273,6 +291,46 @@ mod tests {
         assert!(!fights.waits(&levels(&["@bob:x"]), at(now)));
         assert!(!fights.waits(&levels(&["@ann:x", "@bob:x"]), at(now)), "bob does not wait for ann");
         assert!(!fights.waits(&rename(), at(now)));
+    }
+
+    #[test]
+    fn what_no_plan_shows_is_fought_over_as_well() {
+        let (mut fights, step) = (Fights::default(), step(Action::Enter { room: here() }));
+        let what = || "the bot's place".to_owned();
+        assert_eq!(fights.undone(&step, what, at(0)), None, "usher did not do it");
+        for round in 0..4 {
+            fights.done(&step, at(round));
+            assert_eq!(fights.undone(&step, what, at(round)), None, "round {round}");
+            assert_eq!(fights.undone(&step, what, at(round)), None, "it is still undone");
+            assert_eq!(fights.wait_of(&step, at(round)), None);
+        }
+        fights.done(&step, at(4));
+        let begun = fights.undone(&step, what, at(4)).map(|fight| (fight.what, fight.flips));
+        assert_eq!(begun, Some(("the bot's place".to_owned(), 5)));
+        let mut now = 4;
+        for minutes in [1, 2, 4, 8] {
+            let until = now + minutes * 60;
+            assert_eq!(fights.wait_of(&step, at(now)).map(|(_, until)| until), Some(at(until)), "{minutes} minutes");
+            assert!(!fights.is_due(at(until - 1)) && fights.is_due(at(until)));
+            assert_eq!(fights.wait_of(&step, at(until)), None);
+            fights.done(&step, at(until));
+            fights.rest(&step);
+            assert!(fights.is_calm());
+            assert_eq!(fights.undone(&step, what, at(until)), None, "told once");
+            now = until;
+        }
+        fights.rest(&step);
+        assert!(fights.is_calm(), "somebody let the bot in again before the wait was over");
+    }
+
+    #[test]
+    fn a_wait_that_is_over_during_a_flood_of_work_is_over() {
+        let (mut fights, step) = (Fights::default(), rename());
+        let (now, _) = rounds(&mut fights, &step, (0, 1), 5);
+        let flood = Plan { steps: vec![step; MOST_STEPS + 1], ..Plan::default() };
+        assert!(fights.is_due(at(now + 60)));
+        fights.look(&flood, true, at(now + 60));
+        assert!(!fights.is_due(at(now + 60)), "or every turn of the loop would be a pass");
     }
 
     #[test]

@@ -1,15 +1,19 @@
-//! The bot's own standing in the rooms usher made: thrown out, gone, or stripped of its power (S-16, S-22).
+//! The bot's own standing in the rooms that are usher's, made or adopted: thrown out, gone, or stripped of its power (S-16, S-22).
 //!
 //! A room the bot is out of is usher's all the same: made anew it would be there twice, with everybody in the old one. So it is held
 //! back from planning ([`Observed::unread`]), the bot comes back by itself where it can, and where it cannot the operator is told what
-//! to do. Never touches a room that usher did not make.
+//! to do. Who takes its place or its power away again and again is in a fight with usher like any other (S-34). Rooms that people opened
+//! to a space are not looked after here: the plan takes those over anew. Never touches a room that is nothing to usher.
 //!
 //! [`Observed::unread`]: crate::observed::Observed::unread
 
+mod ways;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::fights::Fights;
 use super::{FIRST_PAUSE_MS, LONGEST_PAUSE_MS, PassError, Reconciler};
-use crate::actuate::{ActError, ActErrorKind, Actuator};
+use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
 use crate::config::Enforce;
 use crate::desired::Desired;
@@ -17,20 +21,40 @@ use crate::ids::{Key, RoomId, Timestamp, UserId};
 use crate::matrix::MatrixError;
 use crate::observability::FailureStatus;
 use crate::observed::{Member, Room};
-use crate::plan::{Action, RoomRef};
+use crate::plan::{Action, Reason, RoomRef, Step, is_powerless};
+use ways::Ways;
 
 /// What the homeserver says to somebody who is banned and wants to enter: not that there is nobody.
 const BANNED: &str = "M_BAD_STATE";
 /// What it takes to keep levels, names and members of a room in order.
 const NEEDED: i64 = 100;
 
-/// What the bot lost in a room that usher made.
+/// What the bot lost in a room of usher's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
     /// It is not in the room any more.
     Place,
     /// It is, without the level it takes to keep the room in order.
     Power,
+}
+
+impl Loss {
+    /// What undoes it, by which a fight over it is known.
+    fn remedy(self, key: &Key, room: &RoomId) -> Step {
+        let room = RoomRef::Id(room.clone());
+        let action = match self {
+            Self::Place => Action::Enter { room },
+            Self::Power => Action::TakePower { room },
+        };
+        Step { action, reason: Reason::SetUp, place: Some(key.clone()), withheld: None, removal: None }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Place => "place",
+            Self::Power => "power",
+        }
+    }
 }
 
 /// Rooms of usher's in which the bot is not what it should be.
@@ -52,6 +76,21 @@ struct Setback {
     failures: u32,
     since: Timestamp,
     retry_at: Timestamp,
+}
+
+impl Setback {
+    fn new((key, loss): (&Key, Loss), now: Timestamp) -> Self {
+        let key = key.clone();
+        Self { key, loss, observed_only: false, cause: None, failures: 0, since: now, retry_at: now }
+    }
+
+    /// It was tried, and this came of it.
+    fn fail(&mut self, cause: String, now: Timestamp) {
+        let pause = (FIRST_PAUSE_MS << self.failures.min(16)).min(LONGEST_PAUSE_MS);
+        self.failures += 1;
+        self.retry_at = now.plus_ms(pause);
+        self.cause = Some(cause);
+    }
 }
 
 impl Standing {
@@ -76,15 +115,29 @@ impl Standing {
         self.is_awaited(room) || self.strange.contains(room)
     }
 
-    fn suffer(&mut self, room: &RoomId, (key, enforce): (&Key, Enforce), loss: Loss) {
+    /// The bot lost something; whoever takes that away again and again makes it wait longer and longer (S-34).
+    fn suffer(&mut self, room: &RoomId, (key, enforce): (&Key, Enforce), loss: Loss, fights: &mut Fights) {
         let now = clock::now();
-        let observed_only = enforce == Enforce::Observe;
+        // First its power, then its place: what counts is what it has now.
+        self.setbacks.retain(|id, setback| id != room || setback.loss == loss);
         let setback = self.setbacks.entry(room.clone()).or_insert_with(|| {
             tracing::warn!(%key, %room, ?loss, "the bot lost its place or its power in a room of usher's");
-            let key = key.clone();
-            Setback { key, loss, observed_only, cause: None, failures: 0, since: now, retry_at: now }
+            let (mut setback, remedy) = (Setback::new((key, loss), now), loss.remedy(key, room));
+            let what = || format!("{key}: the bot's {} in {room}", loss.word());
+            if let Some(fight) = fights.undone(&remedy, what, now) {
+                tracing::warn!(
+                    what = fight.what,
+                    flips = fight.flips,
+                    "undone again and again: usher does it less and less often from now on"
+                );
+            }
+            if let Some((flips, until)) = fights.wait_of(&remedy, now) {
+                setback.cause = Some(format!("somebody has taken it away {flips} times: usher waits before it tries"));
+                setback.retry_at = until;
+            }
+            setback
         });
-        setback.observed_only = observed_only;
+        setback.observed_only = enforce == Enforce::Observe;
     }
 
     fn due(&self) -> Vec<(RoomId, Loss)> {
@@ -133,7 +186,7 @@ impl Reconciler {
                 None => !observed.accounts.listed,
             };
             if lost {
-                self.standing.suffer(id, (key, enforce), Loss::Place);
+                self.standing.suffer(id, (key, enforce), Loss::Place, &mut self.fights);
             } else {
                 self.standing.strange.insert(id.clone());
             }
@@ -142,13 +195,19 @@ impl Reconciler {
             if let Some(key) = powerless(room, &observed.bot)
                 && let Some(enforce) = policy.get(key)
             {
-                self.standing.suffer(id, (key, *enforce), Loss::Power);
+                self.standing.suffer(id, (key, *enforce), Loss::Power, &mut self.fights);
             }
         }
-        self.standing.setbacks.retain(|id, setback| match (setback.loss, observed.rooms.get(id)) {
-            (Loss::Place, None) => observed.aliases.get(&setback.key) == Some(id),
-            (Loss::Power, Some(room)) => powerless(room, &observed.bot).is_some(),
-            (Loss::Place, Some(_)) | (Loss::Power, None) => false,
+        self.standing.setbacks.retain(|id, setback| {
+            let lost = match (setback.loss, observed.rooms.get(id)) {
+                (Loss::Place, None) => observed.aliases.get(&setback.key) == Some(id),
+                (Loss::Power, Some(room)) => powerless(room, &observed.bot).is_some(),
+                (Loss::Place, Some(_)) | (Loss::Power, None) => false,
+            };
+            if !lost {
+                self.fights.rest(&setback.loss.remedy(&setback.key, id));
+            }
+            lost
         });
         let lost = self.standing.setbacks.iter().filter(|(_, setback)| setback.loss == Loss::Place);
         observed.unread.extend(lost.map(|(id, _)| id.clone()));
@@ -159,51 +218,83 @@ impl Reconciler {
     ///
     /// # Errors
     /// When the homeserver is away.
-    pub(super) async fn recover(&mut self) -> Result<bool, MatrixError> {
+    pub(super) async fn recover(&mut self, desired: &Desired) -> Result<bool, MatrixError> {
         let due = self.standing.due();
-        let Some(actuator) = self.parts.actuator.as_ref().filter(|_| !due.is_empty() && self.may_write()) else {
+        if due.is_empty() || !self.may_write() {
             return Ok(false);
-        };
+        }
         let (mut changed, mut gone) = (BTreeSet::new(), BTreeSet::new());
         for (id, loss) in due {
-            let result = win_back(actuator.as_ref(), &id, loss).await;
-            let Some(setback) = self.standing.setbacks.get_mut(&id) else { continue };
-            let pause = (FIRST_PAUSE_MS << setback.failures.min(16)).min(LONGEST_PAUSE_MS);
-            setback.failures += 1;
-            setback.retry_at = clock::now().plus_ms(pause);
-            match result {
-                Ok(()) => {
-                    tracing::info!(key = %setback.key, room = %id, ?loss, "the bot has got back what it lost");
-                    changed.insert(id);
-                }
-                Err(error) => {
-                    tracing::warn!(key = %setback.key, room = %id, %error, "the bot cannot get back what it lost");
-                    if error.kind == ActErrorKind::Stale && error.code.as_deref() != Some(BANNED) {
-                        // There is no such room, or nobody of this homeserver is in it: where its alias points is looked up anew, and if it
-                        // is there still, that is debris.
-                        gone.insert(id.clone());
-                        self.looked_up.remove(&setback.key);
-                        if let Some(observed) = &mut self.observed {
-                            observed.aliases.remove(&setback.key);
-                        }
+            match (self.win_back(desired, (&id, loss)).await, loss) {
+                (Ok(()), _) => drop(changed.insert(id)),
+                (Err(error), Loss::Place) if is_nowhere(&error) => drop(gone.insert(id)),
+                (Err(error), _) => {
+                    if error.kind == ActErrorKind::Stale && loss == Loss::Power {
+                        // Somebody changed the levels meanwhile.
+                        changed.insert(id.clone());
                     }
-                    setback.cause = Some(error.to_string());
+                    self.fail_to_win_back(&id, error.to_string());
                 }
             }
         }
         self.reread_rooms(&changed).await?;
+        for id in &changed {
+            self.take_stock(id);
+        }
         for id in &gone {
-            self.standing.setbacks.remove(id);
-            self.standing.strange.insert(id.clone());
-            if let Some(observed) = &mut self.observed {
-                observed.unread.remove(id);
-            }
+            self.give_up(id);
         }
         if !changed.is_empty() {
             // What failed in those rooms failed for this.
             self.troubles.clear();
         }
         Ok(!changed.is_empty() || !gone.is_empty())
+    }
+
+    async fn win_back(&self, desired: &Desired, (room, loss): (&RoomId, Loss)) -> Result<(), ActError> {
+        let (Some(actuator), Some(observed)) = (&self.parts.actuator, &self.observed) else { return Ok(()) };
+        let (homeserver, ledger) = (&self.parts.homeserver, &self.ledger);
+        Ways { actuator: actuator.as_ref(), homeserver, desired, observed, ledger }.win_back(room, loss).await
+    }
+
+    fn fail_to_win_back(&mut self, room: &RoomId, cause: String) {
+        if let Some(setback) = self.standing.setbacks.get_mut(room) {
+            tracing::warn!(key = %setback.key, %room, cause, "the bot cannot get back what it lost");
+            setback.fail(cause, clock::now());
+        }
+    }
+
+    /// Whether a room, read again, shows that the bot has got back what it lost: that it is lost once more is then another loss.
+    fn take_stock(&mut self, room: &RoomId) {
+        let Some(observed) = &self.observed else { return };
+        let Some(setback) = self.standing.setbacks.get_mut(room) else { return };
+        let stands = match (setback.loss, observed.rooms.get(room)) {
+            (Loss::Place, there) => there.is_some(),
+            (Loss::Power, there) => there.is_some_and(|there| powerless(there, &observed.bot).is_none()),
+        };
+        let now = clock::now();
+        if stands {
+            tracing::info!(key = %setback.key, %room, loss = ?setback.loss, "the bot has got back what it lost");
+            let remedy = setback.loss.remedy(&setback.key, room);
+            self.fights.done(&remedy, now);
+            self.fights.rest(&remedy);
+            self.standing.setbacks.remove(room);
+        } else if setback.retry_at <= now {
+            setback.fail("it was given back and is gone again, or it is not enough".to_owned(), now);
+        }
+    }
+
+    /// There is no such room, or nobody of this homeserver is in it: where its alias points is looked up anew, and if it is there still,
+    /// that is debris.
+    fn give_up(&mut self, room: &RoomId) {
+        let Some(setback) = self.standing.setbacks.remove(room) else { return };
+        tracing::warn!(key = %setback.key, %room, "there is nobody left in a room of usher's that the bot is out of");
+        self.looked_up.remove(&setback.key);
+        self.standing.strange.insert(room.clone());
+        if let Some(observed) = &mut self.observed {
+            observed.aliases.remove(&setback.key);
+            observed.unread.remove(room);
+        }
     }
 
     /// Rooms of usher's that the bot is out of, or has no power in, and what can be done about each.
@@ -238,7 +329,7 @@ impl Reconciler {
             Loss::Place => (
                 format!("{}: the bot is not in its room {room}", setback.key),
                 format!(
-                    "invite {bot} to {room} from an account that may; or delete that room with the admin API, and usher makes a new one"
+                    "invite {bot} to {room} from an account that may (if it is banned there, lift that first); or delete that room with the admin API, and usher makes a new one"
                 ),
             ),
             Loss::Power => (
@@ -253,22 +344,9 @@ impl Reconciler {
     }
 }
 
-/// The room's own rule lets the bot in, or an invitation does. Else the homeserver may invite and raise it on behalf of the strongest
-/// local person; that takes one with at least the bot's old level.
-async fn win_back(actuator: &dyn Actuator, room: &RoomId, loss: Loss) -> Result<(), ActError> {
-    let room = || RoomRef::Id(room.clone());
-    let (enter, take) = (Action::Enter { room: room() }, Action::TakePower { room: room() });
-    let refusal = match loss {
-        Loss::Power => return actuator.perform(&take, None).await.map(drop),
-        Loss::Place => match actuator.perform(&enter, None).await {
-            Err(refusal) if refusal.kind == ActErrorKind::Forbidden => refusal,
-            entered => return entered.map(drop),
-        },
-    };
-    if actuator.perform(&take, None).await.is_err() {
-        return Err(refusal);
-    }
-    actuator.perform(&enter, None).await.map(drop)
+/// Whether the room to be entered is none any more. Somebody who is banned is told something else.
+fn is_nowhere(error: &ActError) -> bool {
+    error.kind == ActErrorKind::Stale && error.code.as_deref() != Some(BANNED)
 }
 
 /// What a room is to usher: by its marker, which an adopted or renamed one has too, else by its create content.
@@ -296,14 +374,9 @@ fn replaced_ours(room: &Room, bot: &UserId) -> bool {
     unmarked && room.predecessor.is_some() && room.successor.is_none() && room.members.get(bot) != Some(&Member::Join)
 }
 
-/// What a room is in which the bot cannot change levels any more. A room without levels is still in the making; creators
-/// from version 12 on have power for good.
+/// What a room is in which the bot cannot change levels any more.
 fn powerless<'r>(room: &'r Room, bot: &UserId) -> Option<&'r Key> {
-    let key = carried(room)?;
-    let levels = room.power_levels.as_ref()?;
-    let creators_reign = room.version.parse::<u32>().is_ok_and(|version| version >= 12);
-    let weak = !creators_reign && levels.user_level(bot) < NEEDED;
-    weak.then_some(key)
+    carried(room).filter(|_| is_powerless(room, bot))
 }
 
 #[cfg(test)]
@@ -367,12 +440,57 @@ mod tests {
         assert!(!replaced_ours(&inside, &BOT.into()), "it is there already");
     }
 
+    /// The moment at which the bot next tries to get its power back, after so many losses one after the other.
+    fn next_try(losses: usize) -> (Timestamp, Option<String>) {
+        let (mut standing, mut fights, id) = (Standing::default(), Fights::default(), RoomId::from("!red"));
+        for round in 0..losses {
+            if round > 0 {
+                standing.setbacks.clear();
+                fights.done(&Loss::Power.remedy(&key(), &id), clock::now());
+            }
+            standing.suffer(&id, (&key(), Enforce::Strict), Loss::Power, &mut fights);
+            standing.suffer(&id, (&key(), Enforce::Strict), Loss::Power, &mut fights);
+        }
+        let setback = &standing.setbacks[&id];
+        (setback.retry_at, setback.cause.clone())
+    }
+
+    #[test]
+    fn power_taken_away_again_and_again_is_fought_over_like_anything_else() {
+        let began = clock::now();
+        let (at_once, cause) = next_try(5);
+        assert!(at_once <= clock::now() && cause.is_none(), "four times undone");
+        let (later, cause) = next_try(6);
+        assert!(later.since_ms(began) >= 60_000, "five times undone: it waits a minute");
+        assert!(cause.is_some_and(|cause| cause.contains("5 times")));
+        let (later, _) = next_try(7);
+        assert!(later.since_ms(began) >= 120_000, "and two the next time");
+    }
+
+    #[test]
+    fn who_lost_its_power_and_then_its_place_is_out_of_the_room() {
+        let (mut standing, id) = (Standing::default(), RoomId::from("!red"));
+        for loss in [Loss::Power, Loss::Place] {
+            standing.suffer(&id, (&key(), Enforce::Strict), loss, &mut Fights::default());
+        }
+        assert!(standing.is_awaited(&id), "or the room would be made anew");
+    }
+
     #[test]
     fn only_a_level_below_a_hundred_is_a_loss_of_power() {
         let weak = |room: &Room| powerless(room, &BOT.into()).is_some();
         assert!(weak(&room(Some(Member::Join), 99)));
         assert!(!weak(&room(Some(Member::Join), 100)));
-        assert!(!weak(&Room { version: "12".to_owned(), ..room(Some(Member::Join), 0) }), "a creator");
+        let newest = Room { version: "12".to_owned(), ..room(Some(Member::Join), 0) };
+        assert!(!weak(&Room { creators: [BOT.into()].into(), ..newest.clone() }), "its creator, for good");
+        assert!(
+            weak(&Room { creators: ["@gus:x".into()].into(), ..newest.clone() }),
+            "another one's, adopted or upgraded"
+        );
+        let raised = room(Some(Member::Join), 100).power_levels;
+        assert!(!weak(&Room { creators: ["@gus:x".into()].into(), power_levels: raised, ..newest }));
+        let made = Room { creators: [BOT.into()].into(), ..room(Some(Member::Join), 0) };
+        assert!(weak(&made), "below version 12 creators are like others");
         assert!(!weak(&Room { power_levels: None, ..room(Some(Member::Join), 0) }), "in the making");
         assert!(!weak(&Room { created_for: None, ..room(Some(Member::Join), 0) }), "somebody else's");
     }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use usher::store::Store;
 
 use super::world::{World, until};
 use crate::lab::proxy::Fault;
@@ -75,6 +76,41 @@ async fn everything_is_read_once_however_slowly_the_feed_begins() {
     until("the intruder is out", async || world.members("red").await["mal"] == "leave").await;
     let reads = world.proxy.seen().iter().filter(|seen| seen.path.ends_with("/joined_rooms")).count();
     assert_eq!(reads, 1);
+    daemon.stop().await.code(0);
+}
+
+/// Where the stored feed stands.
+async fn place_in_the_feed(world: &World) -> Option<String> {
+    let url = format!("sqlite://{}", world.path("usher.db").display());
+    let store = Store::look(&url).await.unwrap().expect("a database");
+    store.feed_position().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_takes_the_feed_up_where_it_was_left() {
+    let mut world = World::new().await;
+    world.open_account("mal").await;
+    let daemon = world.start(&["run"]);
+    until("a first pass", async || world.status().await["last_pass"]["result"] == "ok").await;
+    let begun = place_in_the_feed(&world).await.expect("a place after the first pass");
+    let space = world.room("red").await;
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.name/", escape(space.as_str()));
+    assert_eq!(world.as_bot("PUT", &path, json!({ "name": "Red tribe" })).await.0, 200);
+    until("the name is back", async || world.state(&space, "m.room.name", "").await["name"] == "Red team").await;
+    until("that is dealt with", async || place_in_the_feed(&world).await.as_ref() != Some(&begun)).await;
+    daemon.stop().await.code(0);
+    let left = place_in_the_feed(&world).await.expect("a place");
+
+    let path = format!("/_matrix/client/v3/rooms/{}/invite", escape(space.as_str()));
+    assert_eq!(world.as_bot("POST", &path, json!({ "user_id": world.user("mal") })).await.0, 200);
+    world.proxy.clear();
+    let daemon = world.start(&["run"]);
+    let first_sync = || world.proxy.seen().into_iter().find(|seen| seen.path.ends_with("/sync"));
+    until("the feed brings what happened", async || first_sync().is_some()).await;
+    let asked = format!("http://feed/?{}", first_sync().unwrap().query).parse::<reqwest::Url>().unwrap();
+    let since = asked.query_pairs().find(|(name, _)| name == "since").map(|(_, value)| value.into_owned());
+    assert_eq!(since, Some(left));
+    until("the intruder is out", async || world.members("red").await["mal"] == "leave").await;
     daemon.stop().await.code(0);
 }
 

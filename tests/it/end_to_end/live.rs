@@ -14,7 +14,7 @@ use crate::lab::slapd::signal;
 use crate::lab::synapse::escape;
 
 /// Who looks: an ordinary member.
-const WITNESS: &str = "dan";
+pub const WITNESS: &str = "dan";
 /// How often.
 const LOOK: Duration = Duration::from_millis(15);
 /// Long enough for any machine; how long it took is printed, not judged.
@@ -49,7 +49,7 @@ impl Live {
         world.write();
         let daemon = world.start(&["run"]);
         until("a first pass", async || world.status().await["last_pass"]["result"] == "ok").await;
-        let live = Self { world, daemon, version, times: Vec::new() };
+        let live = Self::over(world, daemon, version);
         for name in ["ann", "bob", WITNESS] {
             for thing in ["org", "red", "org/general", "red/general"] {
                 live.world.join(name, thing).await;
@@ -59,8 +59,13 @@ impl Live {
         live
     }
 
+    /// Over a company of another kind, whose usher runs already.
+    pub fn over(world: World, daemon: Running, version: &'static str) -> Self {
+        Self { world, daemon, version, times: Vec::new() }
+    }
+
     /// Until nothing is left to do.
-    async fn calm(&self) {
+    pub async fn calm(&self) {
         until("calm", async || {
             let before = self.world.proxy.writes().len();
             tokio::time::sleep(Duration::from_millis(400)).await;
@@ -79,13 +84,13 @@ impl Live {
     }
 
     /// Waits for `right` from `start` on, and remembers how long it took.
-    async fn put_right(
+    pub async fn put_right(
         &mut self,
         what: &str,
         start: Instant,
         room: &RoomId,
         event: (&str, &str),
-        right: fn(&Value) -> bool,
+        right: impl Fn(&Value) -> bool,
     ) {
         while !right(&self.sees(room, event.0, event.1).await) {
             assert!(start.elapsed() < PATIENCE, "v{}: {what} is not put right", self.version);
@@ -120,7 +125,7 @@ impl Live {
     }
 
     /// Something a person does to somebody's membership.
-    async fn act(&self, by: &str, verb: &str, room: &RoomId, name: &str) -> u16 {
+    pub async fn act(&self, by: &str, verb: &str, room: &RoomId, name: &str) -> u16 {
         membership(&self.world, by, verb, room, name).await
     }
 
@@ -128,7 +133,7 @@ impl Live {
         self.sees(room, "m.room.member", &self.world.user(name)).await["membership"].clone()
     }
 
-    fn report(&mut self) {
+    pub fn report(&mut self) {
         self.times.sort();
         let (median, worst) = (&self.times[self.times.len() / 2], &self.times[self.times.len() - 1]);
         println!(
@@ -164,11 +169,11 @@ pub async fn membership(world: &World, by: &str, verb: &str, room: &RoomId, name
     world.as_person(by, "POST", &path, body).await.0
 }
 
-fn out(member: &Value) -> bool {
+pub fn out(member: &Value) -> bool {
     member["membership"] == "leave"
 }
 
-fn invited(member: &Value) -> bool {
+pub fn invited(member: &Value) -> bool {
     member["membership"] == "invite"
 }
 
@@ -412,9 +417,8 @@ async fn a_bot_out_of_its_rooms_comes_back_in_room_version_12() {
 }
 
 /// S-34: somebody renames a space as often as usher does.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fight_over_a_name_is_slowed_down_and_nothing_else_is() {
-    let mut live = Live::new("12").await;
+async fn a_fight_is_slowed_down(version: &'static str) {
+    let mut live = Live::new(version).await;
     let (space, org) = (live.world.room("red").await, live.world.room("org").await);
     live.world.open_account("mal").await;
     live.world.proxy.clear();
@@ -448,4 +452,19 @@ async fn a_fight_over_a_name_is_slowed_down_and_nothing_else_is() {
     assert_eq!(writes.len(), 5 + 2, "{writes:?}");
     assert_eq!(live.daemon.said().matches("undone again and again").count(), 1, "said once");
     live.daemon.stop().await.code(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fight_over_a_name_is_slowed_down_and_nothing_else_is_in_room_version_10() {
+    a_fight_is_slowed_down("10").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fight_over_a_name_is_slowed_down_and_nothing_else_is_in_room_version_11() {
+    a_fight_is_slowed_down("11").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fight_over_a_name_is_slowed_down_and_nothing_else_is_in_room_version_12() {
+    a_fight_is_slowed_down("12").await;
 }
