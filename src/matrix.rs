@@ -5,6 +5,7 @@
 
 mod accounts;
 mod admin;
+mod estate;
 mod feed;
 mod outside;
 mod pace;
@@ -23,6 +24,7 @@ use secrecy::SecretString;
 
 pub use accounts::{AccountRecord, Threepid};
 pub use admin::{Promotion, Rung};
+pub use estate::Places;
 pub use feed::Batch;
 pub use ping::Ping;
 pub use read::{NewAccounts, Probed, Reread};

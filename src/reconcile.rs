@@ -6,6 +6,7 @@
 mod accounts;
 mod adoption;
 pub mod daemon;
+mod estates;
 mod fights;
 mod lessons;
 mod outside;
@@ -40,6 +41,8 @@ use crate::store::{Store, StoreError, WriterLease};
 
 /// Rounds of planning and doing in one pass. Two are usual; more means that something undoes what usher does (S-34).
 const MOST_ROUNDS: u32 = 8;
+/// Times a plan is made anew because somebody in it turned out to be another service's account.
+const MOST_OWNER_ROUNDS: u32 = 20;
 /// A slice where no news can come in between. At the end of each, writes in flight are waited for and the homeserver has less to do.
 const LONG_SLICE: Duration = Duration::from_mins(1);
 /// First pause before a failed step is tried again; it doubles up to [`LONGEST_PAUSE_MS`].
@@ -243,8 +246,13 @@ impl Reconciler {
         let desired = self.desire(now);
         self.complete(&desired).await?;
         self.read_emails(&desired).await?;
+        self.read_estates().await?;
         let mut plan = self.plan(&desired, scope, now);
-        if self.ask_owners(&plan).await? {
+        // Whoever is proposed instead of another service's account may be one, too.
+        for _ in 0..MOST_OWNER_ROUNDS {
+            if !self.ask_owners(&plan).await? {
+                break;
+            }
             plan = self.plan(&desired, scope, now);
         }
         let header = self.header(&desired);
@@ -371,6 +379,7 @@ impl Reconciler {
         let (waiting, mut due): (Vec<&Step>, Vec<&Step>) = plan.pending().partition(|step| waits(step));
         let unfinished: BTreeSet<&Key> = waiting.into_iter().filter_map(Step::gives_up).collect();
         due.retain(|step| step.closes().is_none_or(|thing| !unfinished.contains(thing)));
+        due.retain(|step| !plan.hands_over_before(step));
         due.into_iter().cloned().collect()
     }
 

@@ -309,6 +309,7 @@ impl Report {
                 | Note::LevelsDoNotFit { .. }
                 | Note::TakeOver { .. }
                 | Note::TakenOut { .. }
+                | Note::NobodyToHandTo { .. }
                 | Note::NotLocked { .. } => {}
             }
         }

@@ -315,7 +315,7 @@ impl Reconciler {
             })
             // While clean-up is off nobody is removed for it, and those may be thousands.
             .filter(|step| !matches!(step.withheld, Some(Withheld::GcOff | Withheld::Refused { .. })))
-            .filter_map(|step| step.action.user())
+            .flat_map(|step| step.action.user().into_iter().chain(step.action.heir()))
             .filter(|user| !self.services.contains_key(*user))
             .cloned()
             .collect();
