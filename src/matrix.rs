@@ -6,7 +6,9 @@
 mod accounts;
 mod admin;
 mod estate;
+mod external;
 mod feed;
+mod invited;
 mod outside;
 mod pace;
 mod ping;

@@ -112,19 +112,26 @@ pub async fn an_erased_account_is_out_of_every_room_and_stays_so(ground: &Ground
 
 pub async fn what_a_leaver_leaves_behind_is_handed_over_and_turned_down(ground: &Ground) {
     let (hob, kit, lou) = (ground.person("hob").await, ground.person("kit").await, ground.person("lou").await);
+    let room_of = async |maker: &Person, body: Value, others: &[&Person]| {
+        let room = maker.create_room(body).await;
+        for person in others {
+            assert_eq!(maker.invite(&room, &person.user).await.0, 200);
+        }
+        room
+    };
     let mut rooms = Vec::new();
     for version in ["11", "12"] {
-        let body = json!({ "preset": "private_chat", "room_version": version, "invite": [kit.user.clone(), lou.user.clone()] });
-        let room = hob.create_room(body).await;
+        let body = json!({ "preset": "private_chat", "room_version": version });
+        let room = room_of(&hob, body, &[&kit, &lou]).await;
         for person in [&kit, &lou] {
             assert_eq!(person.join(&room).await.0, 200);
         }
         rooms.push(room);
     }
-    let asked = kit.create_room(json!({ "preset": "private_chat", "invite": [hob.user.clone()] })).await;
-    let shared = hob
-        .create_room(json!({ "preset": "trusted_private_chat", "room_version": "11", "invite": [kit.user.clone()] }));
-    let shared = shared.await;
+    let asked = room_of(&kit, json!({ "preset": "private_chat" }), &[&hob]).await;
+    let equals = json!({ "users": { hob.user.as_str(): 100, kit.user.as_str(): 100 } });
+    let body = json!({ "preset": "private_chat", "room_version": "11", "power_level_content_override": equals });
+    let shared = room_of(&hob, body, &[&kit]).await;
     assert_eq!(kit.join(&shared).await.0, 200);
 
     let hand_over =
