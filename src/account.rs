@@ -13,9 +13,10 @@ use async_trait::async_trait;
 
 use crate::actuate::{ActError, ActErrorKind, Outcome, classify};
 use crate::config::Pattern;
-use crate::ids::UserId;
+use crate::ids::{RoomId, UserId};
 use crate::ledger::normal_emails;
 use crate::matrix::{Homeserver, MatrixError};
+use crate::observed::Member;
 use crate::plan::{AccountDeed, Emails, End};
 
 /// How often, and how far apart, a homeserver that took a final step is asked whether it has finished. Together less than the shortest
@@ -107,6 +108,8 @@ impl Accounts {
             AccountDeed::Unlock if !seen.locked => {}
             AccountDeed::Unlock => self.backend.unlock(user).await.map_err(classify)?,
             AccountDeed::RemovePushers => self.homeserver.remove_pushers_as(user).await.map_err(classify)?,
+            AccountDeed::TurnDown { room, text } => self.turn_down(&attempt, user, (room, text, &seen)).await?,
+            AccountDeed::HandOver { room, to } => self.hand_over(&attempt, user, (room, to, &seen)).await?,
             AccountDeed::Close(end) => self.end(&attempt, user, (*end, &seen)).await?,
             AccountDeed::SetDisplayName(name) => {
                 if seen.display_name.as_deref().map(str::trim) != Some(&**name) {
@@ -167,6 +170,43 @@ impl Accounts {
         Err(error(attempt, "the last server admin", ActErrorKind::Forbidden))
     }
 
+    /// An invitation that is none any more is left alone, and so is that of somebody who can log in again.
+    async fn turn_down(
+        &self,
+        attempt: &str,
+        user: &UserId,
+        (room, text, seen): (&RoomId, &str, &AccountView),
+    ) -> Result<(), ActError> {
+        let places = self.homeserver.places_of(user).await.map_err(classify)?;
+        if !seen.locked || !places.invited.contains(room) {
+            return Err(error(attempt, "the invitation does not wait any more", ActErrorKind::Stale));
+        }
+        self.homeserver.leave_as(user, room, text).await.map(drop).map_err(classify)
+    }
+
+    /// The room is looked at just before: whom the homeserver raises must be in it.
+    async fn hand_over(
+        &self,
+        attempt: &str,
+        user: &UserId,
+        (room, to, seen): (&RoomId, &UserId, &AccountView),
+    ) -> Result<(), ActError> {
+        let stale = |cause: &str| Err(error(attempt, cause, ActErrorKind::Stale));
+        if !seen.locked {
+            return stale("the account is not locked any more");
+        }
+        let Some(found) = self.homeserver.room_from_outside(room).await.map_err(classify)? else {
+            return stale("the room is not there any more");
+        };
+        if found.is_administered_by(to) {
+            return Ok(());
+        }
+        if !found.is_administered_by(user) || found.members.get(to) != Some(&Member::Join) {
+            return stale("the room is not as it was when this was planned");
+        }
+        self.homeserver.make_administrator(room, to).await.map_err(classify)
+    }
+
     /// The final step. Sent again as long as the homeserver has not finished: it is idempotent.
     async fn end(&self, attempt: &str, user: &UserId, (end, seen): (End, &AccountView)) -> Result<(), ActError> {
         if seen.deactivated && self.backend.has_ended(user, end).await.map_err(classify)? {
@@ -217,6 +257,8 @@ fn verb(deed: &AccountDeed) -> &'static str {
         AccountDeed::Lock { .. } => "lock",
         AccountDeed::Unlock => "unlock",
         AccountDeed::RemovePushers => "remove the pushers of",
+        AccountDeed::TurnDown { .. } => "turn down an invitation of",
+        AccountDeed::HandOver { .. } => "hand over a room of",
         AccountDeed::Close(End::Erase) => "erase",
         AccountDeed::Close(End::Deactivate) => "deactivate",
         AccountDeed::SetDisplayName(_) => "set the display name of",

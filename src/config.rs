@@ -34,7 +34,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 
 pub use dump::{dump, dump_with};
-pub use homeserver::reachable_at;
+pub use homeserver::{ExternalIdMatch, ExternalIdSource, reachable_at};
 pub use load::{load, load_with};
 pub use mailer::{Mailer, Smtp, SmtpLogin, SmtpTls};
 pub use problem::{Loaded, Problem, Severity};
@@ -121,6 +121,8 @@ pub struct Accounts {
     pub backend: AccountsBackend,
     /// A server admin's access token, used instead of the sender being one.
     pub admin_token: Option<SecretString>,
+    /// Find accounts by their single-sign-on external id first (S-5).
+    pub match_external_id: Option<ExternalIdMatch>,
     pub mas: Option<Mas>,
 }
 

@@ -38,8 +38,6 @@ pub struct Desired {
     /// Whether removals may be derived from the read (S-3).
     pub complete: bool,
     pub mirrored: bool,
-    /// Whether leavers are locked rather than removed (S-24).
-    pub deprovisioning: bool,
     /// Whether usher may act as local people (S-22).
     pub puppets: bool,
     /// How leavers are dealt with; `None`: deprovisioning is off.
@@ -188,7 +186,6 @@ pub fn desire(config: &Config, directory: &Directory, ledger: &Ledger, now: Time
         provisioner: config.provisioner.clone(),
         complete: directory.is_complete(),
         mirrored,
-        deprovisioning: config.locks_leavers(),
         puppets: config.appservice.puppet_registration.is_some(),
         offboarding: config.user_provisioner.deprovisioning.clone(),
         leaving,

@@ -4,6 +4,7 @@
 mod attributes;
 mod clocks;
 mod leavers;
+mod recalled;
 mod witness;
 
 pub use attributes::{Attributes, Digest, keyed, normal_emails};

@@ -5,7 +5,10 @@
 
 mod accounts;
 mod admin;
+mod estate;
+mod external;
 mod feed;
+mod invited;
 mod outside;
 mod pace;
 mod ping;
@@ -23,6 +26,7 @@ use secrecy::SecretString;
 
 pub use accounts::{AccountRecord, Threepid};
 pub use admin::{Promotion, Rung};
+pub use estate::Places;
 pub use feed::Batch;
 pub use ping::Ping;
 pub use read::{NewAccounts, Probed, Reread};

@@ -3,6 +3,7 @@
 //!
 //! Pure. Unknown is not empty: what was not read is [`Known::Unknown`] or absent, never a default.
 
+mod estate;
 mod fold;
 mod power_levels;
 mod simulate;
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use estate::{Estate, Heir};
 pub use fold::StateEvent;
 pub use power_levels::PowerLevels;
 
@@ -86,6 +88,9 @@ pub struct Observed {
     /// Who is locked, as the bot's account data has it (S-51).
     #[serde(default, skip_serializing_if = "Known::is_unknown")]
     pub leavers: Known<BTreeMap<UserId, Leaver>>,
+    /// What locked people would leave behind (S-52, S-53). No entry: nobody has looked.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub estates: BTreeMap<UserId, Estate>,
 }
 
 impl Observed {

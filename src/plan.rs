@@ -9,6 +9,7 @@ mod attributes;
 mod creation;
 mod creators;
 mod deeds;
+mod estate;
 mod explain;
 mod gc;
 mod guard;
@@ -37,6 +38,7 @@ use serde_json::Value;
 pub use accounts::{FRESH_READ_MS, WAITS_FOR_READ};
 pub use adoption::to_adopt;
 pub use deeds::{AccountDeed, Emails, End};
+pub use estate::WAITS_FOR_ESTATE;
 pub use explain::explain;
 pub use gc::clean_up_waits;
 pub use guard::{HeldItem, WINDOW_MS, guard, guarded};
@@ -46,6 +48,7 @@ pub use lenders::{inviters, is_powerless, raisers};
 use planner::Planner;
 pub use render::{Header, counted, render};
 pub use rooms::missing;
+pub use step::Phase;
 use step::digest;
 pub use world::{Decision, Scope, World};
 
@@ -297,6 +300,8 @@ pub enum Reason {
     GraceOver {
         since: Timestamp,
     },
+    /// A room would have no administrator once somebody's account has ended (S-86).
+    LastAdministrator,
     /// The directory has another name, or other addresses (S-50).
     AttributeDiffers,
     /// What is remembered of leavers is mirrored (S-51).
@@ -503,6 +508,11 @@ pub enum Note {
         user: UserId,
         why: &'static str,
     },
+    /// Rooms in which somebody who left is the last administrator, and nobody else of this homeserver is (S-86).
+    NobodyToHandTo {
+        user: UserId,
+        rooms: Vec<RoomId>,
+    },
     /// Somebody is in the directory whose account was closed.
     AccountClosed {
         user: UserId,
@@ -546,30 +556,6 @@ pub enum Lesson {
         user: UserId,
         digest: Digest,
     },
-}
-
-/// Order of doing. Locks and kicks go before additions, spaces are left before their rooms, and rooms exist before people are asked in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    Identity,
-    Locks,
-    Unlocks,
-    /// People at the bot's own level lower themselves, or the bot could not remove them.
-    StepsDown,
-    SpaceKicks,
-    RoomKicks,
-    Make,
-    Shape,
-    Levels,
-    SpaceInvites,
-    RoomInvites,
-    Leave,
-    /// Accounts that are unlocked come back to places that are theirs again.
-    Attributes,
-    /// Last, and one after the other.
-    Closings,
-    /// Once everything is done that it tells of.
-    Mirror,
 }
 
 /// Compares what should be with what is. Pure: the same arguments give the same plan.

@@ -6,9 +6,13 @@
 mod accounts;
 mod adoption;
 pub mod daemon;
+mod estates;
+mod exposure;
+mod external;
 mod fights;
 mod lessons;
 mod outside;
+mod recall;
 mod standing;
 mod survey;
 
@@ -30,7 +34,7 @@ use crate::desired::{Desired, desire};
 use crate::directory::{Completeness, Directory};
 use crate::execute;
 use crate::http::ops::Heartbeat;
-use crate::ids::{Key, RoomId, Timestamp, UserId};
+use crate::ids::{Key, RoomId, StableId, Timestamp, UserId};
 use crate::ledger::Ledger;
 use crate::matrix::{Homeserver, MatrixError};
 use crate::observability::{Metrics, StepState};
@@ -96,6 +100,12 @@ pub struct Reconciler {
     fights: fights::Fights,
     /// Rooms of usher's that the bot is not in any more, or has no power in.
     standing: standing::Standing,
+    /// Whom the puppet registration should leave out and does not (S-103).
+    exposure: exposure::Exposure,
+    /// Who were asked after because the ledger was lost (S-51).
+    recalled: BTreeSet<UserId>,
+    /// The last of those without an account who were looked up by their external id (S-5).
+    matched_after: Option<StableId>,
     progress: watch::Sender<Progress>,
     stop: CancellationToken,
 }
@@ -177,6 +187,9 @@ impl Reconciler {
             troubles: BTreeMap::new(),
             fights: fights::Fights::default(),
             standing: standing::Standing::default(),
+            exposure: exposure::Exposure::default(),
+            recalled: BTreeSet::new(),
+            matched_after: None,
             progress,
             stop,
         })
@@ -242,9 +255,11 @@ impl Reconciler {
     pub async fn decide(&mut self, scope: &Scope) -> Result<Decided, PassError> {
         let now = clock::now();
         self.look_at_clocks(now).await?;
+        self.recall_invited().await?;
         let desired = self.desire(now);
         self.complete(&desired).await?;
         self.read_emails(&desired).await?;
+        self.read_estates().await?;
         let mut plan = self.plan(&desired, scope, now);
         // Whom the next plan turns to instead is looked at as well: each time somebody new.
         while self.ask_owners(&plan).await? {
@@ -374,6 +389,7 @@ impl Reconciler {
         let (waiting, mut due): (Vec<&Step>, Vec<&Step>) = plan.pending().partition(|step| waits(step));
         let unfinished: BTreeSet<&Key> = waiting.into_iter().filter_map(Step::gives_up).collect();
         due.retain(|step| step.closes().is_none_or(|thing| !unfinished.contains(thing)));
+        due.retain(|step| !plan.hands_over_before(step));
         due.into_iter().cloned().collect()
     }
 

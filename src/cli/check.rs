@@ -1,5 +1,6 @@
 //! `usher check`: everything that can be found out before anything is done, with what to do about it. Writes nothing.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -183,7 +184,6 @@ impl Report {
                 return None;
             }
         }
-        self.puppets(config, &homeserver).await;
         self.delegation(config, &homeserver).await;
         Some(homeserver)
     }
@@ -238,19 +238,19 @@ impl Report {
         }
     }
 
-    /// An admin the puppet registration admits could be acted as (S-103).
-    async fn puppets(&mut self, config: &Config, homeserver: &Homeserver) {
-        let Some(path) = &config.appservice.puppet_registration else { return };
-        let puppet = match registration::read(path) {
-            Ok(puppet) => puppet,
-            Err(error) => return self.failed("puppet", &error.to_string(), Exit::Config),
-        };
-        let Ok(Some(admins)) = homeserver.admins().await else { return };
-        let open: Vec<&str> = admins.iter().filter(|admin| puppet.admits(admin)).map(UserId::as_str).collect();
+    /// A server admin or protected user whom the puppet registration admits could be acted as (S-103).
+    fn exposure(&mut self, homeserver: &Homeserver, listed: bool, exposed: &BTreeSet<UserId>) {
+        if !homeserver.has_puppets() || !listed {
+            return;
+        }
+        let open: Vec<&str> = exposed.iter().map(UserId::as_str).collect();
         if open.is_empty() {
-            self.ok("puppet", "no server admin can be acted as");
+            self.ok("puppet", "no server admin and no protected user can be acted as");
         } else {
-            let text = format!("admits server admins {}: run `usher registration generate` again", open.join(", "));
+            let text = format!(
+                "admits server admins or protected users {}: run `usher registration generate` again, and restart the homeserver",
+                open.join(", ")
+            );
             self.advice("puppet", &text);
         }
     }
@@ -279,12 +279,14 @@ impl Report {
             built.reconciler.read_homeserver().await?;
             let decided = built.reconciler.decide(&Scope::Everything).await?;
             let observed = built.reconciler.observed().cloned();
-            Ok((decided, observed, built.reconciler.setbacks()))
+            let exposed = built.reconciler.exposed();
+            Ok((decided, observed, built.reconciler.setbacks(), exposed))
         });
-        let (decided, observed, setbacks) = match decided.await {
+        let (decided, observed, setbacks, exposed) = match decided.await {
             Ok(decided) => decided,
             Err(failure) => return self.failed("mapping", &failure.text, failure.exit),
         };
+        self.exposure(homeserver, observed.as_ref().is_some_and(|observed| observed.accounts.listed), &exposed);
         self.ok("mapping", &decided.header.source);
         self.ok("mapping", &decided.header.target);
         for note in &decided.plan.notes {
@@ -309,6 +311,7 @@ impl Report {
                 | Note::LevelsDoNotFit { .. }
                 | Note::TakeOver { .. }
                 | Note::TakenOut { .. }
+                | Note::NobodyToHandTo { .. }
                 | Note::NotLocked { .. } => {}
             }
         }

@@ -1,6 +1,7 @@
 //! `usher grace`: who is locked, since when, until when and why, and an operator's word on it (S-52). Works beside a running usher: orders
 //! are rows that its loop takes in before the next pass (S-85). Never locks, unlocks or erases anybody itself.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use super::{Exit, GraceVerb};
 use crate::app::Failure;
 use crate::clock;
 use crate::config::{Config, Deprovisioning, parse_duration};
-use crate::ids::{Timestamp, UserId};
+use crate::ids::{RoomId, Timestamp, UserId};
 use crate::ledger::{Cause, Leaver, Ledger, Order, Stage};
 use crate::store::audit::AuditRecord;
 use crate::store::{Store, StoreError};
@@ -26,6 +27,9 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     not_before: Option<Timestamp>,
     last_step: &'static str,
+    /// Rooms they are the last administrator of, and who is to follow; `null`: nobody can.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    administers: &'a BTreeMap<RoomId, Option<UserId>>,
 }
 
 /// The verb as typed, on the database of the configuration.
@@ -148,11 +152,18 @@ fn list(config: &Config, ledger: &Ledger, json: bool) -> String {
         };
         let (user, since) = (leaver.user.as_str(), leaver.locked_at.to_minute());
         let _ = writeln!(out, "{user:width$}  locked {since}  {cause}; {fate}");
+        for (room, heir) in leaver.administers {
+            let next = match heir {
+                Some(heir) => format!("{heir} follows"),
+                None => "nobody of this homeserver can follow, so the account is not ended".to_owned(),
+            };
+            let _ = writeln!(out, "{:width$}  last administrator of {room}: {next}", "");
+        }
     }
     out
 }
 
-fn shown<'a>(user: &'a UserId, leaver: &Leaver, policy: Option<&Deprovisioning>) -> Shown<'a> {
+fn shown<'a>(user: &'a UserId, leaver: &'a Leaver, policy: Option<&Deprovisioning>) -> Shown<'a> {
     let period = policy.and_then(|policy| match leaver.cause {
         Cause::Absent | Cause::Stranger => Some(policy.soft_delete_period_ms),
         Cause::Disabled => policy.erase_inactive_after_ms,
@@ -163,6 +174,7 @@ fn shown<'a>(user: &'a UserId, leaver: &Leaver, policy: Option<&Deprovisioning>)
         cause: leaver.cause,
         stage: leaver.stage,
         not_before: period.or(leaver.at_once.then_some(0)).map(|period| leaver.due(period)),
+        administers: &leaver.administers,
         last_step: if policy.is_none_or(|policy| policy.erase) { "erasure" } else { "deactivation" },
     }
 }

@@ -128,12 +128,17 @@ impl Appservice {
 }
 
 pub(super) fn accounts(root: &mut Section<'_>) -> Accounts {
-    let mut accounts = Accounts { backend: AccountsBackend::Synapse, admin_token: None, mas: None };
+    let mut accounts =
+        Accounts { backend: AccountsBackend::Synapse, admin_token: None, match_external_id: None, mas: None };
     let Some(mut section) = root.section("accounts") else { return accounts };
     let choices =
         [("synapse", AccountsBackend::Synapse), ("mas", AccountsBackend::Mas), ("none", AccountsBackend::None)];
     accounts.backend = section.choice("backend", AccountsBackend::Synapse, &choices);
     accounts.admin_token = secret::read(&mut section, "admin_token", "admin_token_file");
+    if let Some(mut matching) = section.section("match_external_id") {
+        accounts.match_external_id = Some(external_id_match(&mut matching));
+        matching.finish();
+    }
     let mas = section.section("mas");
     match mas {
         Some(mut mas) if !mas.is_blank() => {
@@ -147,6 +152,33 @@ pub(super) fn accounts(root: &mut Section<'_>) -> Accounts {
     }
     section.finish();
     accounts
+}
+
+/// How an account is found by its single-sign-on external id (S-5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalIdMatch {
+    /// The `idp_id` of the provider in the homeserver's configuration, with its prefix: `oidc-keycloak`.
+    pub provider: String,
+    /// What of a person is their id there.
+    pub from: ExternalIdSource,
+}
+
+/// What of a person the provider knows them by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExternalIdSource {
+    /// The source's stable id.
+    Id,
+    /// The localpart the source's template makes.
+    Localpart,
+    /// The first mail address.
+    Email,
+}
+
+fn external_id_match(section: &mut Section<'_>) -> ExternalIdMatch {
+    let sources =
+        [("id", ExternalIdSource::Id), ("localpart", ExternalIdSource::Localpart), ("email", ExternalIdSource::Email)];
+    let from = section.choice("from", ExternalIdSource::Id, &sources);
+    ExternalIdMatch { provider: section.need("provider", "'oidc-keycloak'"), from }
 }
 
 fn read_mas(mas: &mut Section<'_>) -> Option<Mas> {

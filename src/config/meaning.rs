@@ -207,6 +207,11 @@ impl<'a> World<'a> {
 
     /// S-55.
     fn accounts(&self) {
+        if self.config.accounts.match_external_id.is_some() && self.config.accounts.backend != AccountsBackend::Synapse
+        {
+            let why = "only a homeserver that keeps its accounts itself (`accounts.backend: synapse`) finds them by an external id";
+            self.error("accounts.match_external_id.provider", why);
+        }
         if self.config.accounts.backend != AccountsBackend::None {
             return;
         }

@@ -77,6 +77,7 @@ fn observed() -> Observed {
         rooms: BTreeMap::new(),
         outside: BTreeMap::new(),
         adoptable: BTreeMap::new(),
+        estates: BTreeMap::new(),
         unread: BTreeSet::new(),
         aliases: BTreeMap::new(),
         leavers: crate::observed::Known::Unknown,

@@ -2,16 +2,15 @@
 //!
 //! Pure. The key is drawn once a database ([`Ledger::key`]); without it nobody can try addresses against the digests.
 
+use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 
 use super::Ledger;
 use crate::ids::{Timestamp, UserId};
 
 /// How long an address that is another account's is left alone before it is tried once more, in milliseconds.
 const REFUSED_MS: i64 = 24 * 60 * 60 * 1000;
-/// Block length of SHA-256, for the keyed hash of RFC 2104.
-const BLOCK: usize = 64;
 
 /// A keyed digest, in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -39,20 +38,10 @@ pub struct Attributes {
 /// HMAC-SHA-256 (RFC 2104) of `text`, in hexadecimal.
 #[must_use]
 pub fn keyed(key: &str, text: &str) -> Digest {
-    use std::fmt::Write as _;
-    let mut block = [0_u8; BLOCK];
-    // A longer key is hashed first; ours is shorter.
-    let hashed = Sha256::digest(key.as_bytes());
-    let bytes = if key.len() > BLOCK { hashed.as_slice() } else { key.as_bytes() };
-    block[..bytes.len()].copy_from_slice(bytes);
-    let pad = |with: u8| block.map(|byte| byte ^ with);
-    let inner = Sha256::new().chain_update(pad(0x36)).chain_update(text.as_bytes()).finalize();
-    let outer = Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize();
-    let mut shown = String::with_capacity(64);
-    for byte in outer {
-        let _ = write!(shown, "{byte:02x}");
-    }
-    Digest(shown)
+    // It takes keys of any length; the type cannot say so.
+    let mac = <Hmac<Sha256> as Mac>::new_from_slice(key.as_bytes());
+    let code = mac.map(|mac| mac.chain_update(text.as_bytes()).finalize().into_bytes());
+    Digest(code.map(hex::encode).unwrap_or_default())
 }
 
 /// Addresses in the homeserver's normal form (S-109): trimmed, lower-cased, sorted, once each.

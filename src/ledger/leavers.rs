@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Ledger;
-use crate::ids::{Localpart, StableId, Timestamp, UserId};
+use crate::ids::{Localpart, RoomId, StableId, Timestamp, UserId};
 use crate::plan::{AccountDeed, Action, Reason, Step};
 
 /// How long a final step counts against `erasures_per_day`, in milliseconds.
@@ -41,6 +41,9 @@ pub struct Leaver {
     /// When it was first seen as due, where grace began before the process that looks (S-53).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_seen: Option<Timestamp>,
+    /// Rooms they are the last administrator of, and who is to follow (S-53); nobody: nobody can.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub administers: BTreeMap<RoomId, Option<UserId>>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if hands over a reference")]
@@ -86,7 +89,7 @@ pub enum Stage {
 }
 
 /// What a plan finds out about a leaver, to be remembered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaverNews {
     /// The lock that was written down is there.
     Locked,
@@ -94,6 +97,8 @@ pub enum LeaverNews {
     Returned,
     /// The account stays locked for another cause, whose grace begins now.
     Because { cause: Cause, since: Timestamp },
+    /// Rooms they are the last administrator of.
+    Administers { rooms: BTreeMap<RoomId, Option<UserId>> },
     /// First seen as due; `None`: not due any more.
     Due { seen: Option<Timestamp> },
 }
@@ -167,6 +172,7 @@ impl Ledger {
                     stage: Stage::Locking,
                     silenced: false,
                     due_seen: None,
+                    administers: BTreeMap::new(),
                 };
                 self.leavers.insert(user.clone(), leaver);
             }
@@ -177,6 +183,8 @@ impl Ledger {
             }
             AccountDeed::Unlock
             | AccountDeed::RemovePushers
+            | AccountDeed::TurnDown { .. }
+            | AccountDeed::HandOver { .. }
             | AccountDeed::SetDisplayName(_)
             | AccountDeed::SetEmails { .. } => {}
         }
@@ -207,7 +215,8 @@ impl Ledger {
             (AccountDeed::SetDisplayName(name), Ending::Done) => self.saw_name(user, name),
             (AccountDeed::SetEmails { digest, .. }, Ending::Done) => self.saw_emails(user, digest.clone()),
             (AccountDeed::SetEmails { digest, .. }, Ending::Refused) => self.refuse_emails(user, digest, now),
-            (
+            (AccountDeed::TurnDown { .. } | AccountDeed::HandOver { .. }, _)
+            | (
                 AccountDeed::Unlock | AccountDeed::RemovePushers | AccountDeed::SetDisplayName(_),
                 Ending::Refused | Ending::Unknown,
             )
@@ -250,6 +259,7 @@ impl Ledger {
                 leaver.due_seen = None;
             }
             LeaverNews::Due { seen } => leaver.due_seen = *seen,
+            LeaverNews::Administers { rooms } => leaver.administers.clone_from(rooms),
         }
     }
 
@@ -300,7 +310,7 @@ impl Ledger {
     pub fn mirrored_leavers(&self) -> BTreeMap<UserId, Leaver> {
         let plain = |(user, leaver): (&UserId, &Leaver)| {
             let stage = if leaver.stage == Stage::Closing { Stage::Locked } else { leaver.stage };
-            (user.clone(), Leaver { due_seen: None, stage, ..leaver.clone() })
+            (user.clone(), Leaver { due_seen: None, administers: BTreeMap::new(), stage, ..leaver.clone() })
         };
         self.leavers.iter().filter(|(_, leaver)| leaver.stage != Stage::Locking).map(plain).collect()
     }

@@ -75,11 +75,17 @@ impl Ledger {
         if newcomers.is_empty() {
             return;
         }
+        for user in &newcomers {
+            self.reveal(&user.localpart, &user.id);
+        }
         let mut owners: std::collections::BTreeMap<_, Vec<StableId>> = std::collections::BTreeMap::new();
         for (id, localpart) in &self.people {
             owners.entry(localpart.clone()).or_default().push(id.clone());
         }
         for user in newcomers {
+            if self.people.contains_key(&user.id) {
+                continue;
+            }
             let former = owners.get(&user.localpart).cloned().unwrap_or_default();
             let gone = |id: &StableId| {
                 !directory.users.contains_key(id)

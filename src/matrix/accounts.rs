@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::read::truth;
 use super::{Homeserver, MatrixError, Request, Trouble};
 use crate::ids::UserId;
 use crate::ledger::Leaver;
@@ -70,10 +71,6 @@ struct RawRecord {
     displayname: Option<String>,
     #[serde(default)]
     threepids: Vec<Threepid>,
-}
-
-fn truth(value: &Value) -> bool {
-    value.as_bool().unwrap_or_else(|| value.as_i64().is_some_and(|number| number != 0))
 }
 
 impl Homeserver {

@@ -48,6 +48,12 @@ impl Homeserver {
         Ok(self)
     }
 
+    /// Whether usher may act as anybody.
+    #[must_use]
+    pub fn has_puppets(&self) -> bool {
+        self.puppets.is_some()
+    }
+
     /// Whether usher may act as `user`.
     #[must_use]
     pub fn may_act_as(&self, user: &UserId) -> bool {

@@ -81,6 +81,7 @@ impl Homeserver {
             adoptable: BTreeMap::new(),
             accounts: self.accounts().await?.unwrap_or_default(),
             leavers: Known::Unknown,
+            estates: before.map(|before| before.estates.clone()).unwrap_or_default(),
         };
         let Some(joined) = joined else { return Ok(Reread { observed, unread: Vec::new() }) };
         observed.bot_display_name = Known::Known(self.display_name(self.bot()).await?.flatten());
@@ -469,7 +470,7 @@ impl RawAccount {
 }
 
 /// Flags come as booleans or, from older servers, as numbers.
-fn truth(value: &Value) -> bool {
+pub(super) fn truth(value: &Value) -> bool {
     value.as_bool().unwrap_or_else(|| value.as_i64().is_some_and(|number| number != 0))
 }
 

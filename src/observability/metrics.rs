@@ -30,6 +30,7 @@ pub struct Metrics {
     source_groups: Gauge,
     source_complete: Gauge,
     last_pass: Seconds,
+    exposed: Gauge,
 }
 
 /// What becomes of a planned step.
@@ -113,6 +114,7 @@ impl Metrics {
             source_groups: Gauge::default(),
             source_complete: Gauge::default(),
             last_pass: Seconds::default(),
+            exposed: Gauge::default(),
         };
         metrics.register();
         metrics.set_held(|_| 0);
@@ -132,6 +134,8 @@ impl Metrics {
         r.register("source_groups", "Groups in the latest read", self.source_groups.clone());
         r.register("source_complete", "1 if the latest read was complete", self.source_complete.clone());
         r.register("last_pass_timestamp_seconds", "When the latest pass ended", self.last_pass.clone());
+        let help = "Protected users and server admins whom the puppet registration admits";
+        r.register("puppet_exposed_users", help, self.exposed.clone());
         r.register("build", "This usher", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     }
 
@@ -167,6 +171,11 @@ impl Metrics {
     /// The source could not be read: what was known stays, but it is not complete.
     pub fn source_failed(&self) {
         self.source_complete.set(0);
+    }
+
+    /// People whom the puppet registration should leave out and does not (S-103).
+    pub fn set_exposed(&self, people: u64) {
+        self.exposed.set(whole(people));
     }
 
     /// Steps of the latest plan.
@@ -221,6 +230,7 @@ mod tests {
         metrics.count_requests(&[line(4)]);
         metrics.source_read(60, 9, true, Timestamp(2_000));
         metrics.set_plan(StepState::Held, 3);
+        metrics.set_exposed(2);
         metrics.set_held(|class| if class == Class::Demotions { 3 } else { 0 });
         let text = metrics.render().unwrap();
         for line in [
@@ -230,6 +240,7 @@ mod tests {
             "usher_held{class=\"demotions\"} 3",
             "usher_held{class=\"locks\"} 0",
             "usher_plan_steps{state=\"held\"} 3",
+            "usher_puppet_exposed_users 2",
             "usher_source_users 60",
             "usher_source_groups 9",
             "usher_source_complete 1",

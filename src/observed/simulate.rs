@@ -138,6 +138,23 @@ impl Observed {
     }
 
     fn account_deed(&mut self, user: &UserId, deed: &AccountDeed) {
+        match deed {
+            AccountDeed::HandOver { room, to } => return self.hand_over(user, room, to),
+            AccountDeed::TurnDown { room, .. } => {
+                if let Some(estate) = self.estates.get_mut(user) {
+                    estate.invited.remove(room);
+                }
+                if let Some(room) = self.outside.get_mut(room) {
+                    room.members.insert(user.clone(), Member::Leave { by: user.clone(), event: EventId::from("") });
+                }
+                return;
+            }
+            AccountDeed::Unlock | AccountDeed::Close(_) => drop(self.estates.remove(user)),
+            AccountDeed::Lock { .. }
+            | AccountDeed::RemovePushers
+            | AccountDeed::SetDisplayName(_)
+            | AccountDeed::SetEmails { .. } => {}
+        }
         if let AccountDeed::Close(_) = deed {
             for room in self.rooms.values_mut().chain(self.outside.values_mut()) {
                 if room.members.get(user).is_some_and(Member::is_in) {
@@ -158,8 +175,19 @@ impl Observed {
                 }
             }
             AccountDeed::SetDisplayName(name) => account.display_name = Some(name.trim().to_owned()),
-            // Neither is observed.
-            AccountDeed::RemovePushers | AccountDeed::SetEmails { .. } => {}
+            // The first two are not observed, the others were dealt with.
+            AccountDeed::RemovePushers
+            | AccountDeed::SetEmails { .. }
+            | AccountDeed::HandOver { .. }
+            | AccountDeed::TurnDown { .. } => {}
+        }
+    }
+
+    fn hand_over(&mut self, from: &UserId, room: &RoomId, to: &UserId) {
+        let elsewhere = self.estates.get_mut(from).and_then(|estate| estate.rooms.get_mut(room));
+        let known = self.rooms.get_mut(room).into_iter().chain(self.outside.get_mut(room)).chain(elsewhere);
+        for room in known {
+            room.hand_over(from, to);
         }
     }
 

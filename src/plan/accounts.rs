@@ -3,14 +3,14 @@
 //! Pure. Never touches a protected person, never unlocks what usher did not lock, never takes the last server admin's account. Whether
 //! a removal may happen now is the guard's business; whether the world is still so when it is sent is the executor's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{AccountDeed, Action, Class, End, Lesson, Note, Planner, Reason, Removal, RoomRef, Scope, Step, Withheld};
 use crate::config::Deprovisioning;
 use crate::config::Enforce;
 use crate::desired::Standing;
-use crate::ids::{Key, SpaceId, StableId, Timestamp, UserId};
+use crate::ids::{Key, RoomId, SpaceId, StableId, Timestamp, UserId};
 use crate::ledger::{Cause, DAY_MS, Leaver, LeaverNews, Stage};
 use crate::observed::{Account, Member, Presence};
 
@@ -33,6 +33,13 @@ struct Gone<'p> {
     user: &'p UserId,
     id: Option<&'p StableId>,
     reason: &'p Reason,
+}
+
+/// The end of an account, when it is due, and what is to be handed over before.
+struct Ending {
+    due: Timestamp,
+    step: Step,
+    bequests: BTreeMap<RoomId, Option<UserId>>,
 }
 
 impl Planner<'_> {
@@ -144,7 +151,7 @@ impl Planner<'_> {
     }
 
     /// What is done about an account that usher has locked; hands back the final step where its time has come.
-    fn keep_locked(&mut self, person: &Gone<'_>, leaver: &Leaver, account: &Account) -> Option<(Timestamp, Step)> {
+    fn keep_locked(&mut self, person: &Gone<'_>, leaver: &Leaver, account: &Account) -> Option<Ending> {
         let user = person.user;
         if leaver.stage == Stage::Locking {
             self.learn(user, LeaverNews::Locked);
@@ -152,6 +159,7 @@ impl Planner<'_> {
         if !account.deactivated {
             self.silence(user, leaver, person.reason);
             self.withdraw_invitations(user, person.reason);
+            self.turn_down_elsewhere(user, person.reason);
         }
         let mut clock = leaver.clone();
         let cause = Cause::of(person.reason);
@@ -191,7 +199,8 @@ impl Planner<'_> {
     }
 
     /// The end of an account (S-53): shown from the lock on, with what it waits for.
-    fn final_step(&mut self, user: &UserId, leaver: &Leaver) -> Option<(Timestamp, Step)> {
+    fn final_step(&mut self, user: &UserId, leaver: &Leaver) -> Option<Ending> {
+        let bequests = self.bequests(user, leaver);
         let policy = self.desired.offboarding.as_ref()?;
         let period = match leaver.cause {
             Cause::Absent | Cause::Stranger => policy.soft_delete_period_ms,
@@ -203,14 +212,18 @@ impl Planner<'_> {
             },
         };
         let due = leaver.due(period);
-        let withheld = self.not_yet(user, leaver, due);
+        let closed = matches!(self.observed.accounts.presence(user), Presence::Exists(account) if account.deactivated);
+        // What has begun is finished: they are out of their rooms, or about to be.
+        let places = if closed { None } else { self.not_before_estate(user, &bequests) };
+        let withheld = self.not_yet(user, leaver, due).or(places);
         let end = if policy.erase { End::Erase } else { End::Deactivate };
         let action = Action::Account { user: user.clone(), deed: AccountDeed::Close(end) };
         let mut removal = of_account(Class::FinalSteps, user);
         // Ordered by an operator: no change of the directory.
         removal.counts = !leaver.at_once;
         let reason = Reason::GraceOver { since: leaver.clock };
-        Some((due, Step { action, reason, place: None, withheld, removal: Some(Box::new(removal)) }))
+        let step = Step { action, reason, place: None, withheld, removal: Some(Box::new(removal)) };
+        Some(Ending { due, step, bequests })
     }
 
     /// What stands against a final step now. Never sooner (S-53): every doubt holds.
@@ -241,19 +254,20 @@ impl Planner<'_> {
     }
 
     /// The final steps, those longest due first, as many as a day allows.
-    fn end(&mut self, mut due: Vec<(Timestamp, Step)>) {
-        due.sort_by_key(|(due, _)| *due);
+    fn end(&mut self, mut due: Vec<Ending>) {
+        due.sort_by_key(|ending| ending.due);
         let policy: Option<&Deprovisioning> = self.desired.offboarding.as_ref();
         let allowed = policy.map_or(0, |policy| policy.erasures_per_day as usize);
         let today = self.ledger.closings.iter().filter(|at| self.now.since_ms(**at) < DAY_MS).count();
         let mut left = allowed.saturating_sub(today);
-        for (_, mut step) in due {
+        for Ending { mut step, bequests, .. } in due {
             if step.is_pending() {
                 match left.checked_sub(1) {
                     Some(rest) => left = rest,
                     None => step.withheld = Some(Withheld::Policy(PER_DAY)),
                 }
             }
+            self.hand_over(&step, bequests);
             self.push(step);
         }
     }
@@ -304,7 +318,7 @@ impl Planner<'_> {
         }
     }
 
-    fn learn(&mut self, user: &UserId, news: LeaverNews) {
+    pub(super) fn learn(&mut self, user: &UserId, news: LeaverNews) {
         self.plan.lessons.push(Lesson::Leaver { user: user.clone(), news });
     }
 

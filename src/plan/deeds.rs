@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ids::StableId;
+use crate::ids::{RoomId, StableId, UserId};
 use crate::ledger::Digest;
 
 /// What is done to an account.
@@ -19,6 +19,16 @@ pub enum AccountDeed {
     Unlock,
     /// A locked account still gets push messages otherwise (S-52).
     RemovePushers,
+    /// An invitation to a room usher is not in is turned down as the person (S-52).
+    TurnDown {
+        room: RoomId,
+        text: Arc<str>,
+    },
+    /// A room whose last administrator the person is gets another one (S-53, S-86).
+    HandOver {
+        room: RoomId,
+        to: UserId,
+    },
     /// The final step (S-53).
     Close(End),
     SetDisplayName(Arc<str>),

@@ -76,6 +76,7 @@ pub fn guard(
     }
     unstack_levels(plan);
     plan.wait_for_adoption();
+    super::estate::hand_over_with_the_end(plan);
     guard.keep_memory(plan, desired);
     plan.heads = guard.heads;
 }

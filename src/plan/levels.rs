@@ -350,7 +350,7 @@ impl<'a> Planner<'a> {
         let people = places.filter(|(room, _)| new || mild(room)).flat_map(|(_, people)| people);
         let members = &rooms[0].rule.members;
         people
-            .map(|(user, level)| ((*user).clone(), if members.contains_key(*user) { *level } else { TOLERATED }))
+            .map(|(user, level)| ((*user).clone(), if members.contains_key(user) { *level } else { TOLERATED }))
             .collect()
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Class, Note, Reason, StateChange, Withheld};
-use crate::ids::UserId;
+use crate::ids::{RoomId, UserId};
 
 /// How many people a note names.
 const NAMED: usize = 5;
@@ -30,6 +30,7 @@ impl fmt::Display for Reason {
             Self::Returned => f.write_str("in the directory again"),
             Self::Restored => f.write_str("restored by an operator"),
             Self::GraceOver { since } => write!(f, "end of grace that began {}", since.to_minute()),
+            Self::LastAdministrator => f.write_str("its last administrator is leaving"),
             Self::AttributeDiffers => f.write_str("the directory has it so"),
             Self::Mirror => f.write_str("kept in Matrix, too, in case the database is lost"),
             Self::NeverEntitled => f.write_str("was never entitled to be here"),
@@ -63,6 +64,7 @@ impl Reason {
             Self::Returned => "returned",
             Self::Restored => "restored",
             Self::GraceOver { .. } => "grace_over",
+            Self::LastAdministrator => "last_administrator",
             Self::AttributeDiffers => "attribute_differs",
             Self::Mirror => "mirror",
             Self::NeverEntitled => "never_entitled",
@@ -98,6 +100,7 @@ impl Reason {
             | Self::Returned
             | Self::Restored
             | Self::GraceOver { .. }
+            | Self::LastAdministrator
             | Self::AttributeDiffers
             | Self::Mirror
             | Self::LevelRule
@@ -239,6 +242,7 @@ impl fmt::Display for Note {
             }
             Self::Unenforceable { place, what } => write!(f, "{place}: {what}"),
             Self::AccountHeld { .. }
+            | Self::NobodyToHandTo { .. }
             | Self::NotLocked { .. }
             | Self::AccountClosed { .. }
             | Self::EmailShared { .. }
@@ -277,6 +281,16 @@ impl Note {
                 )
             }
             Self::NotLocked { user, why } => write!(f, "{user} left the directory and is not locked: {why}"),
+            Self::NobodyToHandTo { user, rooms } => {
+                let named: Vec<&str> = rooms.iter().take(NAMED).map(RoomId::as_str).collect();
+                write!(
+                    f,
+                    "{user} is the last administrator of {}, and nobody of this homeserver is left to follow: the account is not \
+                     ended before somebody there is one ({})",
+                    super::counted(rooms.len() as u64, "room", "rooms"),
+                    named.join(", ")
+                )
+            }
             Self::AccountClosed { user } => {
                 write!(f, "{user} is in the directory, but the account is deactivated: reactivate it on the homeserver")
             }
@@ -314,6 +328,7 @@ impl Note {
             Self::TakenOut { .. } => "taken_out",
             Self::ExceptionUnknown { .. } => "exception_unknown",
             Self::AccountHeld { .. } => "account_held",
+            Self::NobodyToHandTo { .. } => "nobody_to_hand_to",
             Self::NotLocked { .. } => "not_locked",
             Self::AccountClosed { .. } => "account_closed",
             Self::EmailShared { .. } => "email_shared",

@@ -155,6 +155,8 @@ impl Page<'_> {
         match deed {
             AccountDeed::Lock { .. } | AccountDeed::RemovePushers | AccountDeed::Close(_) => ('-', user),
             AccountDeed::Unlock => ('+', user),
+            AccountDeed::TurnDown { room, .. } => ('-', format!("{user}: {}", self.named(room))),
+            AccountDeed::HandOver { room, to } => ('~', format!("{user}'s {} to {}", self.named(room), self.short(to))),
             AccountDeed::SetDisplayName(name) => ('~', format!("{user} \"{name}\"")),
             AccountDeed::SetEmails { emails, .. } => {
                 ('~', format!("{user}: {}", counted(emails.0.len() as u64, "address", "addresses")))
@@ -384,6 +386,8 @@ impl Action {
                 AccountDeed::Lock { .. } => "lock",
                 AccountDeed::Unlock => "unlock",
                 AccountDeed::RemovePushers => "stop pushes to",
+                AccountDeed::TurnDown { .. } => "turn down for",
+                AccountDeed::HandOver { .. } => "hand over",
                 AccountDeed::Close(End::Erase) => "erase",
                 AccountDeed::Close(End::Deactivate) => "deactivate",
                 AccountDeed::SetDisplayName(_) => "name",

@@ -2,8 +2,34 @@
 
 use serde_json::Value;
 
-use super::{AccountDeed, Action, Class, Deed, Hold, Phase, Reason, RoomRef, StateChange, Step, StepId, Withheld};
+use super::{AccountDeed, Action, Class, Deed, Hold, Reason, RoomRef, StateChange, Step, StepId, Withheld};
 use crate::ids::{Key, UserId};
+
+/// Order of doing. Locks and kicks go before additions, spaces are left before their rooms, and rooms exist before people are asked in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Identity,
+    Locks,
+    Unlocks,
+    /// People at the bot's own level lower themselves, or the bot could not remove them.
+    StepsDown,
+    SpaceKicks,
+    RoomKicks,
+    Make,
+    Shape,
+    Levels,
+    SpaceInvites,
+    RoomInvites,
+    Leave,
+    /// Accounts that are unlocked come back to places that are theirs again.
+    Attributes,
+    /// Before whoever administered a room alone is gone.
+    HandOvers,
+    /// Last, and one after the other.
+    Closings,
+    /// Once everything is done that it tells of.
+    Mirror,
+}
 
 impl Action {
     /// When it is done.
@@ -13,7 +39,8 @@ impl Action {
         match self {
             Self::RegisterBot | Self::SetBotName { .. } => Phase::Identity,
             Self::Account { deed, .. } => match deed {
-                AccountDeed::Lock { .. } | AccountDeed::RemovePushers => Phase::Locks,
+                AccountDeed::Lock { .. } | AccountDeed::RemovePushers | AccountDeed::TurnDown { .. } => Phase::Locks,
+                AccountDeed::HandOver { .. } => Phase::HandOvers,
                 AccountDeed::Unlock => Phase::Unlocks,
                 AccountDeed::SetDisplayName(_) | AccountDeed::SetEmails { .. } => Phase::Attributes,
                 AccountDeed::Close(_) => Phase::Closings,
@@ -64,6 +91,15 @@ impl Action {
             | Self::TakePower { room }
             | Self::Puppet { room, .. }
             | Self::RemoveAlias { room, .. } => Some(room),
+        }
+    }
+
+    /// Who is to administer a room after the person it is done to.
+    #[must_use]
+    pub fn heir(&self) -> Option<&UserId> {
+        match self {
+            Self::Account { deed: AccountDeed::HandOver { to, .. }, .. } => Some(to),
+            _ => None,
         }
     }
 
@@ -128,6 +164,10 @@ impl Step {
             }
             Action::SetState { state, .. } => state.label(),
             Action::RemoveAlias { alias, .. } => alias.to_string(),
+            // To whom may change until it is done.
+            Action::Account { user, deed: AccountDeed::HandOver { room, .. } | AccountDeed::TurnDown { room, .. } } => {
+                format!("{user} {room}")
+            }
             action => action.user().map(ToString::to_string).unwrap_or_default(),
         };
         let verb = match &self.action {

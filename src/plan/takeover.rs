@@ -237,7 +237,7 @@ impl<'a> Planner<'a> {
                 _ if invited && self.commands(there) => withheld = None,
                 Way::Nobody => return self.leave_alone(wanted, NOBODY),
                 Way::Missing(what) => withheld = Some(Withheld::MissingRight(what)),
-                Way::Admin if !invited && !(opens && admits(self.observed, there)) => {
+                Way::Admin if !(invited || opens && admits(self.observed, there)) => {
                     return self.step(wanted, Action::TakePower { room: here.clone() }, Reason::Structure(OPENED));
                 }
                 Way::Puppet(user, _) if !opens => {

@@ -85,6 +85,7 @@ impl Reconciler {
             }
             self.services.remove(&user);
         }
+        self.forget_estates(report);
         let unclear = report.failed.iter().filter(|(_, error)| error.kind != ActErrorKind::Retry);
         let users: Vec<UserId> = unclear.filter_map(|(step, _)| account_of(step).cloned()).collect();
         for user in users {
@@ -113,15 +114,19 @@ impl Reconciler {
 
     /// Whether the source was read again because somebody's end waits for that (S-53); the plan is then made anew.
     pub(super) async fn read_for_final_steps(&mut self, plan: &Plan) -> Result<bool, PassError> {
-        let waits = plan.steps.iter().any(|step| step.withheld == Some(Withheld::Waits(WAITS_FOR_READ)));
-        if !waits || self.parts.actuator.is_none() || self.stop.is_cancelled() {
+        if self.parts.actuator.is_none() || self.stop.is_cancelled() {
             return Ok(false);
+        }
+        let looked = self.read_estates_for_ends(plan).await?;
+        let waits = plan.steps.iter().any(|step| step.withheld == Some(Withheld::Waits(WAITS_FOR_READ)));
+        if !waits {
+            return Ok(looked);
         }
         match self.read_source(true).await {
             Ok(()) => Ok(true),
             Err(PassError::Source(error)) => {
                 tracing::warn!(%error, "nobody is erased before the source could be read once more");
-                Ok(false)
+                Ok(looked)
             }
             Err(other) => Err(other),
         }
@@ -247,7 +252,7 @@ impl Reconciler {
             pass: at,
             actor: "usher".to_owned(),
             action: step.action.verb().to_owned(),
-            place: step.place.as_ref().map(ToString::to_string).unwrap_or_default(),
+            place: place_of(step),
             person: person.to_owned(),
             reason: step.reason.to_string(),
             before,
@@ -259,7 +264,7 @@ impl Reconciler {
             _ => &[],
         };
         if levels.is_empty() {
-            let person = step.action.user().map(UserId::as_str).unwrap_or_default();
+            let person = person_of(step).map(UserId::as_str).unwrap_or_default();
             return vec![record(person, 0, before, after)];
         }
         let of_change = |(number, change): (usize, &LevelChange)| {
@@ -268,6 +273,23 @@ impl Reconciler {
             record(person, number, format!("{key}{}", change.from), format!("{key}{}", change.to))
         };
         levels.iter().enumerate().map(of_change).collect()
+    }
+}
+
+/// Whom a record is about: a room is given to somebody, and that stays on record when the name of whoever had it is taken out.
+fn person_of(step: &Step) -> Option<&UserId> {
+    match &step.action {
+        Action::Account { deed: AccountDeed::HandOver { to, .. }, .. } => Some(to),
+        action => action.user(),
+    }
+}
+
+fn place_of(step: &Step) -> String {
+    match &step.action {
+        Action::Account { deed: AccountDeed::HandOver { room, .. } | AccountDeed::TurnDown { room, .. }, .. } => {
+            room.to_string()
+        }
+        _ => step.place.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 
@@ -297,6 +319,8 @@ fn change(step: &Step, observed: Option<&Observed>) -> (String, String) {
             AccountDeed::Lock { .. } => pair("open", "locked"),
             AccountDeed::Unlock => pair("locked", "open"),
             AccountDeed::RemovePushers => pair("", "no pushes"),
+            AccountDeed::TurnDown { .. } => pair("invited", ""),
+            AccountDeed::HandOver { .. } => pair("", "administrator"),
             AccountDeed::Close(end) => pair("locked", &format!("{end:?}").to_lowercase()),
             AccountDeed::SetDisplayName(name) => {
                 let known = observed.and_then(|observed| observed.accounts.people.get(user));

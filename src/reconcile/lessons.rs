@@ -152,7 +152,8 @@ impl Reconciler {
         let now = clock::now();
         self.ledger.learn(&plan.lessons);
         let lost = plan.steps.iter().filter_map(Step::hold).any(|hold| hold.class == Class::LedgerLost);
-        self.ledger.settled |= settled && !lost;
+        let undecided = self.ledger.recalls_somebody_unconfirmed(self.parts.config.safety.confirm_reads);
+        self.ledger.settled |= settled && !lost && !undecided;
         self.ledger.closings.retain(|at| now.since_ms(*at) < DAY_MS);
         self.ledger.removals.retain(|record| now.since_ms(record.at) < WINDOW_MS);
         self.ledger.approvals.retain(|_, until| *until > now);

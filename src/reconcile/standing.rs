@@ -320,7 +320,7 @@ impl Reconciler {
             since: trouble.since,
             retry_at: Some(trouble.retry_at),
         });
-        lost.chain(fought).chain(failed).collect()
+        lost.chain(self.exposure_failure()).chain(fought).chain(failed).collect()
     }
 
     fn setback(&self, room: &RoomId, setback: &Setback) -> FailureStatus {

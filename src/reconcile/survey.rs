@@ -81,7 +81,9 @@ impl Reconciler {
     /// When nothing could be read.
     pub async fn fetch(&mut self) -> Result<Snapshot, PassError> {
         let fetched = alive(&self.parts.heartbeat, self.parts.bridge.fetch()).await;
-        Ok(fetched.inspect_err(|_| self.parts.metrics.source_failed())?)
+        let mut snapshot = fetched.inspect_err(|_| self.parts.metrics.source_failed())?;
+        self.match_external_ids(&mut snapshot).await?;
+        Ok(snapshot)
     }
 
     /// The second half of [`Reconciler::read_source`].
@@ -152,6 +154,7 @@ impl Reconciler {
         self.looked_at_heirs.clear();
         self.standing.look_again();
         self.mark_services();
+        self.look_at_exposure();
         self.look_outside(Looks::All).await?;
         Ok(())
     }
@@ -328,7 +331,7 @@ impl Reconciler {
             })
             // While clean-up is off nobody is removed for it, and those may be thousands.
             .filter(|step| !matches!(step.withheld, Some(Withheld::GcOff | Withheld::Refused { .. })))
-            .flat_map(|step| step.action.user().into_iter().chain(lowered(&step.action)))
+            .flat_map(|step| step.action.user().into_iter().chain(step.action.heir()).chain(lowered(&step.action)))
             .filter(|user| !self.services.contains_key(*user))
             .cloned()
             .collect();

@@ -44,6 +44,7 @@ async fn all(ground: &Ground) {
     cases::accounts::an_account_is_locked_and_its_old_session_comes_back(ground).await;
     cases::accounts::protected_accounts_are_refused_by_the_hand(ground).await;
     cases::accounts::an_erased_account_is_out_of_every_room_and_stays_so(ground).await;
+    cases::accounts::what_a_leaver_leaves_behind_is_handed_over_and_turned_down(ground).await;
     cases::accounts::only_differences_of_attributes_are_written(ground).await;
     cases::accounts::an_address_of_another_account_is_never_moved(ground).await;
     cases::accounts::leavers_are_mirrored_in_the_bots_account_data(ground).await;

@@ -9,6 +9,7 @@ mod cleanup;
 mod crashes;
 mod daemon;
 mod drill;
+mod estates;
 mod first;
 mod holds;
 mod instances;

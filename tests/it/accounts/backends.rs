@@ -3,19 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
-use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use usher::account::synapse::Synapse;
 use usher::account::{AccountBackend, Accounts, Shield, mas};
 use usher::actuate::ActErrorKind;
 use usher::ids::UserId;
 use usher::ledger::keyed;
-use usher::matrix::registration::{self, Outline, Tokens};
 use usher::matrix::{Access, Homeserver, Trouble};
 use usher::plan::{AccountDeed, Emails, End};
 
 use super::mas::{CLIENT, SECRET, StandIn};
 use crate::fake::Fake;
+use crate::lab::registered::registered;
 use crate::lab::synapse::Person;
 
 const SERVER: &str = "lab.test";
@@ -29,22 +28,7 @@ struct Ground {
 
 async fn ground() -> Ground {
     let folder = tempfile::tempdir().unwrap();
-    let outline = Outline {
-        instance: "main".to_owned(),
-        server_name: SERVER.to_owned(),
-        bot: "usher".into(),
-        url: None,
-        aliases: [].into(),
-        protected: Vec::new(),
-    };
-    let generated = registration::generate(&outline, &Tokens::draw().unwrap(), &Tokens::draw().unwrap(), &[].into());
-    let read = |name: &str, text: &str| {
-        let file = folder.path().join(name);
-        std::fs::write(&file, text).unwrap();
-        registration::read(&file).unwrap()
-    };
-    let main = read("main.yaml", generated.main.expose_secret());
-    let puppet = read("puppet.yaml", generated.puppet.expose_secret());
+    let (main, puppet) = registered(folder.path(), SERVER);
     let fake = Fake::start(SERVER, &[&main, &puppet]).await;
     let root = fake.register_admin("root").await;
     let access = Access {

@@ -2,12 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
-use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use usher::matrix::registration::{self, Outline, Tokens};
 
 use crate::end_to_end::child::Running;
 use crate::fake::Fake;
+use crate::lab::registered::registered;
 use crate::lab::slapd::free_port;
 
 const SERVER: &str = "lab.test";
@@ -34,19 +33,7 @@ fn write_people(path: &std::path::Path, count: usize, changed: usize) {
 /// Requests and writes of a pass with ten changed names among `count` people.
 async fn cost(count: usize) -> (usize, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
-    let outline = Outline {
-        instance: "main".to_owned(),
-        server_name: SERVER.to_owned(),
-        bot: "usher".into(),
-        url: None,
-        aliases: [].into(),
-        protected: Vec::new(),
-    };
-    let tokens = Tokens::draw().unwrap();
-    let generated = registration::generate(&outline, &tokens, &Tokens::draw().unwrap(), &[].into());
-    let file = folder.path().join("usher-registration.yaml");
-    std::fs::write(&file, generated.main.expose_secret()).unwrap();
-    let registration = registration::read(&file).unwrap();
+    let (registration, _) = registered(folder.path(), SERVER);
     let fake = Fake::start(SERVER, &[&registration]).await;
     fake.add_accounts("p", count);
     let sender = usher::ids::UserId::new(&registration.sender_localpart, SERVER);

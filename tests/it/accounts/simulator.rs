@@ -17,8 +17,10 @@ use usher::config::Config;
 use usher::directory::Snapshot;
 use usher::ids::{Timestamp, UserId};
 use usher::ledger::{Ending, Ledger, Stage, TOLERANCE_MS, Witnessing};
-use usher::observed::{Known, Observed};
+use usher::observed::{Estate, Known, Observed};
 use usher::plan::{AccountDeed, Action, World};
+
+use crate::lab::dice::Dice;
 
 const SERVER: &str = "example.org";
 const PEOPLE: usize = 4;
@@ -26,18 +28,6 @@ const MINUTE: i64 = 60_000;
 const DAY: i64 = 24 * 60 * MINUTE;
 const PERIOD: i64 = DAY;
 const EVENTS: usize = 60;
-
-/// A small generator: one seed, one history.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap_or(0) % bound
-    }
-}
 
 /// Who locked an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +130,10 @@ impl Sim {
             let mut directory = usher::directory::Directory::flatten(self.snapshot(complete));
             self.ledger.doubt(&mut directory);
             self.ledger.witness_as(&directory, Witnessing { interval_ms: MINUTE, holds_accounts: true }, now);
+            for account in self.ledger.leavers.keys() {
+                let estate = Estate { read_at: now, ..Estate::default() };
+                self.homeserver.estates.insert(account.clone(), estate);
+            }
             let world = World {
                 config: String::new(),
                 directory: self.snapshot(complete),
@@ -199,7 +193,11 @@ impl Sim {
                 assert!(!self.is_present(user), "erases somebody who is there: {:#?}", self.history);
                 self.erased.insert(user.clone());
             }
-            AccountDeed::RemovePushers | AccountDeed::SetDisplayName(_) | AccountDeed::SetEmails { .. } => {}
+            AccountDeed::RemovePushers
+            | AccountDeed::TurnDown { .. }
+            | AccountDeed::HandOver { .. }
+            | AccountDeed::SetDisplayName(_)
+            | AccountDeed::SetEmails { .. } => {}
         }
     }
 

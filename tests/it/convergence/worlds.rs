@@ -11,6 +11,8 @@ use usher::ledger::Ledger;
 use usher::observed::{Known, Member, Observed, Room};
 use usher::plan::{Action, Class, Decision, Header, Plan, RoomRef, Scope, StateChange, Step, World, plan, render};
 
+use crate::lab::dice::Dice;
+
 const SERVER: &str = "example.org";
 /// People `p0` to `p7`, a protected `boss`, a server admin `root`, another service's `bridge`, an unknown `eve`, a foreigner.
 pub const PEOPLE: usize = 8;
@@ -175,18 +177,6 @@ fn rotate<T>(list: &mut [T], seed: u64) {
     let mut dice = Dice(seed);
     for at in (1..list.len()).rev() {
         list.swap(at, dice.below(at + 1));
-    }
-}
-
-/// A small generator: one seed, one sequence.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap_or(0) % bound.max(1)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::lab::proxy::Fault;
 use crate::lab::synapse::escape;
 
 /// A company whose leavers are locked at once and erased a day later.
-async fn company() -> World {
+pub(super) async fn company() -> World {
     let mut world = World::new().await;
     world.config["userProvisioner"] = json!({ "deprovisioning": { "enabled": true, "soft_delete_period": "1d" } });
     world.config["appservice"] = json!({ "puppet_registration": "usher-puppet.yaml" });
@@ -26,7 +26,7 @@ async fn company() -> World {
     world
 }
 
-fn leave(world: &mut World, name: &str) {
+pub(super) fn leave(world: &mut World, name: &str) {
     world.people.remove(name);
     for members in world.groups.values_mut() {
         members.remove(name);
@@ -34,7 +34,7 @@ fn leave(world: &mut World, name: &str) {
     world.write_source();
 }
 
-fn come_back(world: &mut World, name: &str) {
+pub(super) fn come_back(world: &mut World, name: &str) {
     world.employ(name);
     world.groups.get_mut("blue").unwrap().insert(name.to_owned());
     world.write_source();
@@ -42,7 +42,7 @@ fn come_back(world: &mut World, name: &str) {
 
 impl World {
     /// `apply` so many minutes from now; `clocks_agree`: the homeserver's clock is as far ahead.
-    async fn apply_at(&self, minutes: i64, clocks_agree: bool) -> super::child::Ended {
+    pub(super) async fn apply_at(&self, minutes: i64, clocks_agree: bool) -> super::child::Ended {
         self.proxy.set_clock_ahead(if clocks_agree { minutes * 60 } else { 0 });
         let ended = self.usher_at(&format!("+{minutes}m"), &["apply", "--yes"]).await;
         self.proxy.set_clock_ahead(0);
@@ -55,12 +55,12 @@ impl World {
         if status == 200 { "ok".to_owned() } else { answer["errcode"].as_str().unwrap_or_default().to_owned() }
     }
 
-    async fn account(&self, name: &str) -> Value {
+    pub(super) async fn account(&self, name: &str) -> Value {
         let path = format!("/_synapse/admin/v2/users/{}", escape(&self.user(name)));
         self.as_admin("GET", &path, Value::Null).await.1
     }
 
-    async fn audited(&self) -> String {
+    pub(super) async fn audited(&self) -> String {
         self.usher(&["audit", "export"]).await.code(0).out.clone()
     }
 }

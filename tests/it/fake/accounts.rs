@@ -70,6 +70,12 @@ impl World {
         inside.map(|(id, _)| id.clone()).collect()
     }
 
+    /// `GET v1/users/ID/memberships`.
+    pub fn memberships_of(&self, user: &UserId) -> Value {
+        let known = self.rooms.iter().filter_map(|(id, room)| Some((id.to_string(), json!(room.membership(user)?))));
+        json!({ "memberships": known.collect::<serde_json::Map<_, _>>() })
+    }
+
     /// `GET v1/users/ID/joined_rooms`.
     pub fn joined_rooms_of(&self, user: &UserId) -> Value {
         let joined = self.rooms.iter().filter(|(_, room)| room.membership(user) == Some("join"));

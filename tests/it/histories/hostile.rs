@@ -145,6 +145,7 @@ fn observed(room: Room) -> Observed {
         aliases: BTreeMap::new(),
         accounts: Accounts::default(),
         leavers: Known::Unknown,
+        estates: [].into(),
     }
 }
 

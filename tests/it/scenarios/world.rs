@@ -9,7 +9,7 @@ use usher::desired::desire;
 use usher::directory::{Directory, Snapshot};
 use usher::ids::{Key, RoomId, Timestamp, UserId};
 use usher::ledger::{Ending, Ledger, Refusal, RemovalRecord, Witnessing};
-use usher::observed::{Known, Member, Observed, Room};
+use usher::observed::{Estate, Known, Member, Observed, Room};
 use usher::plan::{
     Action, Class, Decision, Header, Plan, Scope, Step, WINDOW_MS, World, counted, explain, guarded, render,
 };
@@ -166,6 +166,7 @@ impl Stage {
         let holds_accounts = config.user_provisioner.deprovisioning.is_some();
         let how = Witnessing { interval_ms: config.source.check_interval_ms(), holds_accounts };
         self.ledger.witness_as(&directory, how, self.now);
+        self.look_at_estates();
         let world = World {
             config: String::new(),
             directory: snapshot,
@@ -179,6 +180,21 @@ impl Stage {
         assert_eq!(desire(config, &directory, &self.ledger, self.now).rooms.len(), decision.desired.rooms.len());
         self.check_scopes(&decision, config);
         decision
+    }
+
+    /// The loop has looked at the places of everybody who is locked; who is in which room is as the scenario says.
+    fn look_at_estates(&mut self) {
+        let (ledger, now) = (&self.ledger, self.now);
+        self.observed.estates.retain(|user, _| ledger.leavers.contains_key(user));
+        for user in self.ledger.leavers.keys() {
+            let elsewhere = self.observed.outside.iter();
+            let theirs = |room: &Room, member: &Member| room.members.get(user) == Some(member);
+            let rooms = elsewhere.clone().filter(|(_, room)| theirs(room, &Member::Join));
+            let rooms = rooms.map(|(id, room)| (id.clone(), room.clone())).collect();
+            let invited =
+                elsewhere.filter(|(_, room)| theirs(room, &Member::Invite)).map(|(id, _)| id.clone()).collect();
+            self.observed.estates.insert(user.clone(), Estate { read_at: now, rooms, invited });
+        }
     }
 
     /// What an event in one room lets happen is part of what the whole plan lets happen (S-81).

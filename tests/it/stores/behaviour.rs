@@ -51,6 +51,7 @@ fn leaver() -> Leaver {
         stage: Stage::Closing,
         silenced: true,
         due_seen: Some(Timestamp(4)),
+        administers: [("!club:x".into(), Some("@next:x".into())), ("!far:x".into(), None)].into(),
     }
 }
 

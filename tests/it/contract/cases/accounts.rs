@@ -5,9 +5,9 @@ use usher::account::synapse::Synapse;
 use usher::account::{Accounts, Shield};
 use usher::actuate::ActErrorKind;
 use usher::config::Pattern;
-use usher::ids::{Timestamp, UserId};
+use usher::ids::{RoomId, Timestamp, UserId};
 use usher::ledger::{Cause, Leaver, Stage, keyed};
-use usher::observed::Known;
+use usher::observed::{Accounts as Listed, Heir, Known};
 use usher::plan::{AccountDeed, Action, Emails, End};
 
 use crate::contract::ground::{Ground, at, user};
@@ -110,6 +110,77 @@ pub async fn an_erased_account_is_out_of_every_room_and_stays_so(ground: &Ground
     }
 }
 
+pub async fn what_a_leaver_leaves_behind_is_handed_over_and_turned_down(ground: &Ground) {
+    let (hob, kit, lou) = (ground.person("hob").await, ground.person("kit").await, ground.person("lou").await);
+    let room_of = async |maker: &Person, body: Value, others: &[&Person]| {
+        let room = maker.create_room(body).await;
+        for person in others {
+            assert_eq!(maker.invite(&room, &person.user).await.0, 200);
+        }
+        room
+    };
+    let mut rooms = Vec::new();
+    for version in ["11", "12"] {
+        let body = json!({ "preset": "private_chat", "room_version": version });
+        let room = room_of(&hob, body, &[&kit, &lou]).await;
+        for person in [&kit, &lou] {
+            assert_eq!(person.join(&room).await.0, 200);
+        }
+        rooms.push(room);
+    }
+    let asked = room_of(&kit, json!({ "preset": "private_chat" }), &[&hob]).await;
+    let equals = json!({ "users": { hob.user.as_str(): 100, kit.user.as_str(): 100 } });
+    let body = json!({ "preset": "private_chat", "room_version": "11", "power_level_content_override": equals });
+    let shared = room_of(&hob, body, &[&kit]).await;
+    assert_eq!(kit.join(&shared).await.0, 200);
+
+    let hand_over =
+        |room: &RoomId, to: &UserId| deed(&hob.user, AccountDeed::HandOver { room: room.clone(), to: to.clone() });
+    ground.refused(&hand_over(&rooms[0], &kit.user), ActErrorKind::Stale).await;
+    ground.perform(&lock(&hob.user)).await;
+    let mut observed = ground.homeserver.full().await.unwrap();
+    let look = async |accounts: &Listed| {
+        ground.homeserver.estate_of(&hob.user, &[].into(), accounts, Timestamp(7)).await.unwrap()
+    };
+    let estate = look(&observed.accounts).await;
+    rooms.sort();
+    assert_eq!(estate.rooms.keys().cloned().collect::<Vec<_>>(), rooms, "kit administers the other one, too");
+    assert_eq!(estate.invited, [asked.clone()].into());
+    observed.estates.insert(hob.user.clone(), estate);
+
+    for room in &rooms {
+        let heir = observed.estates[&hob.user].rooms[room].heir_of(&hob.user, &observed.accounts, &|_| false);
+        assert_eq!(heir, Heir::Local(kit.user.clone()), "of equals the first by name");
+        ground.refused(&hand_over(room, &user("root")), ActErrorKind::Stale).await;
+        let action = hand_over(room, &kit.user);
+        let outcome = ground.perform(&action).await;
+        observed.simulate(&action, &outcome);
+        let seen = ground.homeserver.room_from_outside(room).await.unwrap().unwrap();
+        assert_eq!(observed.estates[&hob.user].rooms[room].power_levels, seen.power_levels);
+        assert_eq!(writes_of(ground, &action).await, Vec::<String>::new(), "what was handed over is not again");
+    }
+    let turn_down = deed(&hob.user, AccountDeed::TurnDown { room: asked.clone(), text: "gone".into() });
+    let outcome = ground.perform(&turn_down).await;
+    observed.simulate(&turn_down, &outcome);
+    ground.refused(&turn_down, ActErrorKind::Stale).await;
+    let after = look(&observed.accounts).await;
+    assert!(after.rooms.is_empty() && after.invited == observed.estates[&hob.user].invited, "{after:?}");
+    let seen = ground.homeserver.room_from_outside(&asked).await.unwrap().unwrap();
+    assert!(!seen.members[&hob.user].is_in());
+
+    ground.perform(&deed(&hob.user, AccountDeed::Close(End::Erase))).await;
+    for room in rooms.iter().chain([&shared]) {
+        let (status, answer) = kit.send_state(room, "m.room.power_levels", "", levels_of(&kit, room).await).await;
+        assert_eq!(status, 200, "kit administers {room}: {answer}");
+    }
+}
+
+async fn levels_of(person: &Person, room: &RoomId) -> Value {
+    let mut levels = person.state(room, "m.room.power_levels", "").await.unwrap();
+    levels["users_default"] = json!(1);
+    levels
+}
+
 fn emails(addresses: &[&str]) -> AccountDeed {
     let emails = Emails(addresses.iter().map(|address| (*address).to_owned()).collect());
     AccountDeed::SetEmails { digest: keyed("", &emails.0.join("\n")), emails }
@@ -164,6 +235,7 @@ pub async fn leavers_are_mirrored_in_the_bots_account_data(ground: &Ground) {
         stage: Stage::Locked,
         silenced: true,
         due_seen: None,
+        administers: [].into(),
     };
     let leavers: std::collections::BTreeMap<_, _> = [(user("gone"), leaver)].into();
     ground.do_and_compare(&Action::MirrorLeavers { leavers: leavers.clone() }).await;

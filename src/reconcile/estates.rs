@@ -1,0 +1,94 @@
+//! Looks at what locked people would leave behind: the rooms they administer alone, and the invitations that wait for them (S-52, S-53).
+//!
+//! Decides nothing: what is handed over and turned down is `plan/estate`. A look that fails leaves the account's end waiting.
+
+use std::collections::BTreeSet;
+
+use super::{PassError, Reconciler, alive};
+use crate::actuate::ActErrorKind;
+use crate::clock;
+use crate::execute::Report;
+use crate::ids::{RoomId, UserId};
+use crate::ledger::Leaver;
+use crate::matrix::Trouble;
+use crate::observed::{Estate, Presence};
+use crate::plan::{AccountDeed, Action, Plan, WAITS_FOR_ESTATE, Withheld};
+
+/// People looked at for the first time at one look: each costs a request and one for every room usher is not in.
+const NEW_PER_LOOK: usize = 10;
+/// What was seen is looked at again after this long, in milliseconds; and always just before an end.
+const STALE_MS: i64 = 24 * 60 * 60 * 1000;
+/// Of those seen long ago so many are looked at again at one look.
+const STALE_PER_LOOK: usize = 2;
+
+impl Reconciler {
+    /// Looks at the places of people who are locked and were not looked at, a few at a time.
+    pub(super) async fn read_estates(&mut self) -> Result<(), PassError> {
+        let now = clock::now();
+        let Some(observed) = &mut self.observed else { return Ok(()) };
+        if !observed.accounts.listed {
+            return Ok(());
+        }
+        let accounts = &observed.accounts;
+        let waits = |user: &UserId| match accounts.presence(user) {
+            Presence::Exists(account) => account.locked && !account.deactivated,
+            Presence::Missing | Presence::Unknown => false,
+        };
+        let leavers = self.ledger.leavers.iter().filter(|(_, leaver)| Leaver::is_ours(leaver));
+        let locked: BTreeSet<&UserId> = leavers.map(|(user, _)| user).filter(|user| waits(user)).collect();
+        observed.estates.retain(|user, _| locked.contains(user));
+        let estates = &observed.estates;
+        let new = locked.iter().filter(|user| !estates.contains_key(**user)).take(NEW_PER_LOOK);
+        let stale = |estate: &Estate| now.since_ms(estate.read_at) > STALE_MS;
+        let again = estates.iter().filter(|(_, estate)| stale(estate)).map(|(user, _)| user).take(STALE_PER_LOOK);
+        let users: Vec<UserId> = new.copied().chain(again).cloned().collect();
+        self.look_at_estates(users).await
+    }
+
+    /// Looks once more at the places of those whose end waits for that; whether there were any.
+    pub(super) async fn read_estates_for_ends(&mut self, plan: &Plan) -> Result<bool, PassError> {
+        let waits = |withheld: &Option<Withheld>| *withheld == Some(Withheld::Waits(WAITS_FOR_ESTATE));
+        let waiting = plan.steps.iter().filter(|step| waits(&step.withheld));
+        let users: Vec<UserId> = waiting.filter_map(|step| step.action.user().cloned()).collect();
+        let any = !users.is_empty();
+        self.look_at_estates(users).await?;
+        Ok(any)
+    }
+
+    async fn look_at_estates(&mut self, users: Vec<UserId>) -> Result<(), PassError> {
+        for user in users {
+            let Some(observed) = &self.observed else { return Ok(()) };
+            if self.stop.is_cancelled() {
+                return Ok(());
+            }
+            let known: BTreeSet<RoomId> = observed.rooms.keys().cloned().collect();
+            let looking = self.parts.homeserver.estate_of(&user, &known, &observed.accounts, clock::now());
+            let found = alive(&self.parts.heartbeat, looking).await;
+            match (found, &mut self.observed) {
+                (Ok(estate), Some(observed)) => drop(observed.estates.insert(user, estate)),
+                (Ok(_), None) => {}
+                (Err(error), _) if matches!(error.trouble, Trouble::Away | Trouble::UnknownToken) => {
+                    return Err(error.into());
+                }
+                // One bad item never stops the rest (S-82).
+                (Err(error), _) => {
+                    tracing::warn!(%user, %error, "what a locked person would leave behind is not known")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was not as planned is looked at again before it is planned anew.
+    pub(super) fn forget_estates(&mut self, report: &Report) {
+        let Some(observed) = &mut self.observed else { return };
+        for (step, error) in &report.failed {
+            if let Action::Account { user, deed: AccountDeed::HandOver { .. } | AccountDeed::TurnDown { .. } } =
+                &step.action
+                && error.kind == ActErrorKind::Stale
+            {
+                observed.estates.remove(user);
+            }
+        }
+    }
+}

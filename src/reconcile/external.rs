@@ -1,0 +1,84 @@
+//! Finds the accounts of people by their single-sign-on external id, where the configuration says so (S-5): the localpart of the account
+//! that is found takes the place of the one the source's template makes.
+//!
+//! Never gives an account to a second person, and never changes a binding whose account exists.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{PassError, Reconciler, alive};
+use crate::config::ExternalIdSource;
+use crate::directory::{Snapshot, User};
+use crate::ids::{Localpart, StableId, UserId};
+use crate::matrix::MatrixError;
+use crate::observed::Presence;
+
+/// Lookups at once.
+const CONCURRENT_READS: usize = 8;
+/// People whose account is not there yet who are looked up again at one read: they may have logged in under another name.
+const AGAIN_PER_READ: usize = 100;
+
+impl Reconciler {
+    /// Puts the localparts of accounts that are linked to people into `snapshot`. One request for each newcomer, and some for people
+    /// without an account.
+    pub(super) async fn match_external_ids(&mut self, snapshot: &mut Snapshot) -> Result<(), PassError> {
+        let Some(matching) = self.parts.config.accounts.match_external_id.clone() else { return Ok(()) };
+        let wanted: Vec<(StableId, String)> = self
+            .to_match(snapshot)
+            .into_iter()
+            .filter_map(|user| Some((user.id.clone(), external_id(user, matching.from)?)))
+            .collect();
+        let homeserver = &self.parts.homeserver;
+        let provider = matching.provider.as_str();
+        let lookup = |(id, external): (StableId, String)| async move {
+            let found = homeserver.user_by_external_id(provider, &external).await?;
+            Ok::<_, MatrixError>(found.map(|user| (id, user)))
+        };
+        let looking = stream::iter(wanted).map(lookup).buffer_unordered(CONCURRENT_READS).try_collect::<Vec<_>>();
+        let found = alive(&self.parts.heartbeat, looking).await?;
+        let server = &self.parts.config.homeserver.server_name;
+        let local = found.into_iter().flatten().filter(|(_, user)| user.server() == server);
+        let found: BTreeMap<StableId, Localpart> = local.map(|(id, user)| (id, user.localpart().into())).collect();
+        for user in &mut snapshot.users {
+            if let Some(localpart) = found.get(&user.id) {
+                user.localpart = localpart.clone();
+                self.ledger.follow_account(&user.id, localpart);
+            } else if let Some(bound) = self.ledger.people.get(&user.id) {
+                // What was found once is not asked for again.
+                user.localpart = bound.clone();
+            }
+        }
+        Ok(())
+    }
+
+    /// Newcomers, and in turn those who have no account.
+    fn to_match<'s>(&mut self, snapshot: &'s Snapshot) -> Vec<&'s User> {
+        let people = &self.ledger.people;
+        let (mut wanted, known): (Vec<&User>, Vec<&User>) =
+            snapshot.users.iter().partition(|user| !people.contains_key(&user.id));
+        let server = &self.parts.config.homeserver.server_name;
+        let Some(observed) = &self.observed else { return wanted };
+        let missing = |user: &User| {
+            let account = people.get(&user.id).map(|localpart| UserId::new(localpart.as_str(), server));
+            account.is_some_and(|account| observed.accounts.presence(&account) == Presence::Missing)
+        };
+        let waiting: BTreeMap<&StableId, &User> =
+            known.into_iter().filter(|user| missing(user)).map(|user| (&user.id, user)).collect();
+        let after = self.matched_after.take();
+        let later = waiting.iter().filter(|(id, _)| after.as_ref().is_none_or(|after| **id > after));
+        let turn: Vec<&User> = later.map(|(_, user)| *user).take(AGAIN_PER_READ).collect();
+        self.matched_after = turn.get(AGAIN_PER_READ - 1).map(|user| user.id.clone());
+        let asked: BTreeSet<&StableId> = wanted.iter().map(|user| &user.id).collect();
+        wanted.extend(turn.into_iter().filter(|user| !asked.contains(&user.id)));
+        wanted
+    }
+}
+
+fn external_id(user: &User, from: ExternalIdSource) -> Option<String> {
+    match from {
+        ExternalIdSource::Id => Some(user.id.to_string()),
+        ExternalIdSource::Localpart => Some(user.localpart.to_string()),
+        ExternalIdSource::Email => user.emails.first().map(|email| email.trim().to_lowercase()),
+    }
+}
