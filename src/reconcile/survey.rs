@@ -236,11 +236,11 @@ impl Reconciler {
             if self.observed.as_ref().is_some_and(|observed| observed.rooms.contains_key(room)) {
                 continue;
             }
-            if self.is_invited_to_adopt(room) {
-                news.whole = true;
-            } else if self.standing.is_awaited(room) {
+            if self.standing.is_awaited(room) {
                 tracing::info!(%room, %inviter, "the bot was invited back");
                 self.standing.try_now(room);
+                news.whole = true;
+            } else if self.is_invited_to_adopt(room) {
                 news.whole = true;
             } else {
                 tracing::info!(%room, %inviter, "the bot was invited; invitations are not taken up");

@@ -170,6 +170,11 @@ async fn admin_rights_bring_the_bot_back(version: &'static str) {
         assert!(!live.world.proxy.writes().iter().any(taken), "{:?}", live.world.proxy.writes());
         // Elsewhere it is as prompt as ever.
         comes_back(&mut live, "bot kicked beside a fight", &old).await;
+        // He gives in.
+        let mut levels = live.sees(&elder, LEVELS, "").await;
+        levels["users"][&bot] = json!(100);
+        assert_eq!(live.put(FOUNDER, &elder, (LEVELS, ""), levels).await, 200);
+        until("all is well", async || live.world.status().await["failures"] == json!([])).await;
     } else {
         // The homeserver gave it what the strongest has, and nobody takes that away.
         assert_eq!(kick(&live, &old).await, 403);
