@@ -188,9 +188,9 @@ pub(super) const QUERIES: &[&str] = &[SELECT_REVISION, SELECT_OTHERS, SELECT_ALL
 
 const SELECT_REVISION: &str = "SELECT revision, urgent, changed_at FROM scim_clients WHERE client = $1";
 const SELECT_OTHERS: &str = "SELECT client FROM scim_clients WHERE client <> $1 ORDER BY client";
-const SELECT_ALL: &str = "SELECT pk, kind, stable_id, localpart, doc, deleted_at, active FROM scim_resources \
+pub(super) const SELECT_ALL: &str = "SELECT pk, kind, stable_id, localpart, doc, deleted_at, active FROM scim_resources \
      WHERE client = $1 AND (deleted_at IS NULL OR deleted_at > $2) ORDER BY pk";
-const SELECT_LINKS: &str = "SELECT l.group_pk, m.stable_id FROM scim_members l JOIN scim_resources g ON g.pk = l.group_pk \
+pub(super) const SELECT_LINKS: &str = "SELECT l.group_pk, m.stable_id FROM scim_members l JOIN scim_resources g ON g.pk = l.group_pk \
      LEFT JOIN scim_resources m ON m.id = l.member_id AND m.client = g.client AND m.deleted_at IS NULL \
      WHERE g.client = $1 ORDER BY l.group_pk, l.member_id";
 

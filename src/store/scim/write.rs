@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
-use super::{Resource, Resources, letters, members, number, resource};
+use super::{Resource, Resources, addresses, letters, members, number, resource, storable};
 use crate::ids::Localpart;
 use crate::scim::patch::MemberChange;
 use crate::scim::{Document, Error, Kind, fold};
@@ -204,6 +204,7 @@ impl Resources {
         };
         self.unique(connection, &after, None).await?;
         self.update(connection, &after).await?;
+        addresses::keep(connection, after.pk, Some(&before.document), &after.document).await?;
         self.announce(connection, before.active && !after.active, now_ms).await?;
         Ok(after)
     }
@@ -215,6 +216,7 @@ impl Resources {
         sqlx::query(DELETE_MEMBERS).bind(before.pk).execute(&mut *connection).await?;
         match before.kind {
             Kind::User => {
+                addresses::forget(connection, before.pk).await?;
                 sqlx::query(BURY).bind(before.pk).bind(now_ms).execute(&mut *connection).await?;
             }
             Kind::Group => {
@@ -270,6 +272,7 @@ impl Resources {
             .fetch_one(&mut *connection)
             .await?;
         made.pk = row.try_get(0)?;
+        addresses::keep(connection, made.pk, None, &made.document).await?;
         let members = [MemberChange::Add(new.members.clone())];
         members::change(connection, &self.client, made.pk, &members).await?;
         self.announce(connection, false, now_ms).await?;
@@ -296,6 +299,9 @@ impl Resources {
 
     /// A resource as the last write left it, no other write to it until this one is done.
     async fn locked(&self, connection: &mut AnyConnection, kind: Kind, id: &str) -> Result<Option<Resource>, Trouble> {
+        if !storable(id) {
+            return Ok(None);
+        }
         let sql = match self.store.backend {
             Backend::Sqlite(_) => SELECT_TO_CHANGE,
             Backend::Postgres => SELECT_FOR_UPDATE,

@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -110,49 +107,4 @@ async fn ten_thousand_operations_are_one_request(scim: &Scim) {
     let answer = scim.patch(&format!("/Groups/{group}"), operations).await;
     assert_eq!((answer.status, answer.header("etag")), (204, "W/\"2\""), "too many to be sent back");
     assert_eq!(scim.members(&group).await.len(), 10_000);
-}
-
-/// S-65, as a ratio of medians; a machine that is busy with other things gets three tries.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_costs_the_same_in_a_group_of_a_hundred_and_of_fifty_thousand() {
-    let database = crate::stores::Database::sqlite();
-    let scim = Arc::new(Scim::on(&database).await);
-    let (small, large) = (scim.group("small", &[]).await, scim.group("large", &[]).await);
-    let fill = async |group: &str, from: usize, count: usize| {
-        let members: Vec<Value> =
-            (from..from + count).map(|number| json!({ "value": format!("m-{number:06}") })).collect();
-        let operation = json!([{ "op": "add", "path": "members", "value": members }]);
-        assert!(scim.patch(&format!("/Groups/{group}"), operation).await.status < 300);
-    };
-    fill(&small, 0, 100).await;
-    for part in 0..5 {
-        fill(&large, part * 10_000, 10_000).await;
-    }
-    let mut ratios = Vec::new();
-    for attempt in 0..3 {
-        let mut times: [Vec<Duration>; 2] = [Vec::new(), Vec::new()];
-        for round in 0..60 {
-            for (group, times) in [&small, &large].into_iter().zip(&mut times) {
-                // Nothing comes back, so that answers of different length do not count.
-                let path = format!("/Groups/{group}?attributes=id");
-                let member = format!("new-{attempt}-{round}");
-                let started = Instant::now();
-                scim.patch(&path, json!([{ "op": "Add", "path": "members", "value": [{ "value": member }] }]))
-                    .await
-                    .is(200);
-                times.push(started.elapsed());
-                let removal = json!([{ "op": "Remove", "path": "members", "value": [{ "value": member }] }]);
-                scim.patch(&path, removal).await.is(200);
-            }
-        }
-        let [small, large] = times.map(|mut times| {
-            times.sort();
-            times[times.len() / 2].as_secs_f64()
-        });
-        ratios.push(large / small);
-        if large <= 1.3 * small {
-            return;
-        }
-    }
-    panic!("the large group is dearer: {ratios:?}");
 }
