@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use usher::scim::{Kind, evaluate, filter};
 
 use super::{Scim, USER, id, on_both};
+use crate::stores::Database;
 
 on_both! {
     pages_hold_everybody_once
@@ -213,6 +214,41 @@ async fn addresses_are_found_as_they_are_now(scim: &Scim) {
     assert_eq!(elsewhere["totalResults"], 0);
 }
 
+/// As after an upgrade: the table is made and filled by its migration.
+async fn addresses_from_before_their_index_are_found(database: &Database) {
+    let scim = Scim::on(database).await;
+    let mut everybody = Vec::new();
+    for (name, address, title) in
+        [("ann", "Ann@x", "a"), ("bob", "ÄRGER@x", "b"), ("cat", "Cat@x", "a\u{0}b"), ("dan", "\u{212a}@x", "\\u0000")]
+    {
+        let emails = json!([{ "value": address, "type": "work" }, { "value": address }, { "type": "home" }]);
+        let body = json!({ "schemas": [USER], "userName": name, "title": title, "emails": emails });
+        everybody.push(id(&scim.call("POST", "/Users", body).await.is(201)));
+    }
+    let gone = scim.user("gone").await;
+    scim.call("DELETE", &format!("/Users/{gone}"), Value::Null).await.is(204);
+    let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
+    sqlx::query("DROP TABLE scim_addresses").execute(&pool).await.unwrap();
+    sqlx::query("DELETE FROM _sqlx_migrations WHERE description = 'scim addresses'").execute(&pool).await.unwrap();
+    pool.close().await;
+    database.open().await.close().await;
+    for (address, whose) in [("ann@X", 0), ("ärger@x", 1), ("CAT@x", 2), ("k@x", 3)] {
+        let found = scim.filter("Users", &format!("emails.value eq \"{address}\"")).await.is(200);
+        assert_eq!(ids(&found), [everybody[whose].as_str()], "{address}");
+    }
+    assert_eq!(scim.filter("Users", r#"emails.value eq "nobody@x""#).await.is(200)["totalResults"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_from_before_their_index_are_found_on_sqlite() {
+    addresses_from_before_their_index_are_found(&Database::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_from_before_their_index_are_found_on_postgres() {
+    addresses_from_before_their_index_are_found(&Database::postgres().await).await;
+}
+
 /// `PostgreSQL` takes no NUL in a text.
 async fn what_no_database_can_hold_is_nobodys(scim: &Scim) {
     let ann = scim.user("ann").await;
@@ -246,15 +282,15 @@ async fn what_no_database_can_hold_is_nobodys(scim: &Scim) {
 }
 
 /// The same throws in every run.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+    pub fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap() % sides
     }
 
-    fn of<'a>(&mut self, choices: &[&'a str]) -> &'a str {
+    pub fn of<'a>(&mut self, choices: &[&'a str]) -> &'a str {
         choices[self.roll(choices.len())]
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeSet;
+
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -16,6 +18,7 @@ on_both! {
     concurrent_patches_puts_and_deletes_have_an_order
     one_user_name_is_given_once
     ten_thousand_operations_are_one_request
+    memberships_behave_like_a_set
 }
 
 async fn concurrent_patches_lose_nothing(scim: &Scim) {
@@ -107,4 +110,67 @@ async fn ten_thousand_operations_are_one_request(scim: &Scim) {
     let answer = scim.patch(&format!("/Groups/{group}"), operations).await;
     assert_eq!((answer.status, answer.header("etag")), (204, "W/\"2\""), "too many to be sent back");
     assert_eq!(scim.members(&group).await.len(), 10_000);
+}
+
+/// Random operations, several in a request, against a set in memory. A request with one operation that is refused changes nothing.
+async fn memberships_behave_like_a_set(scim: &Scim) {
+    let group = scim.group("blue", &[]).await;
+    let path = format!("/Groups/{group}");
+    let mut dice = super::lists::Dice(11);
+    let mut model: BTreeSet<String> = BTreeSet::new();
+    let (mut refused, mut version) = (0, 1);
+    for round in 0..80 {
+        let mut after = model.clone();
+        let mut operations = Vec::new();
+        let mut is_refused = false;
+        for _ in 0..=dice.roll(5) {
+            let ids: Vec<String> = (0..dice.roll(4)).map(|_| format!("m{}", dice.roll(8))).collect();
+            let value: Vec<Value> = ids.iter().map(|id| json!({ "value": id })).collect();
+            let first = ids.first().cloned().unwrap_or_default();
+            let not_first = format!("members[value ne \"{first}\"]");
+            operations.push(match dice.roll(12) {
+                0..4 => {
+                    after.extend(ids);
+                    json!({ "op": "add", "path": "members", "value": value })
+                }
+                4..7 => {
+                    after.retain(|id| !ids.contains(id));
+                    json!({ "op": "Remove", "path": "members", "value": value })
+                }
+                7 => {
+                    after = ids.into_iter().collect();
+                    json!({ "op": "replace", "path": "members", "value": value })
+                }
+                8 => {
+                    after.remove(&first);
+                    json!({ "op": "remove", "path": format!("members[value eq \"{first}\"]") })
+                }
+                9 => {
+                    after.retain(|id| *id == first);
+                    json!({ "op": "remove", "path": not_first })
+                }
+                10 => {
+                    after.extend(ids);
+                    json!({ "op": "add", "value": { "members": value } })
+                }
+                _ => {
+                    is_refused |= dice.roll(3) == 0;
+                    let value = if is_refused { json!([{ "display": "nobody" }]) } else { json!([]) };
+                    json!({ "op": "add", "path": "members", "value": value })
+                }
+            });
+        }
+        let answer = scim.patch(&path, Value::Array(operations.clone())).await;
+        if is_refused {
+            answer.is(400);
+            refused += 1;
+        } else {
+            version += i32::from(after != model);
+            assert_eq!(answer.is(200)["meta"]["version"], format!("W/\"{version}\""), "round {round}: {operations:?}");
+            model = after;
+        }
+        let members: BTreeSet<String> = scim.members(&group).await.into_iter().collect();
+        assert_eq!(members, model, "round {round}: {operations:?}");
+    }
+    assert!(refused >= 3 && version >= 30, "{refused}, {version}");
 }
