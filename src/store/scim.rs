@@ -5,24 +5,26 @@
 
 mod addresses;
 mod feed;
+mod kept;
 mod letters;
 mod members;
 #[cfg(test)]
 mod plans;
+mod turns;
 mod write;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sqlx::any::AnyRow;
-use sqlx::{AssertSqlSafe, Row as _};
-use tokio::sync::Mutex;
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::Query;
+use sqlx::{Any, AssertSqlSafe, Row as _};
 
 pub use feed::{Provisioned, Revision};
 pub use letters::Letters;
 pub use write::{Change, New, WriteError};
 
-use super::{Store, StoreError, damaged};
+use super::{Backend, Store, StoreError, damaged};
 use crate::scim::evaluate::Key;
 use crate::scim::{Document, Kind};
 
@@ -34,7 +36,8 @@ pub struct Resources {
     store: Store,
     client: String,
     /// `SQLite` takes one writer at a time: those of one process wait here, in order, and not in the file's lock.
-    writing: Arc<Mutex<()>>,
+    turns: Arc<turns::Turns>,
+    reading: kept::Kept,
     letters: Option<Letters>,
 }
 
@@ -79,7 +82,8 @@ impl Resources {
     /// The resources of `client` in this database.
     #[must_use]
     pub fn new(store: Store, client: &str) -> Self {
-        Self { store, client: client.to_owned(), writing: Arc::default(), letters: None }
+        let (turns, reading) = (Arc::default(), kept::Kept::default());
+        Self { store, client: client.to_owned(), turns, reading, letters: None }
     }
 
     /// The same resources, whose people are written to.
@@ -143,8 +147,16 @@ impl Resources {
             return Ok(Vec::new());
         }
         let query = sqlx::query(sql).bind(self.client.as_str()).bind(number(kind)).bind(key);
-        let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
-        rows.iter().map(resource).collect()
+        self.few(query).await?.iter().map(resource).collect()
+    }
+
+    /// What a query gives that gives few rows.
+    async fn few(&self, query: Query<'_, Any, AnyArguments>) -> Result<Vec<AnyRow>, StoreError> {
+        let pool = &self.store.pool;
+        match self.store.backend {
+            Backend::Sqlite(_) => self.store.bounded(WHAT, self.reading.fetch_all(pool, query)).await,
+            Backend::Postgres => self.store.bounded(WHAT, query.fetch_all(pool)).await,
+        }
     }
 
     /// How many there are.
@@ -189,6 +201,16 @@ impl Resources {
     /// # Errors
     /// See [`StoreError`].
     pub async fn groups(&self, users: &[i64]) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
+        if let [user] = users {
+            let query = sqlx::query(AssertSqlSafe(listed(SELECT_GROUPS, 1, 1))).bind(*user);
+            let links = self
+                .few(query)
+                .await?
+                .iter()
+                .map(|row| link(row).map(|(_, link)| link))
+                .collect::<Result<Vec<_>, _>>()?;
+            return Ok([(*user, links)].into_iter().filter(|(_, links)| !links.is_empty()).collect());
+        }
         self.links(users, SELECT_GROUPS).await
     }
 

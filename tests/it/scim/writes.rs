@@ -19,6 +19,8 @@ on_both! {
     one_user_name_is_given_once
     ten_thousand_operations_are_one_request
     memberships_behave_like_a_set
+    a_refusal_beside_others_takes_nothing_with_it
+    who_goes_away_in_the_middle_holds_up_nobody
 }
 
 async fn concurrent_patches_lose_nothing(scim: &Scim) {
@@ -173,4 +175,64 @@ async fn memberships_behave_like_a_set(scim: &Scim) {
         assert_eq!(members, model, "round {round}: {operations:?}");
     }
     assert!(refused >= 3 && version >= 30, "{refused}, {version}");
+}
+
+/// At the same time, so that they share commits: half of them are refused, at different moments of their writing.
+async fn a_refusal_beside_others_takes_nothing_with_it(scim: &Scim) {
+    scim.user("taken").await;
+    let gone = scim.user("gone").await;
+    scim.call("DELETE", &format!("/Users/{gone}"), Value::Null).await.is(204);
+    let group = scim.group("blue", &[]).await;
+    let path = format!("/Groups/{group}");
+    let one = async |number: usize| match number % 4 {
+        0 => scim.call("POST", "/Users", json!({ "schemas": [USER], "userName": format!("u{number}") })).await.is(201),
+        1 => {
+            // Comes back from among the deleted, and is refused only then.
+            let body = json!({ "schemas": [USER], "userName": "TAKEN", "externalId": "x-gone" });
+            scim.call("POST", "/Users", body).await.is(409)
+        }
+        2 => {
+            let member = json!([{ "op": "add", "path": "members", "value": [{ "value": format!("m{number}") }] }]);
+            scim.patch(&path, member).await.is(200)
+        }
+        _ => {
+            let halves = json!([
+                { "op": "add", "path": "members", "value": [{ "value": format!("m{number}") }] },
+                { "op": "remove", "path": "displayName" },
+            ]);
+            scim.patch(&path, halves).await.is(400)
+        }
+    };
+    join_all((0..4 * CLIENTS).map(one)).await;
+    let made = scim.filter("Users", r#"userName sw "u""#).await.is(200);
+    assert_eq!(made["totalResults"], CLIENTS);
+    assert_eq!(scim.members(&group).await.len(), CLIENTS);
+    let version = scim.get(&path).await["meta"]["version"].clone();
+    assert_eq!(version, format!("W/\"{}\"", CLIENTS + 1));
+    let back = json!({ "schemas": [USER], "userName": "back", "externalId": "x-gone" });
+    scim.call("POST", "/Users", back).await.is(201);
+    let resources = usher::store::scim::Resources::new(scim.store.clone(), "acme");
+    let people = resources.provisioned(0).await.unwrap().users;
+    let names = people.iter().filter(|person| person.localpart.as_str() == "gone").count();
+    assert_eq!(names, 1, "who was deleted is still known, and comes back under the old name");
+}
+
+/// Connections that end while their requests are under way.
+async fn who_goes_away_in_the_middle_holds_up_nobody(scim: &Scim) {
+    for round in 0..10_u64 {
+        let one = async |number: usize| {
+            let body = json!({ "schemas": [USER], "userName": format!("r{round}-{number}") });
+            let writing = scim.call("POST", "/Users", body);
+            let patience = std::time::Duration::from_micros(200 * u64::try_from(number).unwrap() * (1 + round % 4));
+            match tokio::time::timeout(patience, writing).await {
+                Ok(answer) => Some(super::id(&answer.is(201))),
+                Err(_) => None,
+            }
+        };
+        let answered = join_all((0..CLIENTS).map(one)).await;
+        scim.user(&format!("round{round}")).await;
+        for id in answered.into_iter().flatten() {
+            scim.get(&format!("/Users/{id}")).await;
+        }
+    }
 }
