@@ -153,7 +153,7 @@ async fn groups(usher: &Server, mut ids: Vec<String>, many: usize) {
     let (created, rest) = people_from(usher, people, many + extra - people).await;
     println!("create the others, up to {}: {:.1} a second", many + extra, created.per_second);
     ids.extend(rest);
-    let path = "/Users?startIndex=25001&count=100".to_owned();
+    let path = format!("/Users?startIndex={}&count=100", many / 2);
     let page = usher.load((1, 300, NO_LIMIT), &|_| Ask::get(path.clone()), &ignore).await;
     println!("page of 100 in the middle: {:.2} ms of CPU each (at most 5)", page.cpu_ms);
     let small = group(usher, "small", &ids[..100]).await;
@@ -187,7 +187,7 @@ async fn groups(usher: &Server, mut ids: Vec<String>, many: usize) {
         let body = json!({ "schemas": [PATCH], "Operations": operations }).to_string();
         let began = Instant::now();
         let mut wire = usher.wire();
-        assert_eq!(wire.ask(&Ask { method: "PATCH", path, body }).await.0, 204);
+        assert!((200..300).contains(&wire.ask(&Ask { method: "PATCH", path, body }).await.0));
         times.push(began.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);

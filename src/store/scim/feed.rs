@@ -166,10 +166,10 @@ pub(super) fn display_name(document: &Document) -> Option<String> {
 }
 
 fn shown(value: Option<&Value>) -> Option<&str> {
-    value.and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty())
+    value.and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty() && !text.contains(char::is_control))
 }
 
-/// All addresses, the primary one first, in lower case as homeservers keep them.
+/// All addresses, the primary one first, in lower case as homeservers keep them. What holds control characters is none.
 pub(super) fn emails(document: &Document) -> Vec<String> {
     let given = document.get("emails").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let (primary, others): (Vec<&Value>, Vec<&Value>) =
@@ -177,7 +177,7 @@ pub(super) fn emails(document: &Document) -> Vec<String> {
     let mut emails: Vec<String> = Vec::new();
     for address in primary.into_iter().chain(others).filter_map(|email| email.get("value")?.as_str()) {
         let address = address.trim().to_lowercase();
-        if address.contains('@') && !emails.contains(&address) {
+        if address.contains('@') && !address.contains(char::is_control) && !emails.contains(&address) {
             emails.push(address);
         }
     }
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_primary_address_comes_first_and_none_comes_twice() {
-        let document = json!({ "emails": [{ "value": "B@x" }, { "value": "A@x", "primary": true }, { "value": "b@X" }, { "value": "no" }] });
+        let document = json!({ "emails": [{ "value": "B@x" }, { "value": "A@x", "primary": true }, { "value": "b@X" }, { "value": "no" }, { "value": "c\u{0}@x" }] });
         assert_eq!(emails(document.as_object().unwrap()), ["a@x", "b@x"]);
     }
 }

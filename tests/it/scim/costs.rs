@@ -222,6 +222,9 @@ async fn no_request_about_one_walks_a_table() {
     let world = World::new().await;
     world.people(1, 10_000).await;
     let group = world.group("all", 10_000).await;
+    // Many others, so that to be in one group is to be few.
+    let others = "INSERT INTO scim_members (group_pk, member_id) SELECT 1000000 + n / 50, 'm-' || n FROM generate_series(1, 100000) n";
+    world.pool.execute(others).await.unwrap();
     world.pool.execute("ANALYZE").await.unwrap();
     world.counter.take();
     let scim = &world.scim;
