@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 use super::schema::{Attribute, Named, Place, Type, resolve};
 use super::{Document, Error, Kind};
 
+/// Longest name that is looked up, in bytes: both databases can have it in an index.
+pub const LONGEST_NAME: usize = 1024;
 /// Deepest nesting of a body.
 pub const DEEPEST: usize = 32;
 
@@ -68,8 +70,12 @@ pub fn check(kind: Kind, document: &Document) -> Result<(), Error> {
         return Err(Error::invalid_value(format!("{required} must have a value")));
     }
     for name in ["userName", "displayName", "externalId"] {
-        if document.get(name).and_then(Value::as_str).is_some_and(|text| text.contains(char::is_control)) {
+        let text = document.get(name).and_then(Value::as_str).unwrap_or_default();
+        if text.contains(char::is_control) {
             return Err(Error::invalid_value(format!("{name} must not hold control characters")));
+        }
+        if text.len() > LONGEST_NAME {
+            return Err(Error::invalid_value(format!("{name} must not be longer than {LONGEST_NAME} bytes")));
         }
     }
     Ok(())
@@ -302,7 +308,12 @@ mod tests {
 
     #[test]
     fn somebody_without_a_name_is_refused() {
-        for wrong in [json!({}), json!({ "userName": "  " }), json!({ "userName": "a\u{0}" })] {
+        for wrong in [
+            json!({}),
+            json!({ "userName": "  " }),
+            json!({ "userName": "a\u{0}" }),
+            json!({ "userName": "a".repeat(LONGEST_NAME + 1) }),
+        ] {
             assert!(check(Kind::User, wrong.as_object().unwrap()).is_err());
         }
         check(Kind::User, json!({ "userName": "ann" }).as_object().unwrap()).unwrap();

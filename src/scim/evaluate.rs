@@ -55,6 +55,8 @@ pub enum Key {
     ExternalId(String),
     /// Folded.
     DisplayName(String),
+    /// Has this mail address, folded.
+    Address(String),
     /// Has this member.
     Member(String),
 }
@@ -205,11 +207,7 @@ impl Compiled {
                     _ => Some(Members::All),
                 },
                 Node::Element { place, inside, then: None } if place.is_core("members") => match &**inside {
-                    Node::Check(Check { at: At::Element(sub), op: Op::Eq, operand: Operand::Text(id) })
-                        if sub.name == "value" =>
-                    {
-                        Some(Members::These(vec![id.clone()]))
-                    }
+                    Node::Check(check) => Some(value_of(check).map_or(Members::All, |id| Members::These(vec![id]))),
                     _ => Some(Members::All),
                 },
                 Node::Element { place, .. } if place.is_core("members") => Some(Members::All),
@@ -249,14 +247,7 @@ impl Compiled {
             Node::Or(parts) => parts.as_slice(),
             one => std::slice::from_ref(one),
         };
-        let value = |node: &Node| match node {
-            Node::Check(Check { at: At::Element(sub), op: Op::Eq, operand: Operand::Text(id) })
-                if sub.name == "value" =>
-            {
-                Some(id.clone())
-            }
-            _ => None,
-        };
+        let value = |node: &Node| if let Node::Check(check) = node { value_of(check) } else { None };
         parts.iter().map(value).collect()
     }
 }
@@ -282,19 +273,34 @@ fn key_of(node: &Node) -> Option<Key> {
                 (None, "externalId", None) => Some(Key::ExternalId(text)),
                 (None, "displayName", None) => Some(Key::DisplayName(text)),
                 (None, "members", None | Some("value")) => Some(Key::Member(text)),
+                (None, "emails", None | Some("value")) => Some(Key::Address(text)),
                 _ => None,
             }
         }
-        Node::Element { place, inside, then: None } if place.is_core("members") => match &**inside {
-            Node::Check(Check { at: At::Element(sub), op: Op::Eq, operand: Operand::Text(id) })
-                if sub.name == "value" =>
-            {
-                Some(Key::Member(id.clone()))
-            }
-            _ => None,
-        },
+        Node::Element { place, inside, then } if place.is_core("members") || place.is_core("emails") => {
+            let text = then.as_ref().and_then(value_of).or_else(|| conjuncts(inside).iter().find_map(value_in))?;
+            Some(if place.is_core("members") { Key::Member(text) } else { Key::Address(text) })
+        }
         // A conjunction in a conjunction: parentheses.
         Node::And(parts) => parts.iter().find_map(key_of),
+        _ => None,
+    }
+}
+
+/// What an element's `value` must be to fit.
+fn value_of(check: &Check) -> Option<String> {
+    match check {
+        Check { at: At::Element(sub), op: Op::Eq, operand: Operand::Text(text) } if sub.name == "value" => {
+            Some(text.clone())
+        }
+        _ => None,
+    }
+}
+
+fn value_in(node: &Node) -> Option<String> {
+    match node {
+        Node::Check(check) => value_of(check),
+        Node::And(parts) => parts.iter().find_map(value_in),
         _ => None,
     }
 }
@@ -506,6 +512,25 @@ mod tests {
         assert_eq!(compiled(r#"userName eq "Ann" or active eq true"#).key(), None);
         assert_eq!(compiled(r#"not (userName eq "Ann")"#).key(), None);
         assert_eq!(compiled(r#"userName sw "Ann""#).key(), None);
+        for by_address in [
+            r#"emails.value eq "Ann@X""#,
+            r#"emails eq "Ann@X""#,
+            r#"emails[type eq "work"].value eq "Ann@X""#,
+            r#"emails[type eq "work" and (value eq "Ann@X" and primary eq true)]"#,
+            r#"active eq true and emails.value eq "Ann@X""#,
+        ] {
+            assert_eq!(compiled(by_address).key(), Some(Key::Address("ann@x".to_owned())), "{by_address}");
+        }
+        for not in [
+            r#"emails[type eq "Ann@X"]"#,
+            r#"emails[value eq "Ann@X" or type eq "work"]"#,
+            r#"emails[not (value eq "Ann@X")]"#,
+            r#"emails[type eq "work"].value sw "Ann@X""#,
+            r#"emails.value ne "Ann@X""#,
+            r#"phoneNumbers.value eq "1""#,
+        ] {
+            assert_eq!(compiled(not).key(), None, "{not}");
+        }
         let both = group(r#"members eq "m" and id eq "g""#);
         assert_eq!(both.key(), Some(Key::Id("g".to_owned())));
         assert_eq!(both.members(), Some(Members::These(vec!["m".to_owned()])));

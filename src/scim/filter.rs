@@ -374,7 +374,69 @@ mod tests {
         }
     }
 
+    fn comparison(path: &'static str) -> impl Strategy<Value = Test> {
+        let op =
+            prop::sample::select(vec![Op::Eq, Op::Ne, Op::Co, Op::Sw, Op::Ew, Op::Gt, Op::Ge, Op::Lt, Op::Le, Op::Pr]);
+        let value = prop_oneof![
+            "\\PC{0,8}".prop_map(Literal::Text),
+            "[0-9]{1,4}".prop_map(Literal::Bare),
+            any::<bool>().prop_map(Literal::Bool),
+            Just(Literal::Null),
+        ];
+        (path, op, value).prop_map(|(path, op, value)| {
+            let value = if op == Op::Pr { Literal::Null } else { value };
+            Test { path, op, value }
+        })
+    }
+
+    fn any_filter() -> impl Strategy<Value = Filter> {
+        let test = comparison("[a-m][a-z]{0,4}(\\.[a-z]{1,3})?").prop_map(Filter::Test);
+        let joined = |inner: BoxedStrategy<Filter>| {
+            let several = || prop::collection::vec(inner.clone(), 2..4);
+            let then = prop::option::of(comparison("[a-m]{1,4}"));
+            let element = ("[a-m]{1,5}", inner.clone(), then);
+            prop_oneof![
+                several().prop_map(Filter::And),
+                several().prop_map(Filter::Or),
+                inner.clone().prop_map(|part| Filter::Not(Box::new(part))),
+                element.prop_map(|(path, inside, then)| Filter::Element { path, inside: Box::new(inside), then }),
+            ]
+        };
+        test.prop_recursive(4, 24, 3, move |inner| joined(inner.boxed()))
+    }
+
+    fn written_test(Test { path, op, value }: &Test) -> String {
+        let op = format!("{op:?}");
+        let value = match value {
+            _ if op == "Pr" => return format!("{path} {op}"),
+            Literal::Text(text) => Value::from(text.as_str()).to_string(),
+            Literal::Bare(word) => word.clone(),
+            Literal::Bool(flag) => flag.to_string(),
+            Literal::Null => "null".to_owned(),
+        };
+        format!("{path} {op} {value}")
+    }
+
+    fn written(filter: &Filter) -> String {
+        let joined = |parts: &[Filter], word: &str| parts.iter().map(written).collect::<Vec<_>>().join(word);
+        match filter {
+            Filter::And(parts) => format!("({})", joined(parts, " AND ")),
+            Filter::Or(parts) => format!("({})", joined(parts, " or ")),
+            Filter::Not(part) => format!("not ({})", written(part)),
+            Filter::Test(test) => written_test(test),
+            Filter::Element { path, inside, then } => {
+                let then = then.as_ref().map(|then| format!(".{}", written_test(then))).unwrap_or_default();
+                format!("{path}[{}]{then}", written(inside))
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_written_is_read_back(filter in any_filter()) {
+            prop_assert_eq!(parse(&written(&filter)).unwrap(), filter);
+        }
+
         #[test]
         fn no_text_is_too_odd(text in "\\PC{0,80}") {
             let _ = parse(&text);

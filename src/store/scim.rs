@@ -3,23 +3,28 @@
 //! Finds candidates and pages; whether a resource fits a filter is decided by `scim::evaluate` alone. Keeps attributes as the client
 //! gave them, mail addresses among them, and never a password.
 
+mod addresses;
 mod feed;
+mod kept;
 mod letters;
 mod members;
+#[cfg(test)]
+mod plans;
+mod turns;
 mod write;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sqlx::any::AnyRow;
-use sqlx::{AssertSqlSafe, Row as _};
-use tokio::sync::Mutex;
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::Query;
+use sqlx::{Any, AssertSqlSafe, Row as _};
 
 pub use feed::{Provisioned, Revision};
 pub use letters::Letters;
 pub use write::{Change, New, WriteError};
 
-use super::{Store, StoreError, damaged};
+use super::{Backend, Store, StoreError, damaged};
 use crate::scim::evaluate::Key;
 use crate::scim::{Document, Kind};
 
@@ -31,7 +36,8 @@ pub struct Resources {
     store: Store,
     client: String,
     /// `SQLite` takes one writer at a time: those of one process wait here, in order, and not in the file's lock.
-    writing: Arc<Mutex<()>>,
+    turns: Arc<turns::Turns>,
+    reading: kept::Kept,
     letters: Option<Letters>,
 }
 
@@ -76,7 +82,8 @@ impl Resources {
     /// The resources of `client` in this database.
     #[must_use]
     pub fn new(store: Store, client: &str) -> Self {
-        Self { store, client: client.to_owned(), writing: Arc::default(), letters: None }
+        let (turns, reading) = (Arc::default(), kept::Kept::default());
+        Self { store, client: client.to_owned(), turns, reading, letters: None }
     }
 
     /// The same resources, whose people are written to.
@@ -130,14 +137,26 @@ impl Resources {
             Key::UserName(name) => self.keyed(kind, SELECT_BY_USER_NAME, name).await,
             Key::ExternalId(id) => self.keyed(kind, SELECT_BY_EXTERNAL_ID, id).await,
             Key::DisplayName(name) => self.keyed(kind, SELECT_BY_DISPLAY_NAME, name).await,
+            Key::Address(address) => self.keyed(kind, SELECT_BY_ADDRESS, &addresses::key(address)).await,
             Key::Member(id) => self.keyed(kind, SELECT_BY_MEMBER, id).await,
         }
     }
 
     async fn keyed(&self, kind: Kind, sql: &'static str, key: &str) -> Result<Vec<Resource>, StoreError> {
+        if !storable(key) {
+            return Ok(Vec::new());
+        }
         let query = sqlx::query(sql).bind(self.client.as_str()).bind(number(kind)).bind(key);
-        let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
-        rows.iter().map(resource).collect()
+        self.few(query).await?.iter().map(resource).collect()
+    }
+
+    /// What a query gives that gives few rows.
+    async fn few(&self, query: Query<'_, Any, AnyArguments>) -> Result<Vec<AnyRow>, StoreError> {
+        let pool = &self.store.pool;
+        match self.store.backend {
+            Backend::Sqlite(_) => self.store.bounded(WHAT, self.reading.fetch_all(pool, query)).await,
+            Backend::Postgres => self.store.bounded(WHAT, query.fetch_all(pool)).await,
+        }
     }
 
     /// How many there are.
@@ -182,6 +201,16 @@ impl Resources {
     /// # Errors
     /// See [`StoreError`].
     pub async fn groups(&self, users: &[i64]) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
+        if let [user] = users {
+            let query = sqlx::query(AssertSqlSafe(listed(SELECT_GROUPS, 1, 1))).bind(*user);
+            let links = self
+                .few(query)
+                .await?
+                .iter()
+                .map(|row| link(row).map(|(_, link)| link))
+                .collect::<Result<Vec<_>, _>>()?;
+            return Ok([(*user, links)].into_iter().filter(|(_, links)| !links.is_empty()).collect());
+        }
         self.links(users, SELECT_GROUPS).await
     }
 
@@ -206,7 +235,7 @@ impl Resources {
     /// See [`StoreError`].
     pub async fn members_among(&self, groups: &[i64], ids: &[String]) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
         let mut found: BTreeMap<i64, Vec<Link>> = BTreeMap::new();
-        for id in ids {
+        for id in ids.iter().filter(|id| storable(id)) {
             for group in groups {
                 let query = sqlx::query(SELECT_MEMBER).bind(*group).bind(id.as_str());
                 let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
@@ -280,6 +309,11 @@ fn display(document: &str) -> Result<Option<String>, StoreError> {
     Ok(names.display)
 }
 
+/// Whether a text can be in a column: `PostgreSQL` takes no NUL, so nothing that is kept has one, and nobody is found by one.
+fn storable(text: &str) -> bool {
+    !text.contains('\0')
+}
+
 /// Longest list in one statement.
 const LONGEST_LIST: usize = 500;
 
@@ -305,6 +339,7 @@ pub(super) fn statements(backend: &super::Backend) -> Vec<String> {
         statements.extend([1, LONGEST_LIST].map(|count| listed(sql, 1, count)));
     }
     statements.extend([1, LONGEST_LIST].map(|count| listed(SELECT_AT, 2, count)));
+    statements.extend(addresses::statements());
     statements.extend(members::statements());
     statements.extend(write::statements(backend));
     statements.extend(feed::QUERIES.iter().chain(letters::QUERIES).map(|sql| (*sql).to_owned()));
@@ -316,6 +351,7 @@ const QUERIES: &[&str] = &[
     SELECT_BY_USER_NAME,
     SELECT_BY_EXTERNAL_ID,
     SELECT_BY_DISPLAY_NAME,
+    SELECT_BY_ADDRESS,
     SELECT_BY_MEMBER,
     COUNT,
     SELECT_AFTER,
@@ -335,6 +371,9 @@ const SELECT_BY_EXTERNAL_ID: &str = "SELECT pk, kind, id, doc, version, created,
      WHERE client = $1 AND kind = $2 AND external_id = $3 AND deleted_at IS NULL ORDER BY pk";
 const SELECT_BY_DISPLAY_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND display_ci = $3 AND deleted_at IS NULL ORDER BY pk";
+const SELECT_BY_ADDRESS: &str = "SELECT r.pk, r.kind, r.id, r.doc, r.version, r.created, r.modified, r.active FROM scim_resources r \
+     WHERE r.client = $1 AND r.kind = $2 AND r.deleted_at IS NULL \
+     AND r.pk IN (SELECT resource_pk FROM scim_addresses WHERE address_ci IN ($3, '')) ORDER BY r.pk";
 const SELECT_BY_MEMBER: &str = "SELECT g.pk, g.kind, g.id, g.doc, g.version, g.created, g.modified, g.active FROM scim_members l \
      JOIN scim_resources g ON g.pk = l.group_pk \
      WHERE g.client = $1 AND g.kind = $2 AND l.member_id = $3 AND g.deleted_at IS NULL ORDER BY g.pk";

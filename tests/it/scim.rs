@@ -4,8 +4,10 @@
 
 mod access;
 mod clients;
+mod costs;
 mod letters;
 mod lists;
+mod openapi;
 mod protocol;
 mod writes;
 

@@ -166,10 +166,10 @@ pub(super) fn display_name(document: &Document) -> Option<String> {
 }
 
 fn shown(value: Option<&Value>) -> Option<&str> {
-    value.and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty())
+    value.and_then(Value::as_str).map(str::trim).filter(|text| !text.is_empty() && !text.contains(char::is_control))
 }
 
-/// All addresses, the primary one first, in lower case as homeservers keep them.
+/// All addresses, the primary one first, in lower case as homeservers keep them. What holds control characters is none.
 pub(super) fn emails(document: &Document) -> Vec<String> {
     let given = document.get("emails").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let (primary, others): (Vec<&Value>, Vec<&Value>) =
@@ -177,7 +177,7 @@ pub(super) fn emails(document: &Document) -> Vec<String> {
     let mut emails: Vec<String> = Vec::new();
     for address in primary.into_iter().chain(others).filter_map(|email| email.get("value")?.as_str()) {
         let address = address.trim().to_lowercase();
-        if address.contains('@') && !emails.contains(&address) {
+        if address.contains('@') && !address.contains(char::is_control) && !emails.contains(&address) {
             emails.push(address);
         }
     }
@@ -188,9 +188,9 @@ pub(super) const QUERIES: &[&str] = &[SELECT_REVISION, SELECT_OTHERS, SELECT_ALL
 
 const SELECT_REVISION: &str = "SELECT revision, urgent, changed_at FROM scim_clients WHERE client = $1";
 const SELECT_OTHERS: &str = "SELECT client FROM scim_clients WHERE client <> $1 ORDER BY client";
-const SELECT_ALL: &str = "SELECT pk, kind, stable_id, localpart, doc, deleted_at, active FROM scim_resources \
+pub(super) const SELECT_ALL: &str = "SELECT pk, kind, stable_id, localpart, doc, deleted_at, active FROM scim_resources \
      WHERE client = $1 AND (deleted_at IS NULL OR deleted_at > $2) ORDER BY pk";
-const SELECT_LINKS: &str = "SELECT l.group_pk, m.stable_id FROM scim_members l JOIN scim_resources g ON g.pk = l.group_pk \
+pub(super) const SELECT_LINKS: &str = "SELECT l.group_pk, m.stable_id FROM scim_members l JOIN scim_resources g ON g.pk = l.group_pk \
      LEFT JOIN scim_resources m ON m.id = l.member_id AND m.client = g.client AND m.deleted_at IS NULL \
      WHERE g.client = $1 ORDER BY l.group_pk, l.member_id";
 
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_primary_address_comes_first_and_none_comes_twice() {
-        let document = json!({ "emails": [{ "value": "B@x" }, { "value": "A@x", "primary": true }, { "value": "b@X" }, { "value": "no" }] });
+        let document = json!({ "emails": [{ "value": "B@x" }, { "value": "A@x", "primary": true }, { "value": "b@X" }, { "value": "no" }, { "value": "c\u{0}@x" }] });
         assert_eq!(emails(document.as_object().unwrap()), ["a@x", "b@x"]);
     }
 }

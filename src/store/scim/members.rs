@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use super::write::Trouble;
-use super::{LONGEST_LIST, kind_of, listed, padded};
+use super::{LONGEST_LIST, kind_of, listed, padded, storable};
 use crate::scim::Error;
 use crate::scim::evaluate::Compiled;
 use crate::scim::patch::MemberChange;
@@ -37,6 +37,9 @@ pub(super) async fn change(
     let mut outcome = Outcome::default();
     for change in changes {
         match change {
+            MemberChange::Add(ids) if ids.iter().any(|id| id.len() > LONGEST_ID || id.contains(char::is_control)) => {
+                return Err(Error::invalid_value("members: a value is no id").into());
+            }
             MemberChange::Add(ids) => outcome.add(ids),
             MemberChange::Remove(ids) => outcome.remove(ids),
             MemberChange::Clear => outcome = Outcome { cleared: true, ..Outcome::default() },
@@ -46,14 +49,11 @@ pub(super) async fn change(
             }
         }
     }
-    if outcome.added.iter().any(|id| id.len() > LONGEST_ID || id.contains(char::is_control)) {
-        return Err(Error::invalid_value("members: a value is no id").into());
-    }
     let gone: Vec<String> = if outcome.cleared {
         let current = current(connection, group).await?;
         current.into_iter().filter(|id| !outcome.added.contains(id)).collect()
     } else {
-        outcome.removed.into_iter().collect()
+        outcome.removed.into_iter().filter(|id| storable(id)).collect()
     };
     let deleted = delete(connection, group, &gone).await?;
     let inserted = insert(connection, group, &outcome.added.into_iter().collect::<Vec<_>>()).await?;

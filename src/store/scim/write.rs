@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row as _};
+use sqlx::{Any, AnyConnection, Row as _, Transaction};
 
-use super::{Resource, Resources, letters, members, number, resource};
+use super::{Resource, Resources, addresses, letters, members, number, resource, storable};
 use crate::ids::Localpart;
 use crate::scim::patch::MemberChange;
 use crate::scim::{Document, Error, Kind, fold};
 use crate::store::{Backend, CALL_LIMIT, StoreError, too_slow};
 
-const WHAT: &str = "write a SCIM resource";
+pub(super) const WHAT: &str = "write a SCIM resource";
 /// How often a write is tried that another one got in the way of.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -33,6 +33,8 @@ pub(super) enum Trouble {
     Refused(Error),
     Sql(sqlx::Error),
     Store(StoreError),
+    /// Somebody else's write, with which this one shared a commit, took it down: it was not done.
+    Undone,
 }
 
 impl From<Error> for Trouble {
@@ -118,23 +120,26 @@ impl Resources {
 
     /// Does a job in a transaction, again where another one got in its way.
     async fn transact(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, WriteError> {
-        let _turn = match self.store.backend {
-            Backend::Sqlite(_) => Some(self.writing.lock().await),
-            Backend::Postgres => None,
-        };
         let mut tries = 0;
         loop {
             tries += 1;
-            let error = match tokio::time::timeout(CALL_LIMIT, self.attempt(job, now_ms)).await {
+            let attempt = async {
+                match self.store.backend {
+                    Backend::Sqlite(_) => self.in_turn(job, now_ms).await,
+                    Backend::Postgres => self.alone(job, now_ms).await,
+                }
+            };
+            let error = match tokio::time::timeout(CALL_LIMIT, attempt).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(Trouble::Refused(error))) => return Err(error.into()),
                 Ok(Err(Trouble::Store(error))) => return Err(error.into()),
+                Ok(Err(Trouble::Undone)) if tries < TRIES => continue,
+                Ok(Err(Trouble::Undone)) | Err(_) => return Err(too_slow(WHAT).into()),
                 Ok(Err(Trouble::Sql(error))) => error,
-                Err(_) => return Err(too_slow(WHAT).into()),
             };
             if let sqlx::Error::Database(cause) = &error {
                 if cause.is_unique_violation() {
-                    return Err(Error::uniqueness("userName, externalId or the Matrix name is taken").into());
+                    return Err(taken(cause.constraint().unwrap_or_else(|| cause.message())).into());
                 }
                 let collided = cause.code().is_some_and(|code| ["40001", "40P01", "5", "517"].contains(&code.as_ref()));
                 if collided && tries < TRIES {
@@ -146,41 +151,72 @@ impl Resources {
         }
     }
 
-    async fn attempt(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, Trouble> {
+    /// A job with a transaction of its own.
+    async fn alone(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, Trouble> {
         let mut transaction = self.store.begin().await?;
+        let (done, told) = self.perform(&mut transaction, job, now_ms).await?;
+        transaction.commit().await?;
+        self.announce_letters(told);
+        Ok(done)
+    }
+
+    /// A job that shares its transaction with those that wait to write, and is undone by itself where it is refused. A refusal may rest on
+    /// what others have just written, so it waits for the commit as well.
+    async fn in_turn(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, Trouble> {
+        let (turn, mut batch) = self.turns.take(&self.store).await?;
+        sqlx::query(SAVEPOINT).execute(&mut *batch.transaction).await?;
+        let done = self.perform(&mut batch.transaction, job, now_ms).await;
+        match &done {
+            Ok(_) => {}
+            Err(Trouble::Refused(_)) => undo(&mut batch.transaction).await?,
+            Err(Trouble::Sql(sqlx::Error::Database(cause))) if cause.is_unique_violation() => {
+                undo(&mut batch.transaction).await?;
+            }
+            // The connection may be gone: nothing of the batch is kept.
+            Err(_) => return done.map(|(done, _)| done),
+        }
+        sqlx::query(RELEASE).execute(&mut *batch.transaction).await?;
+        self.turns.end(turn, batch).await?;
+        let (done, told) = done?;
+        self.announce_letters(told);
+        Ok(done)
+    }
+
+    /// What a job comes to, and whether somebody is to be written to about it.
+    async fn perform(
+        &self,
+        transaction: &mut Transaction<'static, Any>,
+        job: &Job<'_>,
+        now_ms: i64,
+    ) -> Result<(Option<Resource>, bool), Trouble> {
         let (done, occasion) = match job {
             Job::Create(new) => {
-                let (made, returned) = self.insert(&mut transaction, new, now_ms).await?;
+                let (made, returned) = self.insert(transaction, new, now_ms).await?;
                 let occasion = letters::on_creation(&made, returned);
-                (Some(made), occasion)
+                (made, occasion)
             }
-            Job::Change(kind, id, decide) => match self.locked(&mut transaction, *kind, id).await? {
-                Some(before) => {
-                    let after = self.replace(&mut transaction, before.clone(), *decide, now_ms).await?;
-                    let occasion = letters::on_change(&before, &after);
-                    (Some(after), occasion)
-                }
-                None => (None, None),
-            },
-            Job::Delete(kind, id, check) => match self.locked(&mut transaction, *kind, id).await? {
-                Some(before) => {
-                    check(&before)?;
-                    self.remove(&mut transaction, &before, now_ms).await?;
-                    let occasion = letters::on_deletion(&before);
-                    (Some(before), occasion)
-                }
-                None => (None, None),
-            },
+            Job::Change(kind, id, decide) => {
+                let Some(before) = self.locked(transaction, *kind, id).await? else { return Ok((None, false)) };
+                let after = self.replace(transaction, before.clone(), *decide, now_ms).await?;
+                let occasion = letters::on_change(&before, &after);
+                (after, occasion)
+            }
+            Job::Delete(kind, id, check) => {
+                let Some(before) = self.locked(transaction, *kind, id).await? else { return Ok((None, false)) };
+                check(&before)?;
+                self.remove(transaction, &before, now_ms).await?;
+                let occasion = letters::on_deletion(&before);
+                (before, occasion)
+            }
         };
-        let told = match &done {
-            Some(person) => self.tell(&mut transaction, person, occasion, now_ms).await?,
-            None => false,
-        };
-        transaction.commit().await?;
+        let told = self.tell(transaction, &done, occasion, now_ms).await?;
+        Ok((Some(done), told))
+    }
+
+    fn announce_letters(&self, told: bool) {
         if let Some(letters) = self.letters.as_ref().filter(|_| told) {
             letters.queued.notify_one();
         }
-        Ok(done)
     }
 
     async fn replace(
@@ -202,8 +238,8 @@ impl Resources {
             modified: now_ms.max(before.modified),
             ..before.clone()
         };
-        self.unique(connection, &after, None).await?;
         self.update(connection, &after).await?;
+        addresses::keep(connection, after.pk, Some(&before.document), &after.document).await?;
         self.announce(connection, before.active && !after.active, now_ms).await?;
         Ok(after)
     }
@@ -215,6 +251,7 @@ impl Resources {
         sqlx::query(DELETE_MEMBERS).bind(before.pk).execute(&mut *connection).await?;
         match before.kind {
             Kind::User => {
+                addresses::forget(connection, before.pk).await?;
                 sqlx::query(BURY).bind(before.pk).bind(now_ms).execute(&mut *connection).await?;
             }
             Kind::Group => {
@@ -253,7 +290,6 @@ impl Resources {
             modified: now_ms,
             active: stated(&new.document).unwrap_or(true),
         };
-        self.unique(connection, &made, localpart.as_deref()).await?;
         let columns = Columns::of(&made);
         let row = sqlx::query(INSERT)
             .bind(self.client.as_str())
@@ -270,6 +306,7 @@ impl Resources {
             .fetch_one(&mut *connection)
             .await?;
         made.pk = row.try_get(0)?;
+        addresses::keep(connection, made.pk, None, &made.document).await?;
         let members = [MemberChange::Add(new.members.clone())];
         members::change(connection, &self.client, made.pk, &members).await?;
         self.announce(connection, false, now_ms).await?;
@@ -296,6 +333,9 @@ impl Resources {
 
     /// A resource as the last write left it, no other write to it until this one is done.
     async fn locked(&self, connection: &mut AnyConnection, kind: Kind, id: &str) -> Result<Option<Resource>, Trouble> {
+        if !storable(id) {
+            return Ok(None);
+        }
         let sql = match self.store.backend {
             Backend::Sqlite(_) => SELECT_TO_CHANGE,
             Backend::Postgres => SELECT_FOR_UPDATE,
@@ -303,31 +343,6 @@ impl Resources {
         let query = sqlx::query(sql).bind(self.client.as_str()).bind(number(kind)).bind(id);
         let row = query.fetch_optional(&mut *connection).await?;
         Ok(row.as_ref().map(resource).transpose()?)
-    }
-
-    /// Refuses what somebody else has, and says which attribute it is.
-    async fn unique(
-        &self,
-        connection: &mut AnyConnection,
-        wanted: &Resource,
-        localpart: Option<&str>,
-    ) -> Result<(), Trouble> {
-        if wanted.kind == Kind::Group {
-            return Ok(());
-        }
-        let columns = Columns::of(wanted);
-        for (sql, value, name) in [
-            (SELECT_SAME_NAME, columns.user_ci.as_deref(), "userName is taken"),
-            (SELECT_SAME_EXTERNAL_ID, columns.external_id.as_deref(), "externalId is taken"),
-            (SELECT_SAME_LOCALPART, localpart, "the Matrix name that is made of the mapped attribute is taken"),
-        ] {
-            let Some(value) = value else { continue };
-            let query = sqlx::query(sql).bind(self.client.as_str()).bind(value).bind(wanted.id.as_str());
-            if query.fetch_optional(&mut *connection).await?.is_some() {
-                return Err(Error::uniqueness(name).into());
-            }
-        }
-        Ok(())
     }
 
     async fn update(&self, connection: &mut AnyConnection, after: &Resource) -> Result<(), sqlx::Error> {
@@ -349,6 +364,25 @@ impl Resources {
         let query = sqlx::query(ANNOUNCE).bind(self.client.as_str()).bind(now_ms).bind(i64::from(urgent));
         query.execute(&mut *connection).await.map(|_| ())
     }
+}
+
+/// Back to where the job began.
+async fn undo(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(ROLLBACK_TO).execute(connection).await.map(|_| ())
+}
+
+/// What somebody else has: the databases refuse it, `PostgreSQL` with the index's name, `SQLite` with the columns'.
+fn taken(constraint: &str) -> Error {
+    let names = |words: [&str; 2]| words.iter().any(|word| constraint.contains(word));
+    Error::uniqueness(if names(["user_ci", "scim_user_names"]) {
+        "userName is taken"
+    } else if names(["external_id", "scim_user_external_ids"]) {
+        "externalId is taken"
+    } else if names(["localpart", "scim_localparts"]) {
+        "the Matrix name that is made of the mapped attribute is taken"
+    } else {
+        "userName, externalId or the Matrix name is taken"
+    })
 }
 
 /// What a document says about being active, if anything.
@@ -392,14 +426,14 @@ pub(super) fn statements(backend: &Backend) -> Vec<String> {
         TOUCH_GROUPS,
         DELETE_MEMBERSHIPS,
         DELETE_MEMBERS,
-        SELECT_SAME_NAME,
-        SELECT_SAME_EXTERNAL_ID,
-        SELECT_SAME_LOCALPART,
         ANNOUNCE,
     ];
     queries.into_iter().map(str::to_owned).collect()
 }
 
+const SAVEPOINT: &str = "SAVEPOINT job";
+const ROLLBACK_TO: &str = "ROLLBACK TO job";
+const RELEASE: &str = "RELEASE job";
 const SELECT_TO_CHANGE: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND id = $3 AND deleted_at IS NULL";
 const SELECT_FOR_UPDATE: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
@@ -419,12 +453,6 @@ const TOUCH_GROUPS: &str = "UPDATE scim_resources SET version = version + 1, mod
      WHERE pk IN (SELECT group_pk FROM scim_members WHERE member_id = $1)";
 const DELETE_MEMBERSHIPS: &str = "DELETE FROM scim_members WHERE member_id = $1";
 const DELETE_MEMBERS: &str = "DELETE FROM scim_members WHERE group_pk = $1";
-const SELECT_SAME_NAME: &str = "SELECT pk FROM scim_resources WHERE client = $1 AND user_ci = $2 AND id <> $3 \
-     AND deleted_at IS NULL LIMIT 1";
-const SELECT_SAME_EXTERNAL_ID: &str = "SELECT pk FROM scim_resources WHERE client = $1 AND external_id = $2 AND id <> $3 \
-     AND kind = 0 AND deleted_at IS NULL LIMIT 1";
-const SELECT_SAME_LOCALPART: &str = "SELECT pk FROM scim_resources WHERE client = $1 AND localpart = $2 AND id <> $3 \
-     AND deleted_at IS NULL LIMIT 1";
 const ANNOUNCE: &str = "INSERT INTO scim_clients (client, revision, urgent, changed_at) VALUES ($1, 1, $3, $2) \
      ON CONFLICT (client) DO UPDATE SET revision = scim_clients.revision + 1, changed_at = $2, \
      urgent = CASE WHEN $3 = 1 THEN scim_clients.revision + 1 ELSE scim_clients.urgent END";

@@ -100,7 +100,8 @@ fn tool(name: &str) -> PathBuf {
 async fn output(tool: &Path, args: &[&str]) -> (bool, String) {
     let mut command = tokio::process::Command::new(tool);
     command.args(args).env("SCIM_CLI_HEADERS", format!("Authorization: Bearer {TOKEN}")).kill_on_drop(true);
-    let done = tokio::time::timeout(std::time::Duration::from_mins(4), command.output());
+    let minutes = if std::env::var_os("USHER_LONG").is_some() { 60 } else { 15 };
+    let done = tokio::time::timeout(std::time::Duration::from_mins(minutes), command.output());
     let done = done.await.expect("the tool ends").expect("the tool starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (done.status.success(), text(&done.stdout) + text(&done.stderr).as_str())
@@ -127,6 +128,58 @@ async fn public_compliance_tools_find_nothing_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn public_compliance_tools_find_nothing_on_postgres() {
     comply(&Database::postgres().await).await;
+}
+
+/// Sends what the shipped document says, and whatever comes near, and holds every answer to it: no failure, no status, header, media type
+/// or body that it does not name. So many requests an address at most in each phase.
+async fn keep_the_document(database: &Database, examples: usize) {
+    let lonely = Lonely::new(&database.url).await;
+    let (running, provider) = lonely.serve("run").await;
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (folder, document) = (lonely.folder.path(), project.join("docs/scim/openapi.yaml"));
+    std::fs::copy(project.join("tests/it/scim/schemathesis.toml"), folder.join("schemathesis.toml")).unwrap();
+    let names: String = (0..400).map(|number| format!("\"name-{number}\"\n")).collect();
+    std::fs::write(folder.join("names.txt"), names).unwrap();
+    let (authorization, examples) = (format!("Authorization: Bearer {TOKEN}"), examples.to_string());
+    let config = folder.join("schemathesis.toml");
+    let arguments = [
+        "--config-file",
+        config.to_str().unwrap(),
+        "--no-color",
+        "run",
+        document.to_str().unwrap(),
+        "--url",
+        &provider.base,
+        "--header",
+        &authorization,
+        "--max-examples",
+        &examples,
+        "--seed",
+        "7",
+        "--continue-on-failure",
+        "--request-timeout",
+        "30",
+    ];
+    let (ok, said) = output(&tool("schemathesis"), &arguments).await;
+    assert!(ok && said.contains("No issues found") && said.contains("Tested: 26"), "{said}");
+    let made = provider.must("GET", "/Users?count=0", Value::Null).await["totalResults"].as_u64().unwrap();
+    assert!(made >= 5, "only {made} people were made: the document says too little of what is accepted\n{said}");
+    running.stop().await.code(0);
+}
+
+/// Many more with `USHER_LONG=1`.
+fn examples(few: usize) -> usize {
+    if std::env::var_os("USHER_LONG").is_some() { 400 } else { few }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_breaks_the_shipped_document_on_sqlite() {
+    keep_the_document(&Database::sqlite(), examples(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_breaks_the_shipped_document_on_postgres() {
+    keep_the_document(&Database::postgres().await, examples(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

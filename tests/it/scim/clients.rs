@@ -14,11 +14,16 @@ on_both! {
     entra_id_makes_and_reads_groups
     entra_id_removes_members_by_a_list
     entra_id_checks_references
+    entra_id_restores_somebody_without_sending_memberships_again
+    entra_id_without_a_token_sends_its_own_and_is_refused
+    entra_ids_validator_changes_several_types_at_once
     okta_eight_steps
     okta_puts_whole_users_and_pushes_groups
     authentik_sends_one_operation_a_member
     keycloak_and_others_are_never_answered_with_everybody
+    authentik_looks_for_what_is_taken
     one_login_sends_nulls_and_offsets
+    jump_cloud_and_google_send_a_few_attributes_by_put_and_by_patch
 }
 
 async fn entra_id_tests_the_connection(scim: &Scim) {
@@ -152,7 +157,82 @@ async fn entra_id_checks_references(scim: &Scim) {
         ("Users", format!("id eq \"{ann}\" and manager eq \"{boss}\""), 1),
         ("Users", format!("manager eq \"{ann}\" and id eq \"{ann}\""), 0),
     ] {
-        assert_eq!(scim.filter(endpoint, &filter).await.is(200)["totalResults"], count, "{filter}");
+        let query =
+            reqwest::Url::parse_with_params("http://x/", [("attributes", "id"), ("filter", filter.as_str())]).unwrap();
+        let found = scim.get(&format!("/{endpoint}?{}", query.query().unwrap())).await;
+        assert_eq!(found["totalResults"], count, "{filter}");
+        for found in found["Resources"].as_array().unwrap() {
+            assert_eq!(found.as_object().unwrap().len(), 2, "id and schemas: {found}");
+        }
+    }
+    let path = format!("/Users/{ann}");
+    for manager in [json!({ "value": ann }), json!([{ "$ref": null, "value": ann }]), json!(ann)] {
+        let changed =
+            scim.patch(&path, json!([{ "op": "Replace", "path": "manager", "value": manager }])).await.is(200);
+        assert_eq!(changed[ENTERPRISE]["manager"]["value"], ann.as_str(), "{manager}");
+    }
+    let none = scim.patch(&path, json!([{ "op": "Remove", "path": "manager" }])).await.is(200);
+    assert!(none.get(ENTERPRISE).is_none(), "{none}");
+}
+
+/// Whoever is back from being unassigned gets no member operations: what was stays.
+async fn entra_id_restores_somebody_without_sending_memberships_again(scim: &Scim) {
+    let ann = scim.user("ann").await;
+    let group = scim.group("blue", &[&ann]).await;
+    let path = format!("/Users/{ann}");
+    for (value, active) in [("False", false), ("True", true)] {
+        let operation = json!([{ "op": "Replace", "path": "active", "value": value }]);
+        let changed = scim.patch(&path, operation).await.is(200);
+        assert_eq!((&changed["active"], &changed["groups"][0]["value"]), (&json!(active), &json!(group)));
+        assert_eq!(scim.members(&group).await, [ann.as_str()]);
+    }
+    let found = scim.filter("Users", r#"userName eq "ann""#).await.is(200);
+    assert_eq!(found["Resources"][0]["id"], ann.as_str(), "who is inactive is found");
+}
+
+/// A token signed by nobody, with the audience Entra ID gives to the ones it makes where its secret is left empty.
+async fn entra_id_without_a_token_sends_its_own_and_is_refused(scim: &Scim) {
+    use base64ct::{Base64UrlUnpadded, Encoding as _};
+    let part = |value: Value| Base64UrlUnpadded::encode_string(value.to_string().as_bytes());
+    let claims = json!({ "aud": "8adf8e6e-67b2-4cf2-a259-e3dc5476c621", "iss": "https://sts.windows.net/0/", "exp": 4_000_000_000_u64 });
+    for signature in ["", "c2lnbmF0dXJl"] {
+        let token =
+            format!("Bearer {}.{}.{signature}", part(json!({ "typ": "JWT", "alg": "none" })), part(claims.clone()));
+        let answer = scim.send("GET", "/Users", &[("authorization", &token)], None).await;
+        assert_eq!((answer.status, &answer.body["Resources"]), (401, &Value::Null));
+    }
+}
+
+async fn entra_ids_validator_changes_several_types_at_once(scim: &Scim) {
+    let path = format!("/Users/{}", scim.user("ann").await);
+    let operations = json!([
+        { "op": "replace", "path": "emails[type eq \"work\"].value", "value": "work@x" },
+        { "op": "replace", "path": "emails[type eq \"work\"].primary", "value": true },
+        { "op": "add", "path": "emails[type eq \"home\"].value", "value": "home@x" },
+        { "op": "add", "path": "emails[type eq \"home\"].display", "value": "At home" },
+        { "op": "replace", "path": "phoneNumbers[type eq \"work\"].value", "value": "1" },
+        { "op": "replace", "path": "phoneNumbers[type eq \"mobile\"].value", "value": "2" },
+        { "op": "add", "path": "addresses[type eq \"other\"].locality", "value": "Ulm" },
+        { "op": "replace", "path": "name.familyName", "value": "N" },
+        { "op": "replace", "path": "nickName", "value": "Annie" },
+        { "op": "add", "path": "roles[primary eq \"True\"].value", "value": "chief" },
+    ]);
+    let changed = scim.patch(&path, operations).await.is(200);
+    let work = json!({ "type": "work", "value": "work@x", "primary": true });
+    let home = json!({ "type": "home", "value": "home@x", "display": "At home" });
+    assert_eq!(changed["emails"], json!([work, home]));
+    let numbers = json!([{ "type": "work", "value": "1" }, { "type": "mobile", "value": "2" }]);
+    assert_eq!(changed["phoneNumbers"], numbers);
+    assert_eq!(changed["addresses"], json!([{ "type": "other", "locality": "Ulm" }]));
+    assert_eq!((&changed["name"]["familyName"], &changed["nickName"]), (&json!("N"), &json!("Annie")));
+    assert_eq!(changed["roles"], json!([{ "primary": true, "value": "chief" }]));
+    let flipped = json!([{ "op": "replace", "path": "emails[type eq \"home\"].primary", "value": "True" }]);
+    let emails = scim.patch(&path, flipped).await.is(200)["emails"].clone();
+    let primary = |at: usize| emails[at].get("primary") == Some(&json!(true));
+    assert_eq!((primary(0), primary(1)), (false, true), "one is primary: {emails}");
+    for required in ["userName", "id", "meta"] {
+        let refused = scim.patch(&path, json!([{ "op": "remove", "path": required }])).await.is(400);
+        assert!(["mutability", "invalidValue"].contains(&refused["scimType"].as_str().unwrap()), "{refused}");
     }
 }
 
@@ -283,6 +363,22 @@ async fn keycloak_and_others_are_never_answered_with_everybody(scim: &Scim) {
     assert_eq!(scim.filter("Users", r#"emails.value eq "ann@x""#).await.is(200)["totalResults"], 0);
 }
 
+/// What is refused as taken is there to be found: authentik then goes on with the one it found.
+async fn authentik_looks_for_what_is_taken(scim: &Scim) {
+    let body = json!({ "schemas": [USER], "userName": "ann", "externalId": "7f3c", "displayName": "Ann", "photos": [], "locale": "" });
+    let ann = scim.call("POST", "/Users", body.clone()).await.is(201);
+    let taken = scim.call("POST", "/Users", body).await.is(409);
+    assert_eq!(taken["scimType"], "uniqueness");
+    for filter in [r#"userName eq "ann""#, r#"externalId eq "7f3c""#] {
+        assert_eq!(scim.filter("Users", filter).await.is(200)["Resources"], json!([ann]), "{filter}");
+    }
+    let group = scim.group("Everybody", &[&id(&ann)]).await;
+    let found = scim.filter("Groups", r#"displayName eq "Everybody""#).await.is(200);
+    assert_eq!(found["Resources"][0]["members"][0]["value"], ann["id"]);
+    let all = scim.get("/Groups").await;
+    assert_eq!((&all["totalResults"], &all["Resources"][0]["id"]), (&json!(1), &json!(group)));
+}
+
 async fn one_login_sends_nulls_and_offsets(scim: &Scim) {
     let body = json!({ "schemas": [USER], "userName": "ann", "displayName": null, "emails": null, "name": { "givenName": null } });
     let made = scim.call("POST", "/Users", body).await.is(201);
@@ -292,5 +388,22 @@ async fn one_login_sends_nulls_and_offsets(scim: &Scim) {
         r#"meta.lastModified gt "2020-01-01T00:00:00Z" and meta.created gt "2020-01-01T00:00:00.000-11:00""#,
     ] {
         assert_eq!(scim.filter("Users", filter).await.is(200)["totalResults"], 1, "{filter}");
+    }
+}
+
+async fn jump_cloud_and_google_send_a_few_attributes_by_put_and_by_patch(scim: &Scim) {
+    let body = |active: bool| {
+        json!({
+            "schemas": [USER], "userName": "ann@example.com", "name": { "givenName": "Ann", "familyName": "N" }, "active": active,
+            "emails": [{ "type": "work", "primary": true, "value": "ann@example.com" }],
+        })
+    };
+    let made = scim.call("POST", "/Users", body(true)).await.is(201);
+    let path = format!("/Users/{}", id(&made));
+    let put = scim.call("PUT", &path, body(false)).await.is(200);
+    let patched = scim.patch(&path, json!([{ "op": "replace", "value": { "active": true } }])).await.is(200);
+    assert_eq!((&put["active"], &patched["active"]), (&json!(false), &json!(true)));
+    for kept in ["userName", "name", "emails", "id"] {
+        assert_eq!(patched[kept], made[kept], "{kept}");
     }
 }

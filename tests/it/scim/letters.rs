@@ -48,6 +48,10 @@ async fn who_has_no_address_and_what_is_no_person_gets_none(scim: &Scim) {
     let made = scim.call("POST", "/Users", inactive).await.is(201);
     scim.call("DELETE", &format!("/Users/{}", made["id"].as_str().unwrap()), Value::Null).await.is(204);
     scim.group("blue", &[]).await;
+    let odd = json!({
+        "schemas": [USER], "userName": "odd", "name": { "formatted": "a\u{0}b" }, "emails": [{ "value": "a\u{0}b@example.org" }],
+    });
+    scim.call("POST", "/Users", odd).await.is(201);
     // What is refused tells nobody anything.
     scim.call("POST", "/Users", json!({ "schemas": [USER], "userName": "NOA", "emails": [{ "value": "n@x.org" }] }))
         .await

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use usher::scim::{Kind, evaluate, filter};
 
 use super::{Scim, USER, id, on_both};
+use crate::stores::Database;
 
 on_both! {
     pages_hold_everybody_once
@@ -15,6 +16,8 @@ on_both! {
     lists_are_sorted_and_projected
     a_search_at_the_root_holds_both_kinds
     the_database_finds_what_the_filter_means
+    addresses_are_found_as_they_are_now
+    what_no_database_can_hold_is_nobodys
 }
 
 async fn people(scim: &Scim, count: usize) -> Vec<String> {
@@ -134,26 +137,34 @@ async fn the_database_finds_what_the_filter_means(scim: &Scim) {
             body["displayName"] = json!(rng.of(&["Blue", "blue", "Red one"]));
         }
         body["active"] = json!(rng.roll(2) > 0);
-        body["emails"] = json!([{ "value": rng.of(&["a@x", "B@x"]), "type": rng.of(&["work", "home"]) }]);
+        let address = |rng: &mut Dice| json!({ "value": rng.of(&["a@x", "B@x", "ÄRGER@x", "\u{212a}@x"]), "type": rng.of(&["work", "home"]) });
+        body["emails"] = (0..rng.roll(3)).map(|_| address(&mut rng)).collect();
         scim.call("POST", "/Users", body).await.is(201);
     }
     let everybody: Vec<Value> = scim.get("/Users?count=200").await["Resources"].as_array().unwrap().clone();
-    let terms: Vec<String> = (0..40)
+    let terms: Vec<String> = (0..60)
         .map(|_| {
             let number = rng.roll(40);
-            match rng.roll(8) {
+            match rng.roll(11) {
                 0 => format!("userName eq \"{}{number}\"", rng.of(&["ann", "BOB", "ärger"])),
                 1 => format!("externalId eq \"{}{number}\"", rng.of(&["E", "e"])),
                 2 => format!("displayName {} \"{}\"", rng.of(&["eq", "ne", "sw", "co"]), rng.of(&["BLUE", "red"])),
                 3 => format!("active eq {}", rng.of(&["true", "false"])),
                 4 => format!("emails[type eq \"{}\"].value eq \"A@X\"", rng.of(&["work", "home"])),
+                8 => format!(
+                    "emails.value {} \"{}\"",
+                    rng.of(&["eq", "ne", "sw"]),
+                    rng.of(&["A@X", "b@x", "ärger@X", "k@x"])
+                ),
+                9 => format!("emails eq \"{}\"", rng.of(&["a@x", "B@X", "nobody@x"])),
+                10 => format!("emails[value eq \"{}\" and type eq \"home\"]", rng.of(&["a@x", "b@x", "K@X"])),
                 5 => format!("externalId {}", rng.of(&["pr", "eq null"])),
                 6 => format!("id eq \"{}\"", id(&everybody[number])),
                 _ => format!("userName gt \"{}\"", rng.of(&["b", "C", "z"])),
             }
         })
         .collect();
-    for round in 0..60 {
+    for round in 0..120 {
         let mut text = terms[rng.roll(terms.len())].clone();
         for _ in 0..rng.roll(3) {
             let other = &terms[rng.roll(terms.len())];
@@ -172,16 +183,114 @@ async fn the_database_finds_what_the_filter_means(scim: &Scim) {
     }
 }
 
+async fn addresses_are_found_as_they_are_now(scim: &Scim) {
+    let with = |name: &str, addresses: &[&str]| {
+        let emails: Vec<Value> = addresses.iter().map(|address| json!({ "value": address, "type": "work" })).collect();
+        json!({ "schemas": [USER], "userName": name, "emails": emails })
+    };
+    let found = async |address: &str| {
+        let filter = format!("emails[type eq \"work\"].value eq {}", json!(address));
+        ids(&scim.filter("Users", &filter).await.is(200))
+    };
+    let long = format!("{}@x", "l".repeat(5000));
+    let ann = id(&scim.call("POST", "/Users", with("ann", &["Ann@x", "ann@X", &long])).await.is(201));
+    let bob = id(&scim.call("POST", "/Users", with("bob", &["shared@x", "Straße@x"])).await.is(201));
+    let cat = id(&scim.call("POST", "/Users", with("cat", &["SHARED@x"])).await.is(201));
+    assert_eq!(found("ANN@x").await, [ann.as_str()]);
+    assert_eq!(found(&long).await, [ann.as_str()], "as long as they like");
+    assert_eq!(found(&long[1..]).await, [""; 0], "and whole");
+    assert_eq!(found("shared@X").await, [bob.as_str(), &cat]);
+    assert_eq!(found("STRAßE@x").await, [bob.as_str()]);
+    let path = format!("/Users/{ann}");
+    scim.patch(&path, json!([{ "op": "replace", "path": "emails", "value": [{ "value": "new@x", "type": "work" }] }]))
+        .await
+        .is(200);
+    assert_eq!((found("ann@x").await, found("new@x").await), (Vec::new(), vec![ann.clone()]));
+    scim.call("PUT", &path, with("ann", &[])).await.is(200);
+    assert_eq!(found("new@x").await, [""; 0]);
+    scim.call("DELETE", &format!("/Users/{bob}"), Value::Null).await.is(204);
+    assert_eq!(found("shared@x").await, [cat.as_str()]);
+    let elsewhere = scim.filter("Users", r#"phoneNumbers[type eq "work"].value eq "shared@x""#).await.is(200);
+    assert_eq!(elsewhere["totalResults"], 0);
+}
+
+/// As after an upgrade: the table is made and filled by its migration.
+async fn addresses_from_before_their_index_are_found(database: &Database) {
+    let scim = Scim::on(database).await;
+    let mut everybody = Vec::new();
+    for (name, address, title) in
+        [("ann", "Ann@x", "a"), ("bob", "ÄRGER@x", "b"), ("cat", "Cat@x", "a\u{0}b"), ("dan", "\u{212a}@x", "\\u0000")]
+    {
+        let emails = json!([{ "value": address, "type": "work" }, { "value": address }, { "type": "home" }]);
+        let body = json!({ "schemas": [USER], "userName": name, "title": title, "emails": emails });
+        everybody.push(id(&scim.call("POST", "/Users", body).await.is(201)));
+    }
+    let gone = scim.user("gone").await;
+    scim.call("DELETE", &format!("/Users/{gone}"), Value::Null).await.is(204);
+    let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
+    sqlx::query("DROP TABLE scim_addresses").execute(&pool).await.unwrap();
+    sqlx::query("DELETE FROM _sqlx_migrations WHERE description = 'scim addresses'").execute(&pool).await.unwrap();
+    pool.close().await;
+    database.open().await.close().await;
+    for (address, whose) in [("ann@X", 0), ("ärger@x", 1), ("CAT@x", 2), ("k@x", 3)] {
+        let found = scim.filter("Users", &format!("emails.value eq \"{address}\"")).await.is(200);
+        assert_eq!(ids(&found), [everybody[whose].as_str()], "{address}");
+    }
+    assert_eq!(scim.filter("Users", r#"emails.value eq "nobody@x""#).await.is(200)["totalResults"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_from_before_their_index_are_found_on_sqlite() {
+    addresses_from_before_their_index_are_found(&Database::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_from_before_their_index_are_found_on_postgres() {
+    addresses_from_before_their_index_are_found(&Database::postgres().await).await;
+}
+
+/// `PostgreSQL` takes no NUL in a text.
+async fn what_no_database_can_hold_is_nobodys(scim: &Scim) {
+    let ann = scim.user("ann").await;
+    let group = scim.group("blue", &[&ann]).await;
+    for filter in [
+        r#"userName eq "\u0000""#,
+        r#"externalId eq "\u0000" or userName eq "a\u0000""#,
+        r#"emails.value eq "\u0000""#,
+        r#"id eq "\u0000""#,
+    ] {
+        assert_eq!(scim.filter("Users", filter).await.is(200)["totalResults"], 0, "{filter}");
+    }
+    for filter in [r#"members eq "\u0000""#, r#"displayName eq "\u0000""#, r#"id pr and members[value eq "\u0000"]"#] {
+        assert_eq!(scim.filter("Groups", filter).await.is(200)["totalResults"], 0, "{filter}");
+    }
+    for (method, path) in
+        [("GET", "/Users/%00"), ("DELETE", "/Groups/a%00"), ("PUT", "/Users/%00"), ("PATCH", "/Users/%00")]
+    {
+        assert_eq!(scim.call(method, path, Value::Null).await.status, 404, "{method}");
+    }
+    let path = format!("/Groups/{group}");
+    let gone = json!([{ "op": "remove", "path": "members", "value": [{ "value": "\u{0}" }] }]);
+    scim.patch(&path, gone).await.is(200);
+    let new = json!([{ "op": "add", "path": "members", "value": [{ "value": "a\u{0}" }] }]);
+    assert_eq!(scim.patch(&path, new).await.is(400)["scimType"], "invalidValue");
+    assert_eq!(scim.members(&group).await, [ann]);
+    let body = json!({ "schemas": [USER], "userName": "bob", "title": "a\u{0}", "emails": [{ "value": "b\u{0}@x" }] });
+    let bob = scim.call("POST", "/Users", body).await.is(201);
+    let found = scim.filter("Users", r#"emails.value eq "B\u0000@x""#).await.is(200);
+    assert_eq!(found["Resources"], json!([bob]), "what is kept is found");
+}
+
 /// The same throws in every run.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+    pub fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap() % sides
     }
 
-    fn of<'a>(&mut self, choices: &[&'a str]) -> &'a str {
+    pub fn of<'a>(&mut self, choices: &[&'a str]) -> &'a str {
         choices[self.roll(choices.len())]
     }
 }

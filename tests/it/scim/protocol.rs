@@ -15,6 +15,7 @@ on_both! {
     members_who_do_not_exist_are_kept_as_given
     what_is_advertised_is_kept_without_loss
     bodies_that_are_too_much_or_nothing_are_refused
+    what_somebody_else_has_is_refused_by_name
 }
 
 async fn versions_are_checked_and_unchanged_things_keep_theirs(scim: &Scim) {
@@ -175,6 +176,37 @@ async fn what_is_advertised_is_kept_without_loss(scim: &Scim) {
         read.as_object_mut().unwrap().remove(server);
     }
     assert_eq!(read, body);
+}
+
+async fn what_somebody_else_has_is_refused_by_name(scim: &Scim) {
+    scim.user("ann").await;
+    let bob = scim.user("bob").await;
+    let cat = scim.user("cat").await;
+    let rename = json!([{ "op": "replace", "path": "userName", "value": "dog" }]);
+    scim.patch(&format!("/Users/{cat}"), rename).await.is(200);
+    let user =
+        |name: &str, external_id: &str| json!({ "schemas": [USER], "userName": name, "externalId": external_id });
+    for (body, detail) in [
+        (user("ANN", "new"), "userName is taken"),
+        (user("new", "x-ann"), "externalId is taken"),
+        (user("cat", "new"), "the Matrix name that is made of the mapped attribute is taken"),
+    ] {
+        let refused = scim.call("POST", "/Users", body).await.is(409);
+        assert_eq!((&refused["scimType"], &refused["detail"]), (&json!("uniqueness"), &json!(detail)));
+    }
+    let path = format!("/Users/{bob}");
+    for (path_of, value) in [("userName", "Ann"), ("externalId", "x-ann")] {
+        let operation = json!([{ "op": "replace", "path": path_of, "value": value }]);
+        let refused = scim.patch(&path, operation).await.is(409);
+        assert_eq!(refused["detail"], format!("{path_of} is taken"));
+    }
+    let put = scim.call("PUT", &path, user("bob", "x-ann")).await.is(409);
+    assert_eq!(put["detail"], "externalId is taken");
+    let kept = scim.get(&path).await;
+    assert_eq!(
+        (&kept["userName"], &kept["externalId"], &kept["meta"]["version"]),
+        (&json!("bob"), &json!("x-bob"), &json!("W/\"1\""))
+    );
 }
 
 async fn bodies_that_are_too_much_or_nothing_are_refused(scim: &Scim) {

@@ -1,0 +1,96 @@
+//! Writes to `SQLite` take turns, and those that wait for each other share a commit: what costs most is that it reaches the disk. Each
+//! write is whole or not at all by itself, and none is answered before the commit that holds it is done.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sqlx::{Any, Transaction};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
+
+use super::write::{Trouble, WHAT};
+use crate::store::{Store, StoreError};
+
+/// Most writes in one commit.
+const MOST: usize = 64;
+/// Whoever was to commit may have gone away: after this long one of those who wait does it.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Who writes, and who waits to.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    batch: Arc<Mutex<Option<Batch>>>,
+    in_line: AtomicUsize,
+}
+
+/// Writes that are done and not committed. Dropped, all of them are undone, and whoever waits is told.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) transaction: Transaction<'static, Any>,
+    waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
+}
+
+/// A turn: the batch is this writer's alone.
+#[derive(Debug)]
+pub(super) struct Turn(OwnedMutexGuard<Option<Batch>>);
+
+/// Counts somebody in the line, also if they leave it.
+struct InLine<'t>(&'t AtomicUsize);
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Turns {
+    /// Waits for a turn, and gives the batch that is open or a new one.
+    pub(super) async fn take(&self, store: &Store) -> Result<(Turn, Batch), sqlx::Error> {
+        self.in_line.fetch_add(1, Ordering::Relaxed);
+        let in_line = InLine(&self.in_line);
+        let mut turn = Arc::clone(&self.batch).lock_owned().await;
+        drop(in_line);
+        let batch = match turn.take() {
+            Some(batch) => batch,
+            None => Batch { transaction: store.begin().await?, waiting: Vec::new() },
+        };
+        Ok((Turn(turn), batch))
+    }
+
+    /// Ends a turn: hands the batch on to who waits in line, or commits it. Comes back when it is committed.
+    pub(super) async fn end(&self, Turn(mut turn): Turn, mut batch: Batch) -> Result<(), Trouble> {
+        let (sender, mut committed) = oneshot::channel();
+        batch.waiting.push(sender);
+        if self.in_line.load(Ordering::Relaxed) > 0 && batch.waiting.len() < MOST {
+            *turn = Some(batch);
+            drop(turn);
+        } else {
+            commit(turn, batch);
+        }
+        loop {
+            match tokio::time::timeout(PATIENCE, &mut committed).await {
+                Ok(Ok(done)) => return done.map_err(Trouble::Store),
+                Ok(Err(_)) => return Err(Trouble::Undone),
+                Err(_) => {
+                    let mut turn = Arc::clone(&self.batch).lock_owned().await;
+                    if let Some(batch) = turn.take() {
+                        commit(turn, batch);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Not to be given up half-way, whoever goes away: nobody would know whether it was done.
+fn commit(turn: OwnedMutexGuard<Option<Batch>>, batch: Batch) {
+    tokio::spawn(async move {
+        let Batch { transaction, waiting } = batch;
+        let done = transaction.commit().await;
+        for waiting in waiting {
+            // Who is not there any more need not be told.
+            let _ = waiting.send(done.as_ref().map(|()| ()).map_err(|error| StoreError::from_sqlx(WHAT, error)));
+        }
+        drop(turn);
+    });
+}
