@@ -6,6 +6,7 @@
 mod accounts;
 mod admin;
 mod feed;
+mod links;
 mod outside;
 mod pace;
 mod ping;

@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use super::OutboxStatus;
 use crate::ids::Timestamp;
 use crate::matrix::RequestCount;
 use crate::plan::Class;
@@ -30,6 +31,7 @@ pub struct Metrics {
     source_groups: Gauge,
     source_complete: Gauge,
     last_pass: Seconds,
+    outbox: Family<OutboxLabels, Gauge>,
 }
 
 /// What becomes of a planned step.
@@ -58,6 +60,12 @@ struct ClassLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabels {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutboxLabels {
+    what: &'static str,
     state: &'static str,
 }
 
@@ -113,6 +121,7 @@ impl Metrics {
             source_groups: Gauge::default(),
             source_complete: Gauge::default(),
             last_pass: Seconds::default(),
+            outbox: Family::default(),
         };
         metrics.register();
         metrics.set_held(|_| 0);
@@ -132,6 +141,7 @@ impl Metrics {
         r.register("source_groups", "Groups in the latest read", self.source_groups.clone());
         r.register("source_complete", "1 if the latest read was complete", self.source_complete.clone());
         r.register("last_pass_timestamp_seconds", "When the latest pass ended", self.last_pass.clone());
+        r.register("outbox", "Letters and accounts that are ordered, by state", self.outbox.clone());
         r.register("build", "This usher", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     }
 
@@ -186,6 +196,19 @@ impl Metrics {
         }
     }
 
+    /// Letters and accounts on their way.
+    pub fn set_outbox(&self, outbox: &OutboxStatus) {
+        let OutboxStatus { letters_waiting, letters_given_up, accounts_waiting, accounts_refused } = *outbox;
+        for (what, state, count) in [
+            ("letter", "waiting", letters_waiting),
+            ("letter", "given_up", letters_given_up),
+            ("account", "waiting", accounts_waiting),
+            ("account", "refused", accounts_refused),
+        ] {
+            self.outbox.get_or_create(&OutboxLabels { what, state }).set(count);
+        }
+    }
+
     /// The `OpenMetrics` text.
     ///
     /// # Errors
@@ -222,8 +245,12 @@ mod tests {
         metrics.source_read(60, 9, true, Timestamp(2_000));
         metrics.set_plan(StepState::Held, 3);
         metrics.set_held(|class| if class == Class::Demotions { 3 } else { 0 });
+        metrics.set_outbox(&OutboxStatus { letters_waiting: 2, accounts_refused: 1, ..OutboxStatus::default() });
         let text = metrics.render().unwrap();
         for line in [
+            "usher_outbox{what=\"letter\",state=\"waiting\"} 2",
+            "usher_outbox{what=\"account\",state=\"refused\"} 1",
+            "usher_outbox{what=\"account\",state=\"waiting\"} 0",
             "usher_passes_total{result=\"ok\"} 1",
             "usher_steps_total{action=\"invite\",result=\"done\"} 2",
             "usher_matrix_requests_total{method=\"PUT\",endpoint=\"/rooms/{room}/state\",code=\"429\"} 4",

@@ -14,6 +14,7 @@ const SQLITE: &[(i64, &str, &str)] = &[
     (4, "outbox", include_str!("../../migrations/sqlite/0004_outbox.sql")),
     (5, "scim", include_str!("../../migrations/sqlite/0005_scim.sql")),
     (6, "accounts", include_str!("../../migrations/sqlite/0006_accounts.sql")),
+    (7, "registrations", include_str!("../../migrations/sqlite/0007_registrations.sql")),
 ];
 
 const POSTGRES: &[(i64, &str, &str)] = &[
@@ -23,6 +24,7 @@ const POSTGRES: &[(i64, &str, &str)] = &[
     (4, "outbox", include_str!("../../migrations/postgres/0004_outbox.sql")),
     (5, "scim", include_str!("../../migrations/postgres/0005_scim.sql")),
     (6, "accounts", include_str!("../../migrations/postgres/0006_accounts.sql")),
+    (7, "registrations", include_str!("../../migrations/postgres/0007_registrations.sql")),
 ];
 
 /// The newest version this usher knows.

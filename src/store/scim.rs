@@ -6,6 +6,7 @@
 mod feed;
 mod letters;
 mod members;
+mod registrations;
 mod write;
 
 use std::collections::BTreeMap;
@@ -15,9 +16,10 @@ use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::sync::Mutex;
 
-pub use feed::{Provisioned, Revision};
+pub use feed::{Provisioned, Revision, display_name, source_name};
 pub use letters::Letters;
-pub use write::{Change, New, WriteError};
+pub use registrations::{Delayed, Ended, Ordered, RegistrationCounts, Registrations};
+pub use write::{Change, Decide, New, WriteError};
 
 use super::{Store, StoreError, damaged};
 use crate::scim::evaluate::Key;
@@ -33,6 +35,9 @@ pub struct Resources {
     /// `SQLite` takes one writer at a time: those of one process wait here, in order, and not in the file's lock.
     writing: Arc<Mutex<()>>,
     letters: Option<Letters>,
+    registrations: Option<Registrations>,
+    /// Every change is told to the loop as one that waits for nothing.
+    hurried: bool,
 }
 
 /// A stored resource.
@@ -76,13 +81,25 @@ impl Resources {
     /// The resources of `client` in this database.
     #[must_use]
     pub fn new(store: Store, client: &str) -> Self {
-        Self { store, client: client.to_owned(), writing: Arc::default(), letters: None }
+        Self { store, client: client.to_owned(), writing: Arc::default(), letters: None, registrations: None, hurried: false }
     }
 
     /// The same resources, whose people are written to.
     #[must_use]
     pub fn with_letters(self, letters: Option<Letters>) -> Self {
         Self { letters, ..self }
+    }
+
+    /// The same resources, for whose people accounts are ordered (S-63).
+    #[must_use]
+    pub fn with_registrations(self, registrations: Option<Registrations>) -> Self {
+        Self { registrations, ..self }
+    }
+
+    /// The same resources, each of whose changes is acted on at once: somebody waits for that.
+    #[must_use]
+    pub fn hurried(self, hurried: bool) -> Self {
+        Self { hurried, ..self }
     }
 
     /// The same resources through another opening of the database, in one order of writes.
@@ -307,7 +324,7 @@ pub(super) fn statements(backend: &super::Backend) -> Vec<String> {
     statements.extend([1, LONGEST_LIST].map(|count| listed(SELECT_AT, 2, count)));
     statements.extend(members::statements());
     statements.extend(write::statements(backend));
-    statements.extend(feed::QUERIES.iter().chain(letters::QUERIES).map(|sql| (*sql).to_owned()));
+    statements.extend(feed::QUERIES.iter().chain(letters::QUERIES).chain(registrations::QUERIES).map(|sql| (*sql).to_owned()));
     statements
 }
 

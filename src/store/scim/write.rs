@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde_json::Value;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
+use tokio::sync::MutexGuard;
 
+use super::letters::Turn;
 use super::{Resource, Resources, letters, members, number, resource};
 use crate::ids::Localpart;
 use crate::scim::patch::MemberChange;
@@ -118,10 +120,7 @@ impl Resources {
 
     /// Does a job in a transaction, again where another one got in its way.
     async fn transact(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, WriteError> {
-        let _turn = match self.store.backend {
-            Backend::Sqlite(_) => Some(self.writing.lock().await),
-            Backend::Postgres => None,
-        };
+        let _turn = self.turn().await;
         let mut tries = 0;
         loop {
             tries += 1;
@@ -146,19 +145,33 @@ impl Resources {
         }
     }
 
+    /// This process's turn to write, where the database takes one writer at a time.
+    pub(super) async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.store.backend {
+            Backend::Sqlite(_) => Some(self.writing.lock().await),
+            Backend::Postgres => None,
+        }
+    }
+
     async fn attempt(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, Trouble> {
         let mut transaction = self.store.begin().await?;
-        let (done, occasion) = match job {
+        let (done, turn) = match job {
             Job::Create(new) => {
-                let (made, returned) = self.insert(&mut transaction, new, now_ms).await?;
-                let occasion = letters::on_creation(&made, returned);
-                (Some(made), occasion)
+                let made = self.insert(&mut transaction, new, now_ms).await?;
+                if made.kind == Kind::User {
+                    self.order(&mut transaction, &made, (true, now_ms)).await?;
+                }
+                let turn = letters::on_creation(&made);
+                (Some(made), turn)
             }
             Job::Change(kind, id, decide) => match self.locked(&mut transaction, *kind, id).await? {
                 Some(before) => {
                     let after = self.replace(&mut transaction, before.clone(), *decide, now_ms).await?;
-                    let occasion = letters::on_change(&before, &after);
-                    (Some(after), occasion)
+                    let turn = letters::on_change(&before, &after);
+                    if turn == Some(Turn::Opened) {
+                        self.order(&mut transaction, &after, (false, now_ms)).await?;
+                    }
+                    (Some(after), turn)
                 }
                 None => (None, None),
             },
@@ -166,19 +179,22 @@ impl Resources {
                 Some(before) => {
                     check(&before)?;
                     self.remove(&mut transaction, &before, now_ms).await?;
-                    let occasion = letters::on_deletion(&before);
-                    (Some(before), occasion)
+                    let turn = letters::on_deletion(&before);
+                    (Some(before), turn)
                 }
                 None => (None, None),
             },
         };
         let told = match &done {
-            Some(person) => self.tell(&mut transaction, person, occasion, now_ms).await?,
+            Some(person) => self.tell(&mut transaction, person, turn, now_ms).await?,
             None => false,
         };
         transaction.commit().await?;
         if let Some(letters) = self.letters.as_ref().filter(|_| told) {
             letters.queued.notify_one();
+        }
+        if let Some(registrations) = self.registrations.as_ref().filter(|_| turn == Some(Turn::Opened)) {
+            registrations.ordered.notify_one();
         }
         Ok(done)
     }
@@ -224,24 +240,33 @@ impl Resources {
         Ok(self.announce(connection, before.kind == Kind::User, now_ms).await?)
     }
 
-    /// The second of the result: somebody who was deleted has returned.
-    async fn insert(
-        &self,
-        connection: &mut AnyConnection,
-        new: &New,
-        now_ms: i64,
-    ) -> Result<(Resource, bool), Trouble> {
+    /// Whether somebody new would be somebody who was deleted and returns.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn returns(&self, new: &New) -> Result<bool, StoreError> {
+        let external_id = new.document.get("externalId").and_then(Value::as_str);
+        let localpart = new.localpart.as_ref().map(Localpart::as_str);
+        let looking = async {
+            let mut connection = self.store.pool.acquire().await?;
+            self.buried(&mut connection, external_id, localpart).await
+        };
+        Ok(self.store.bounded("read SCIM resources", looking).await?.is_some())
+    }
+
+    async fn insert(&self, connection: &mut AnyConnection, new: &New, now_ms: i64) -> Result<Resource, Trouble> {
         let mut localpart = new.localpart.as_ref().map(|localpart| localpart.as_str().to_owned());
         let mut stable_id = new.id.clone();
-        let mut returned = false;
+        let mut used = 0;
         let external_id = new.document.get("externalId").and_then(Value::as_str);
         if new.kind == Kind::User
-            && let Some((known, name)) = self.buried(connection, external_id, localpart.as_deref()).await?
+            && let Some(buried) = self.buried(connection, external_id, localpart.as_deref()).await?
         {
-            sqlx::query(UNBURY).bind(self.client.as_str()).bind(known.as_str()).execute(&mut *connection).await?;
-            stable_id = known;
-            returned = true;
-            localpart = name.or(localpart);
+            let unbury = sqlx::query(UNBURY).bind(self.client.as_str()).bind(buried.stable_id.as_str());
+            unbury.execute(&mut *connection).await?;
+            stable_id = buried.stable_id;
+            used = buried.used;
+            localpart = buried.localpart.or(localpart);
         }
         let mut made = Resource {
             pk: 0,
@@ -267,31 +292,38 @@ impl Resources {
             .bind(columns.document)
             .bind(now_ms)
             .bind(i64::from(made.active))
+            .bind(used)
             .fetch_one(&mut *connection)
             .await?;
         made.pk = row.try_get(0)?;
         let members = [MemberChange::Add(new.members.clone())];
         members::change(connection, &self.client, made.pk, &members).await?;
         self.announce(connection, false, now_ms).await?;
-        Ok((made, returned))
+        Ok(made)
     }
 
-    /// Stable id and Matrix name of somebody who was deleted: by external id, or by name where no external id speaks against it.
+    /// Somebody who was deleted: by external id, or by name where no external id speaks against it.
     async fn buried(
         &self,
         connection: &mut AnyConnection,
         external_id: Option<&str>,
         localpart: Option<&str>,
-    ) -> Result<Option<(String, Option<String>)>, sqlx::Error> {
+    ) -> Result<Option<Buried>, sqlx::Error> {
         let query = sqlx::query(SELECT_BURIED).bind(self.client.as_str()).bind(external_id).bind(localpart);
         let rows = query.fetch_all(&mut *connection).await?;
-        let row = |row: &AnyRow| -> Result<(String, Option<String>, Option<String>), sqlx::Error> {
-            Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
+        let buried = |row: &AnyRow| -> Result<Buried, sqlx::Error> {
+            Ok(Buried {
+                stable_id: row.try_get(0)?,
+                localpart: row.try_get(1)?,
+                external_id: row.try_get(2)?,
+                used: row.try_get(3)?,
+            })
         };
-        let rows: Vec<_> = rows.iter().map(row).collect::<Result<_, _>>()?;
-        let same = rows.iter().find(|(_, _, known)| known.is_some() && known.as_deref() == external_id);
-        let found = same.or_else(|| rows.iter().find(|(_, _, known)| known.is_none() || external_id.is_none()));
-        Ok(found.map(|(stable_id, localpart, _)| (stable_id.clone(), localpart.clone())))
+        let mut all: Vec<Buried> = rows.iter().map(buried).collect::<Result<_, _>>()?;
+        let same = |person: &Buried| person.external_id.is_some() && person.external_id.as_deref() == external_id;
+        let near = |person: &Buried| person.external_id.is_none() || external_id.is_none();
+        let found = all.iter().position(same).or_else(|| all.iter().position(near));
+        Ok(found.map(|at| all.swap_remove(at)))
     }
 
     /// A resource as the last write left it, no other write to it until this one is done.
@@ -345,10 +377,25 @@ impl Resources {
     }
 
     /// Counts the change, last of all: whoever does so waits for nobody afterwards.
-    async fn announce(&self, connection: &mut AnyConnection, urgent: bool, now_ms: i64) -> Result<(), sqlx::Error> {
+    pub(super) async fn announce(
+        &self,
+        connection: &mut AnyConnection,
+        urgent: bool,
+        now_ms: i64,
+    ) -> Result<(), sqlx::Error> {
+        let urgent = urgent || self.hurried;
         let query = sqlx::query(ANNOUNCE).bind(self.client.as_str()).bind(now_ms).bind(i64::from(urgent));
         query.execute(&mut *connection).await.map(|_| ())
     }
+}
+
+/// What somebody who was deleted left behind.
+struct Buried {
+    stable_id: String,
+    localpart: Option<String>,
+    external_id: Option<String>,
+    /// Whether their account was ever usable.
+    used: i64,
 }
 
 /// What a document says about being active, if anything.
@@ -405,15 +452,15 @@ const SELECT_TO_CHANGE: &str = "SELECT pk, kind, id, doc, version, created, modi
 const SELECT_FOR_UPDATE: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND id = $3 AND deleted_at IS NULL FOR UPDATE";
 const INSERT: &str = "INSERT INTO scim_resources \
-     (client, kind, id, user_ci, display_ci, external_id, localpart, stable_id, doc, version, created, modified, active) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, $10, $10, $11) RETURNING pk";
+     (client, kind, id, user_ci, display_ci, external_id, localpart, stable_id, doc, version, created, modified, active, used) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, $10, $10, $11, $12) RETURNING pk";
 const UPDATE: &str = "UPDATE scim_resources SET user_ci = $2, display_ci = $3, external_id = $4, doc = $5, version = $6, \
      modified = $7, active = $8 WHERE pk = $1";
 const DELETE: &str = "DELETE FROM scim_resources WHERE pk = $1";
 const BURY: &str =
     "UPDATE scim_resources SET deleted_at = $2, user_ci = NULL, display_ci = NULL, doc = '{}' WHERE pk = $1";
 const UNBURY: &str = "DELETE FROM scim_resources WHERE client = $1 AND stable_id = $2 AND deleted_at IS NOT NULL";
-const SELECT_BURIED: &str = "SELECT stable_id, localpart, external_id FROM scim_resources WHERE client = $1 \
+const SELECT_BURIED: &str = "SELECT stable_id, localpart, external_id, used FROM scim_resources WHERE client = $1 \
      AND deleted_at IS NOT NULL AND (external_id = $2 OR localpart = $3) ORDER BY deleted_at DESC, pk DESC";
 const TOUCH_GROUPS: &str = "UPDATE scim_resources SET version = version + 1, modified = $2 \
      WHERE pk IN (SELECT group_pk FROM scim_members WHERE member_id = $1)";
