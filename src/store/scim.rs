@@ -81,7 +81,14 @@ impl Resources {
     /// The resources of `client` in this database.
     #[must_use]
     pub fn new(store: Store, client: &str) -> Self {
-        Self { store, client: client.to_owned(), writing: Arc::default(), letters: None, registrations: None, hurried: false }
+        Self {
+            store,
+            client: client.to_owned(),
+            writing: Arc::default(),
+            letters: None,
+            registrations: None,
+            hurried: false,
+        }
     }
 
     /// The same resources, whose people are written to.
@@ -324,7 +331,9 @@ pub(super) fn statements(backend: &super::Backend) -> Vec<String> {
     statements.extend([1, LONGEST_LIST].map(|count| listed(SELECT_AT, 2, count)));
     statements.extend(members::statements());
     statements.extend(write::statements(backend));
-    statements.extend(feed::QUERIES.iter().chain(letters::QUERIES).chain(registrations::QUERIES).map(|sql| (*sql).to_owned()));
+    statements.extend(
+        feed::QUERIES.iter().chain(letters::QUERIES).chain(registrations::QUERIES).map(|sql| (*sql).to_owned()),
+    );
     statements
 }
 

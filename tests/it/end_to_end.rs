@@ -17,6 +17,7 @@ mod matrix;
 mod offboarding;
 mod outages;
 mod people;
+mod registration;
 mod scim;
 mod stage;
 mod takeover;

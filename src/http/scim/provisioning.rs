@@ -51,10 +51,13 @@ impl Server {
             Ok(Place::Taken | Place::Locked) => {
                 Err(Error::uniqueness("there is an account of that Matrix name already").into())
             }
-            Ok(Place::Refused(why)) => Err(Error::uniqueness(format!("no account can have that Matrix name: {why}")).into()),
+            Ok(Place::Refused(why)) => {
+                Err(Error::uniqueness(format!("no account can have that Matrix name: {why}")).into())
+            }
             Err(error) => {
                 tracing::warn!(%error, "whether a Matrix name is free could not be asked");
-                let away = Error::new(503, "the homeserver does not answer, and only it knows whether the name is free");
+                let away =
+                    Error::new(503, "the homeserver does not answer, and only it knows whether the name is free");
                 let later = (header::RETRY_AFTER, RETRY_AFTER.to_string());
                 Err(Refusal::Answer(Box::new(Answer { headers: vec![later], ..Answer::error(&away) })))
             }
@@ -69,9 +72,8 @@ impl Server {
         let waited = timeout_at(limit, async {
             loop {
                 match self.is_done(id).await {
-                    Ok(true) => return,
                     Ok(false) | Err(Refusal::Store(_)) => sleep(LOOK).await,
-                    Err(Refusal::Scim(_) | Refusal::Answer(_)) => return,
+                    Ok(true) | Err(Refusal::Scim(_) | Refusal::Answer(_)) => return,
                 }
             }
         });

@@ -141,14 +141,7 @@ impl Row {
         let ((pk, kind, active), (stable_id, localpart, document)) =
             columns().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
         let document = serde_json::from_str(&document).map_err(damaged(WHAT))?;
-        Ok(Self {
-            pk,
-            kind: kind_of(kind),
-            stable_id: stable_id.into(),
-            localpart,
-            document,
-            active: active != 0,
-        })
+        Ok(Self { pk, kind: kind_of(kind), stable_id: stable_id.into(), localpart, document, active: active != 0 })
     }
 
     fn user(self) -> Option<User> {

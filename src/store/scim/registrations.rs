@@ -164,12 +164,7 @@ impl Resources {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn registration_put_off(
-        &self,
-        order: &Ordered,
-        until: Timestamp,
-        cause: &str,
-    ) -> Result<(), StoreError> {
+    pub async fn registration_put_off(&self, order: &Ordered, until: Timestamp, cause: &str) -> Result<(), StoreError> {
         let query = sqlx::query(PUT_OFF).bind(self.client.as_str()).bind(order.stable_id.as_str());
         let work = query.bind(until.0).bind(cause).execute(&self.store.pool);
         self.store.bounded(WHAT_WRITE, work).await.map(|_| ())
@@ -195,7 +190,10 @@ impl Resources {
         let query = sqlx::query(REFUSED).bind(self.client.as_str()).bind(i64::from(at_most));
         let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
         let pair = |row: &AnyRow| Ok((row.try_get(0)?, row.try_get(1)?));
-        rows.iter().map(pair).collect::<Result<_, _>>().map_err(|error: sqlx::Error| StoreError::from_sqlx(WHAT, &error))
+        rows.iter()
+            .map(pair)
+            .collect::<Result<_, _>>()
+            .map_err(|error: sqlx::Error| StoreError::from_sqlx(WHAT, &error))
     }
 }
 

@@ -21,14 +21,17 @@ use crate::lab::synapse::Person;
 
 const SERVER: &str = "lab.test";
 
-struct Ground {
-    fake: Fake,
-    homeserver: Homeserver,
+/// A homeserver in memory, usher's way to it, and some people.
+pub struct Ground {
+    pub fake: Fake,
+    pub homeserver: Homeserver,
     stand_in: StandIn,
-    people: Vec<Person>,
+    /// A server admin.
+    pub root: Person,
+    pub people: Vec<Person>,
 }
 
-async fn ground() -> Ground {
+pub async fn ground() -> Ground {
     let folder = tempfile::tempdir().unwrap();
     let outline = Outline {
         instance: "main".to_owned(),
@@ -66,11 +69,11 @@ async fn ground() -> Ground {
         people.push(fake.register(name).await);
         stand_in.add(name, false);
     }
-    Ground { fake, homeserver, stand_in, people }
+    Ground { fake, homeserver, stand_in, root, people }
 }
 
 impl Ground {
-    fn synapse(&self) -> Box<dyn AccountBackend> {
+    pub fn synapse(&self) -> Box<dyn AccountBackend> {
         Box::new(Synapse::new(self.homeserver.clone()))
     }
 
@@ -133,7 +136,8 @@ async fn all(ground: &Ground, backend: &dyn AccountBackend) {
 
     let link = Link { provider: PROVIDER.to_owned(), subject: "newcomer@idp".to_owned() };
     let user = UserId::new("newcomer", SERVER);
-    let newcomer = Newcomer { user: user.clone(), display_name: Some("New Comer".to_owned()), link: Some(link.clone()) };
+    let newcomer =
+        Newcomer { user: user.clone(), display_name: Some("New Comer".to_owned()), link: Some(link.clone()) };
     assert_eq!(backend.owner_of_link(&link).await.unwrap(), None);
     let without_link = Newcomer { link: None, ..newcomer.clone() };
     // A first attempt that got half of it done, one that completes it, and one that finds everything there.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use serde_json::{Value, json};
+use usher::ids::{Localpart, StableId};
 
 use super::{ENTERPRISE, GROUP, Scim, USER, id, on_both};
 use crate::stores::Database;
