@@ -4,12 +4,16 @@
 //! protected is ever written to, whatever a plan says (S-54). Never decides what should be done.
 
 pub mod mas;
+mod register;
+pub mod registrar;
 pub mod synapse;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
+
+pub use register::{Link, Newcomer, Place};
 
 use crate::actuate::{ActError, ActErrorKind, Outcome, classify};
 use crate::config::Pattern;
@@ -60,8 +64,11 @@ pub trait AccountBackend: Send + Sync {
     async fn set_emails(&self, user: &UserId, emails: &Emails) -> Result<(), MatrixError>;
     /// Whose account has this address.
     async fn owner_of_email(&self, address: &str) -> Result<Option<UserId>, MatrixError>;
-    /// Makes an account without a password; one that exists is as good.
-    async fn create(&self, user: &UserId) -> Result<(), MatrixError>;
+    /// Makes an account without a password that single sign-on finds by the newcomer's link. Completes one that an earlier call began;
+    /// never to be called for any other that exists.
+    async fn register(&self, newcomer: &Newcomer) -> Result<(), MatrixError>;
+    /// Whose account single sign-on finds by this link.
+    async fn owner_of_link(&self, link: &Link) -> Result<Option<UserId>, MatrixError>;
     /// Accounts of people who are server admins and can log in.
     async fn usable_admins(&self) -> Result<BTreeSet<UserId>, MatrixError>;
 }
@@ -133,21 +140,25 @@ impl Accounts {
 
     /// Plans say the same; here it does not matter why one says otherwise (S-54).
     fn refuse_protected(&self, attempt: &str, user: &UserId, seen: &AccountView) -> Result<(), ActError> {
+        self.protection(user, seen).map_or(Ok(()), |why| Err(error(attempt, why, ActErrorKind::Forbidden)))
+    }
+
+    /// Why nothing is ever done to an account, if so.
+    fn protection(&self, user: &UserId, seen: &AccountView) -> Option<&'static str> {
         let own = [self.homeserver.bot(), self.homeserver.sender()].contains(&user);
-        let why = if own {
-            "usher's own account"
+        if own {
+            Some("usher's own account")
         } else if user.server() != self.homeserver.bot().server() {
-            "of another homeserver"
+            Some("of another homeserver")
         } else if self.shield.patterns.iter().any(|pattern| pattern.matches(user)) {
-            "a protected user"
+            Some("a protected user")
         } else if seen.of_a_service {
-            "another application service's"
+            Some("another application service's")
         } else if seen.admin && !self.shield.admins_are_open {
-            "a server admin"
+            Some("a server admin")
         } else {
-            return Ok(());
-        };
-        Err(error(attempt, why, ActErrorKind::Forbidden))
+            None
+        }
     }
 
     async fn lock(&self, attempt: &str, user: &UserId, seen: &AccountView) -> Result<(), ActError> {

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -346,6 +346,7 @@ pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> 
             if mode != Mode::DryRun {
                 listeners.greet(&built.homeserver, &stop);
                 listeners.deliver(config, &parts, &stop)?;
+                listeners.register(config, &built.homeserver, &parts, &stop)?;
             }
             follow(config, built, (status, listeners.hints.clone()), &deadline).await
         }
@@ -366,8 +367,8 @@ struct Listeners {
     served: JoinSet<()>,
     hints: Hints,
     takes_transactions: bool,
-    /// Says that a letter was put into the outbox.
-    queued: Arc<Notify>,
+    /// Says that a letter or an account was ordered.
+    orders: scim::Orders,
 }
 
 impl Listeners {
@@ -421,7 +422,7 @@ impl Listeners {
             tracing::warn!("a dry run takes nothing from SCIM clients: they are not served");
             return Ok(());
         }
-        let (listener, server) = scim::open(config, source, parts.store.subscribe(), Arc::clone(&self.queued)).await?;
+        let (listener, server) = scim::open(config, source, parts.store.subscribe(), &self.orders).await?;
         let stop = stop.clone();
         self.served
             .spawn(async move { broken("source.listen", crate::http::scim::serve(listener, &server, stop).await) });
@@ -439,8 +440,23 @@ impl Listeners {
     fn deliver(&mut self, config: &Config, parts: &Shown, stop: &CancellationToken) -> Result<(), Failure> {
         let Some(post) = post(config)? else { return Ok(()) };
         let Some(store) = parts.store.borrow().clone() else { return Ok(()) };
-        let (queued, stop) = (Arc::clone(&self.queued), stop.clone());
+        let (queued, stop) = (Arc::clone(&self.orders.letters), stop.clone());
         self.served.spawn(async move { delivery::deliver(&store, &post, &queued, &stop).await });
+        Ok(())
+    }
+
+    /// Makes the accounts that SCIM clients order.
+    fn register(
+        &mut self,
+        config: &Config,
+        homeserver: &Homeserver,
+        parts: &Shown,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let Some(store) = parts.store.borrow().clone() else { return Ok(()) };
+        let Some(registrar) = scim::registrar(config, homeserver, store, &self.orders)? else { return Ok(()) };
+        let (ordered, stop) = (Arc::clone(&self.orders.accounts), stop.clone());
+        self.served.spawn(async move { registrar.run(&ordered, &stop).await });
         Ok(())
     }
 }

@@ -38,6 +38,7 @@ pub use homeserver::{ExternalIdMatch, ExternalIdSource, reachable_at};
 pub use load::{load, load_with};
 pub use mailer::{Mailer, Smtp, SmtpLogin, SmtpTls};
 pub use problem::{Loaded, Problem, Severity};
+pub use source_scim::SingleSignOn;
 pub use value::parse_duration;
 
 use crate::ids::{Localpart, RoomSlot, SpaceId, Timestamp, UserId};
@@ -532,6 +533,9 @@ pub struct ScimSource {
     pub strip_domain: bool,
     pub register_users: RegisterUsers,
     pub synchronous_provisioning: bool,
+    /// How long an answer waits for Matrix at most.
+    pub synchronous_limit_ms: u64,
+    pub single_sign_on: Option<SingleSignOn>,
     pub mailer: Option<Mailer>,
 }
 

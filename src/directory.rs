@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Localpart, StableId};
+use crate::ids::{Localpart, StableId, Timestamp};
 
 /// What a bridge hands over: entries as the source has them, groups not yet flattened.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -31,6 +31,20 @@ pub struct Snapshot {
     /// People who are there but from whose entry no localpart can be made; an existing binding stands (S-100).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unnamed: Vec<StableId>,
+    /// People whom the source itself ordered out (S-51): gone at once, no absence to confirm.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub departed: Vec<Departed>,
+    /// Which state of the source this is, where it counts them: a larger number is a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
+}
+
+/// Somebody whom the source ordered out, as a SCIM client does with DELETE.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departed {
+    pub id: StableId,
+    pub localpart: Localpart,
+    pub since: Timestamp,
 }
 
 /// Whether the whole of the source was seen (S-3). From an incomplete read usher adds, never removes.
@@ -137,6 +151,10 @@ pub struct Directory {
     pub notices: Vec<String>,
     /// People who are there without a usable name: neither absent nor changed (S-100).
     pub unnamed: BTreeSet<StableId>,
+    /// People whom the source itself ordered out (S-51).
+    pub departed: BTreeMap<StableId, Departed>,
+    /// Which state of the source this is, where it counts them.
+    pub revision: Option<i64>,
     /// Localparts claimed by several users: nothing is done to or because of them beyond existing bindings (S-5).
     pub conflicts: BTreeMap<Localpart, Vec<StableId>>,
     names: BTreeMap<Alias, BTreeSet<StableId>>,

@@ -9,6 +9,7 @@ mod estate;
 mod external;
 mod feed;
 mod invited;
+mod links;
 mod outside;
 mod pace;
 mod ping;

@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 pub use metrics::{Metrics, StepState};
-pub use status::{FailureStatus, HoldStatus, Mode, PassStatus, PlanStatus, SourceStatus, Status};
+pub use status::{FailureStatus, HoldStatus, Mode, OutboxStatus, PassStatus, PlanStatus, SourceStatus, Status};
 
 use crate::cli::progress::BesideBar;
 use crate::config::{LogFormat, Logging};

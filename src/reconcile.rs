@@ -72,6 +72,8 @@ pub struct Parts {
 pub struct Reconciler {
     parts: Parts,
     directory: Option<Directory>,
+    /// The state of the source that is known to be carried out.
+    carried_out: Option<i64>,
     /// When the source was last read at all.
     read_at: Option<Timestamp>,
     observed: Option<Observed>,
@@ -172,6 +174,7 @@ impl Reconciler {
         Ok(Self {
             parts,
             directory: None,
+            carried_out: None,
             read_at: None,
             observed: None,
             readings: survey::Readings::default(),
@@ -367,6 +370,7 @@ impl Reconciler {
         if *scope == Scope::Everything && self.parts.actuator.is_some() {
             // A pass over half a directory settles nothing: what it withheld for that was never weighed (S-101).
             self.finish(&plan, complete && !result.interrupted && result.fatal.is_none()).await?;
+            self.tell_carried_out(&result).await?;
         }
         result.plan = Some(plan);
         Ok(result)

@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::{AccountBackend, AccountView};
+use super::{AccountBackend, AccountView, Link, Newcomer};
 use crate::config;
 use crate::ids::UserId;
 use crate::matrix::{AccountRecord, Homeserver, MatrixError, Trouble};
@@ -212,6 +212,30 @@ impl Mas {
     }
 }
 
+impl Mas {
+    /// Who has this id.
+    async fn named(&self, id: &str, attempt: &str) -> Result<Option<UserId>, MatrixError> {
+        let owner = self.call(Method::GET, &format!("users/{id}"), None, attempt).await?;
+        let name = owner.and_then(|owner| owner.pointer("/data/attributes/username")?.as_str().map(str::to_owned));
+        Ok(name.map(|name| UserId::new(&name, self.homeserver.bot().server())))
+    }
+
+    /// Waits until a job has made somebody known to the homeserver, where that can be seen.
+    async fn until_there(&self, user: &UserId) -> Result<(), MatrixError> {
+        if !self.sees_homeserver {
+            return Ok(());
+        }
+        for _ in 0..JOB_LOOKS {
+            if self.homeserver.account(user).await?.is_some() {
+                return Ok(());
+            }
+            tokio::time::sleep(JOB_PAUSE).await;
+        }
+        let cause = "the service took it, and its job has not told the homeserver yet";
+        Err(failed(&format!("make the account {user}"), cause, Trouble::Away))
+    }
+}
+
 #[async_trait]
 impl AccountBackend for Mas {
     async fn look(&self, user: &UserId) -> Result<Option<AccountView>, MatrixError> {
@@ -292,18 +316,45 @@ impl AccountBackend for Mas {
     async fn owner_of_email(&self, address: &str) -> Result<Option<UserId>, MatrixError> {
         let attempt = "ask whose a mail address is";
         let found = self.list(&format!("user-emails?filter[email]={}", escaped(address)), attempt).await?;
-        let id = found.first().and_then(|entry| entry.pointer("/attributes/user_id")?.as_str().map(str::to_owned));
-        let Some(id) = id else { return Ok(None) };
-        let owner = self.call(Method::GET, &format!("users/{id}"), None, attempt).await?;
-        let name = owner.and_then(|owner| owner.pointer("/data/attributes/username")?.as_str().map(str::to_owned));
-        Ok(name.map(|name| UserId::new(&name, self.homeserver.bot().server())))
+        match found.first().and_then(|entry| entry.pointer("/attributes/user_id")?.as_str()) {
+            Some(id) => self.named(id, attempt).await,
+            None => Ok(None),
+        }
     }
 
-    async fn create(&self, user: &UserId) -> Result<(), MatrixError> {
+    /// The service keeps no display names: that is set with the other attributes, where those are wanted.
+    async fn register(&self, newcomer: &Newcomer) -> Result<(), MatrixError> {
+        let user = &newcomer.user;
+        let attempt = format!("make the account {user}");
         let body = json!({ "username": user.localpart() });
-        match self.call(Method::POST, "users", Some(body), &format!("make the account {user}")).await {
-            Err(error) if error.status == Some(409) && self.person(user).await?.is_some() => Ok(()),
-            other => other.map(drop),
+        let made = match self.call(Method::POST, "users", Some(body), &attempt).await {
+            // Begun by an earlier call.
+            Err(error) if error.status == Some(409) => self.person(user).await?.ok_or(error)?,
+            other => {
+                let person = other?.as_ref().and_then(|made| Person::of(made.get("data")?));
+                person.ok_or_else(|| failed(&attempt, "the service does not say whom it made", Trouble::Malformed))?
+            }
+        };
+        if let Some(link) = &newcomer.link
+            && self.owner_of_link(link).await?.as_ref() != Some(user)
+        {
+            let body = json!({ "user_id": made.id, "provider_id": link.provider, "subject": link.subject });
+            let linked = self.call(Method::POST, "upstream-oauth-links", Some(body), &attempt).await?;
+            let cause = "the service knows no upstream provider by client.single_sign_on.provider";
+            linked.ok_or_else(|| failed(&attempt, cause, Trouble::NotFound))?;
+        }
+        self.until_there(user).await
+    }
+
+    async fn owner_of_link(&self, link: &Link) -> Result<Option<UserId>, MatrixError> {
+        let attempt = "ask whose a single sign-on id is";
+        let (provider, subject) = (escaped(&link.provider), escaped(&link.subject));
+        let path = format!("upstream-oauth-links?filter[provider]={provider}&filter[subject]={subject}");
+        let found = self.list(&path, attempt).await?;
+        let id = found.first().and_then(|entry| entry.pointer("/attributes/user_id")?.as_str());
+        match id {
+            Some(id) => self.named(id, attempt).await,
+            None => Ok(None),
         }
     }
 

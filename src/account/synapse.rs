@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 
-use super::{AccountBackend, AccountView};
+use super::{AccountBackend, AccountView, Link, Newcomer};
 use crate::ids::UserId;
 use crate::matrix::{Homeserver, MatrixError, Threepid};
 use crate::plan::{Emails, End};
@@ -74,8 +74,18 @@ impl AccountBackend for Synapse {
         self.0.owner_of_email(address).await
     }
 
-    async fn create(&self, user: &UserId) -> Result<(), MatrixError> {
-        self.0.create_account(user).await
+    /// Not one step at the homeserver: an account may be there without its link.
+    async fn register(&self, newcomer: &Newcomer) -> Result<(), MatrixError> {
+        let Newcomer { user, display_name, link } = newcomer;
+        match (self.0.account(user).await?, link) {
+            (None, link) => self.0.create_account(user, display_name.as_deref(), link.as_ref()).await,
+            (Some(_), Some(link)) => self.0.add_link(user, link).await,
+            (Some(_), None) => Ok(()),
+        }
+    }
+
+    async fn owner_of_link(&self, link: &Link) -> Result<Option<UserId>, MatrixError> {
+        self.0.owner_of_link(link).await
     }
 
     async fn usable_admins(&self) -> Result<BTreeSet<UserId>, MatrixError> {

@@ -1,19 +1,22 @@
 //! Builds the SCIM server from the configuration: its address, its tokens, and whom it asks about server admins.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
 use super::Failure;
+use crate::account::registrar::{Policy, Registrar};
 use crate::bridge::localpart::Mapping;
 use crate::cli::Exit;
-use crate::config::{Config, RegisterUsers, ScimSource};
-use crate::http::scim::{self, Gate, Server, Settings};
+use crate::config::{Config, RegisterUsers, ScimSource, Source};
+use crate::http::scim::{self, FreeNames, Gate, Provisioning, Server, Settings};
+use crate::matrix::Homeserver;
 use crate::scim::access::{Digest, Roles, Token};
 use crate::store::Store;
-use crate::store::scim::Letters;
+use crate::store::scim::{Letters, Registrations, Resources};
 
 /// Opens the listener; nothing is served yet.
 ///
@@ -23,7 +26,7 @@ pub(super) async fn open(
     config: &Config,
     source: &ScimSource,
     store: watch::Receiver<Option<Store>>,
-    queued: Arc<Notify>,
+    orders: &Orders,
 ) -> Result<(TcpListener, Server), Failure> {
     let mapping = Mapping::new(None, &source.username_attribute, false)
         .map_err(|error| Failure::new(Exit::Config, format!("source.client.attributeMapping.username: {error}")))?;
@@ -33,25 +36,72 @@ pub(super) async fn open(
         username_attribute: source.username_attribute.clone(),
         strip_domain: source.strip_domain,
         mapping,
-        letters: letters(config, source, queued),
+        letters: letters(config, source, &orders.letters),
     };
     let gate = gate(config, source).await?;
     let listen = address(source);
     let listener = scim::bind(&listen).await?;
-    if source.register_users != RegisterUsers::No {
-        tracing::warn!("source.register_users: usher registers no accounts yet; people are invited once they have one");
-    }
-    if source.synchronous_provisioning {
-        tracing::warn!("source.synchronous_provisioning is read and not carried out yet");
-    }
+    let provisioning = provisioning(config, source, &orders.accounts).await?;
     tracing::info!(listen, client = source.client_id, "SCIM clients are served");
-    Ok((listener, Server::new(settings, gate, &source.client_id, store)))
+    Ok((listener, Server::provisioning(settings, gate, (&source.client_id, provisioning), store)))
+}
+
+/// Who is told that something was put into the database for them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Orders {
+    pub letters: Arc<Notify>,
+    pub accounts: Arc<Notify>,
+}
+
+/// How people come to accounts, and who waits for that (S-63).
+async fn provisioning(config: &Config, source: &ScimSource, ordered: &Arc<Notify>) -> Result<Provisioning, Failure> {
+    let registers = source.register_users != RegisterUsers::No;
+    let only_free_names = match source.register_users {
+        RegisterUsers::Yes => {
+            let accounts = Arc::new(super::accounts(config, &super::homeserver(config).await?)?);
+            Some(FreeNames { accounts, server_name: config.homeserver.server_name.clone() })
+        }
+        RegisterUsers::IfMissing | RegisterUsers::No => None,
+    };
+    let limit = Duration::from_millis(source.synchronous_limit_ms);
+    Ok(Provisioning {
+        registrations: registers.then(|| Registrations { ordered: Arc::clone(ordered) }),
+        only_free_names,
+        patience: source.synchronous_provisioning.then_some(limit),
+    })
+}
+
+/// What makes the accounts that are ordered, where that is wanted. Makes no request.
+///
+/// # Errors
+/// Settings that cannot be used.
+pub(super) fn registrar(
+    config: &Config,
+    homeserver: &Homeserver,
+    store: Store,
+    orders: &Orders,
+) -> Result<Option<Registrar>, Failure> {
+    let Source::Scim(source) = &config.source else { return Ok(None) };
+    if source.register_users == RegisterUsers::No {
+        return Ok(None);
+    }
+    let resources = Resources::new(store, &source.client_id)
+        .with_letters(letters(config, source, &orders.letters))
+        .with_registrations(Some(Registrations { ordered: Arc::clone(&orders.accounts) }))
+        .hurried(source.synchronous_provisioning);
+    let policy = Policy {
+        mode: source.register_users,
+        server_name: config.homeserver.server_name.clone(),
+        client: source.client_id.clone(),
+        single_sign_on: source.single_sign_on.clone(),
+    };
+    Ok(Some(Registrar::new(resources, super::accounts(config, homeserver)?, policy)))
 }
 
 /// That people are written to, where a mailer is configured and not silent (S-64).
-fn letters(config: &Config, source: &ScimSource, queued: Arc<Notify>) -> Option<Letters> {
+fn letters(config: &Config, source: &ScimSource, queued: &Arc<Notify>) -> Option<Letters> {
     let mailer = source.mailer.as_ref().filter(|mailer| !mailer.silent);
-    mailer.map(|_| Letters { server_name: config.homeserver.server_name.clone(), queued })
+    mailer.map(|_| Letters { server_name: config.homeserver.server_name.clone(), queued: Arc::clone(queued) })
 }
 
 /// `listen` is an address with or without a port of its own; without it every address (S-62).
@@ -102,6 +152,8 @@ mod tests {
                 strip_domain: false,
                 register_users: RegisterUsers::No,
                 synchronous_provisioning: false,
+                synchronous_limit_ms: 25_000,
+                single_sign_on: None,
                 mailer: None,
             })
         };

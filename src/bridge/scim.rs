@@ -10,14 +10,14 @@ use crate::clock;
 use crate::config::ScimSource;
 use crate::directory::{Completeness, GroupKind, RawGroup, Snapshot};
 use crate::ids::{StableId, Timestamp};
-use crate::store::scim::{Resources, Revision};
+use crate::store::scim::{Resources, Revision, source_name};
 use crate::store::{Store, StoreError};
 
 /// Quiet after which a burst of changes is over, and the longest one is waited for.
 const QUIET_MS: i64 = 2_000;
 const LONGEST_BURST_MS: i64 = 15_000;
-/// How long somebody who was deleted is told as disabled, so that the deletion is acted on at once (S-51); afterwards as absent.
-const DELETED_SHOWN_MS: i64 = 5 * 60 * 1000;
+/// Accounts that were not made, and why, told of at most.
+const MOST_REFUSALS: u32 = 20;
 
 /// What a SCIM client has provisioned.
 pub struct ScimBridge {
@@ -26,8 +26,6 @@ pub struct ScimBridge {
     resources: Option<Resources>,
     /// As of the last read.
     read: Option<Revision>,
-    /// When somebody deleted becomes absent.
-    next_expiry: Option<Timestamp>,
     /// Since when there is news that was not read.
     pending: Option<Timestamp>,
 }
@@ -41,7 +39,6 @@ impl ScimBridge {
             url: database_url.to_owned(),
             resources: None,
             read: None,
-            next_expiry: None,
             pending: None,
         }
     }
@@ -63,7 +60,7 @@ impl ScimBridge {
         Ok(self.resources.clone())
     }
 
-    async fn read(&mut self, now: Timestamp) -> Result<Snapshot, StoreError> {
+    async fn read(&mut self) -> Result<Snapshot, StoreError> {
         let Some(resources) = self.resources().await? else {
             let mut snapshot = self.snapshot(Vec::new());
             snapshot.notices.push("no SCIM client has sent anything yet: `usher run` takes what it sends".to_owned());
@@ -71,7 +68,7 @@ impl ScimBridge {
         };
         // First the number: what comes in meanwhile is news at the next look.
         let revision = resources.revision().await?;
-        let provisioned = resources.provisioned(now.0 - DELETED_SHOWN_MS).await?;
+        let provisioned = resources.provisioned().await?;
         let mut snapshot = self.snapshot(provisioned.users.iter().map(|user| user.id.clone()).collect());
         for (place, count) in &provisioned.dangling {
             let group = provisioned.groups.get(*place).map_or("", |group| group.name.as_str());
@@ -81,6 +78,11 @@ impl ScimBridge {
         }
         snapshot.users = provisioned.users;
         snapshot.groups.extend(provisioned.groups);
+        snapshot.departed = provisioned.departed;
+        snapshot.revision = Some(revision.number);
+        for (localpart, cause) in resources.refused_registrations(MOST_REFUSALS).await? {
+            snapshot.notices.push(format!("no account was made for '{localpart}': {cause}"));
+        }
         for other in resources.others().await? {
             snapshot.notices.push(format!(
                 "the database also holds users and groups of SCIM client '{other}', which is not configured: source.client.id is '{}'",
@@ -88,7 +90,6 @@ impl ScimBridge {
             ));
         }
         self.read = Some(revision);
-        self.next_expiry = provisioned.next_expiry.map(|left| now.plus_ms(left));
         self.pending = None;
         Ok(snapshot)
     }
@@ -104,7 +105,7 @@ impl ScimBridge {
             members: everybody,
         };
         Snapshot {
-            source: format!("scim {}", self.client),
+            source: source_name(&self.client),
             organisation: Some(self.client.clone()),
             groups: vec![root],
             completeness: Completeness::Complete,
@@ -121,13 +122,10 @@ impl ScimBridge {
 #[async_trait]
 impl Bridge for ScimBridge {
     async fn fetch(&mut self) -> Result<Snapshot, SourceError> {
-        self.read(clock::now()).await.map_err(|error| self.failed(&error))
+        self.read().await.map_err(|error| self.failed(&error))
     }
 
     async fn changed(&mut self) -> bool {
-        if self.next_expiry.is_some_and(|expiry| clock::now() >= expiry) {
-            return true;
-        }
         match (self.read, self.revision().await) {
             (Some(read), Some(now)) => read != now,
             _ => true,
@@ -143,7 +141,7 @@ impl Bridge for ScimBridge {
     }
 
     async fn probe(&mut self) -> Vec<Probe> {
-        match self.read(clock::now()).await {
+        match self.read().await {
             Ok(snapshot) => {
                 let groups = snapshot.groups.len().saturating_sub(1);
                 let detail = format!("{} users, {groups} groups of client '{}'", snapshot.users.len(), self.client);

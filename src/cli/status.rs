@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Exit;
 use crate::app::Failure;
 use crate::config::{Ops, reachable_at};
-use crate::observability::{HoldStatus, Mode, PassStatus, PlanStatus, Status};
+use crate::observability::{HoldStatus, Mode, OutboxStatus, PassStatus, PlanStatus, Status};
 use crate::store::Store;
 
 /// The listener is on this machine or next to it.
@@ -121,6 +121,11 @@ fn render(status: &Status, running: bool) -> String {
     if running {
         let _ = writeln!(text, "Plan       {pending} pending, {withheld} withheld, {held} held");
     }
+    if let Some(outbox) = status.outbox.filter(|outbox| *outbox != OutboxStatus::default()) {
+        let OutboxStatus { letters_waiting, letters_given_up, accounts_waiting, accounts_refused } = outbox;
+        let letters = format!("{letters_waiting} letters wait, {letters_given_up} given up");
+        let _ = writeln!(text, "Outbox     {letters}; {accounts_waiting} accounts to make, {accounts_refused} refused");
+    }
     for hold in &status.holds {
         let _ = writeln!(text, "Held       {}  {}  {} steps: {}", hold.id, hold.class, hold.steps, hold.detail);
     }
@@ -195,6 +200,7 @@ mod tests {
             }),
             next_pass: Some(at(120)),
             plan: PlanStatus { pending: 1, withheld: 2, held: 2 },
+            outbox: Some(OutboxStatus { letters_waiting: 2, accounts_refused: 1, ..OutboxStatus::default() }),
             holds: vec![HoldStatus {
                 id: "h-1".into(),
                 class: "locks".into(),
@@ -225,6 +231,7 @@ Source     ldap, 60 users, 14 groups, read 2026-11-21 09:57:40 UTC
 Last pass  2026-11-21 09:57:41 UTC, ok (poll), 1000 ms: 3 done, 1 failed
 Next pass  2026-11-21 09:58:40 UTC
 Plan       1 pending, 2 withheld, 2 held
+Outbox     2 letters wait, 0 given up; 0 accounts to make, 1 refused
 Held       h-1  locks  2 steps: 9 people, limit 3
 Failed     invite @ann:a to Sales: M_FORBIDDEN
            give the bot level 50

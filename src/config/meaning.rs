@@ -17,6 +17,7 @@ pub(super) fn check(config: &Config, positions: &Positions, report: &Report) {
     world.renames();
     world.exceptions();
     world.accounts();
+    world.registration();
     world.federation();
     world.puppet();
 }
@@ -203,6 +204,16 @@ impl<'a> World<'a> {
             pending.extend(&space.subspaces);
         }
         ids
+    }
+
+    /// S-63.
+    fn registration(&self) {
+        let Source::Scim(scim) = &self.config.source else { return };
+        if scim.register_users != RegisterUsers::No && scim.single_sign_on.is_none() {
+            let message = "makes accounts that a first single sign-on may not find: name the provider in `client.single_sign_on`, or see \
+                           that the homeserver takes accounts by their name";
+            self.add(Severity::Advice, "source.register_users", message);
+        }
     }
 
     /// S-55.

@@ -13,6 +13,18 @@ use crate::scim::schema::{Named, Type, resolve};
 /// A token of fewer characters can be guessed.
 const SHORTEST_TOKEN: usize = 16;
 
+/// Answers that wait for Matrix do so for this long at most, unless told otherwise, in milliseconds: clients wait for half a minute.
+const SYNCHRONOUS_LIMIT_MS: i64 = 25_000;
+
+/// By what the homeserver finds the accounts usher makes when people sign in for the first time (S-63).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SingleSignOn {
+    /// The homeserver's name for where they sign in.
+    pub provider: String,
+    /// The SCIM attribute that holds what they are known by there.
+    pub attribute: String,
+}
+
 pub(super) fn scim(section: &mut Section<'_>) -> ScimSource {
     let register = [("yes", RegisterUsers::Yes), ("no", RegisterUsers::No), ("if-missing", RegisterUsers::IfMissing)];
     let mut scim = ScimSource {
@@ -30,6 +42,8 @@ pub(super) fn scim(section: &mut Section<'_>) -> ScimSource {
         strip_domain: false,
         register_users: section.choice("register_users", RegisterUsers::No, &register),
         synchronous_provisioning: section.boolean("synchronous_provisioning", false),
+        synchronous_limit_ms: u64::try_from(section.duration("synchronous_limit", SYNCHRONOUS_LIMIT_MS)).unwrap_or(0),
+        single_sign_on: None,
         mailer: section.field("mailer").and_then(|field| mailer::mailer(&field)),
     };
     let Some(client) = section.field("client") else {
@@ -40,11 +54,18 @@ pub(super) fn scim(section: &mut Section<'_>) -> ScimSource {
         scim.client_id = client.need("id", "'example'");
         scim.credentials = credentials(&mut client);
         if let Some(mut mapping) = client.section("attributeMapping") {
-            if let Some(name) = mapping.field("username").and_then(|field| username_attribute(&field)) {
+            if let Some(name) = mapping.field("username").and_then(|field| one_text(&field)) {
                 scim.username_attribute = name;
             }
             scim.strip_domain = mapping.boolean("strip_domain", false);
             mapping.finish();
+        }
+        if let Some(mut known) = client.section("single_sign_on") {
+            let provider = known.need("provider", "'oidc-entra'");
+            let attribute = known.field("attribute").and_then(|field| one_text(&field));
+            scim.single_sign_on =
+                Some(SingleSignOn { provider, attribute: attribute.unwrap_or_else(|| "externalId".to_owned()) });
+            known.finish();
         }
         client.finish();
     }
@@ -62,7 +83,7 @@ fn prefix(field: &Field<'_>) -> Option<String> {
 }
 
 /// An attribute that holds one text.
-fn username_attribute(field: &Field<'_>) -> Option<String> {
+fn one_text(field: &Field<'_>) -> Option<String> {
     let text = field.filled()?;
     let fine = match resolve(Kind::User, &text) {
         Named::Attribute(place) => {

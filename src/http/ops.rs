@@ -19,12 +19,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::BindError;
-use crate::observability::{Metrics, Mode, Status};
-use crate::store::Store;
+use crate::observability::{FailureStatus, Metrics, Mode, OutboxStatus, Status};
+use crate::store::{Store, StoreError};
 
 /// How long the loop may be silent before the process counts as dead. Its longest slice of work is about two seconds.
 const LIVE_FOR: Duration = Duration::from_secs(30);
-/// How long `/ready` waits for the database.
+/// Accounts that could not be made so far, told of at most.
+const MOST_DELAYED: u32 = 100;
+/// How long an answer waits for the database.
 const PING_LIMIT: Duration = Duration::from_secs(3);
 
 /// The loop's pulse. Clones share it.
@@ -126,6 +128,9 @@ async fn metrics(State(operations): State<Operations>, headers: HeaderMap) -> Re
     if !may_read(&operations, &headers) {
         return refused();
     }
+    if let Some((outbox, _)) = ordered(&operations).await {
+        operations.metrics.set_outbox(&outbox);
+    }
     match operations.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
             .into_response(),
@@ -137,7 +142,45 @@ async fn status(State(operations): State<Operations>, headers: HeaderMap) -> Res
     if !may_read(&operations, &headers) {
         return refused();
     }
-    Json(operations.status.borrow().clone()).into_response()
+    let mut status = operations.status.borrow().clone();
+    if let Some((outbox, delayed)) = ordered(&operations).await {
+        status.outbox = Some(outbox);
+        status.failures.extend(delayed);
+    }
+    Json(status).into_response()
+}
+
+/// Letters and accounts on their way, and accounts that could not be made so far. `None`: the database cannot be asked now.
+async fn ordered(operations: &Operations) -> Option<(OutboxStatus, Vec<FailureStatus>)> {
+    let store = operations.store.borrow().clone()?;
+    let counted = tokio::time::timeout(PING_LIMIT, count(&store)).await;
+    match counted {
+        Ok(Ok(counted)) => Some(counted),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the outbox cannot be counted");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+async fn count(store: &Store) -> Result<(OutboxStatus, Vec<FailureStatus>), StoreError> {
+    let (letters, accounts) = (store.outbox_counts().await?, store.registration_counts().await?);
+    let outbox = OutboxStatus {
+        letters_waiting: letters.waiting,
+        letters_given_up: letters.given_up,
+        accounts_waiting: accounts.waiting,
+        accounts_refused: accounts.refused,
+    };
+    let delayed = store.delayed_registrations(MOST_DELAYED).await?;
+    let failure = |delayed: crate::store::scim::Delayed| FailureStatus {
+        what: format!("make the account of '{}'", delayed.localpart),
+        reason: delayed.cause,
+        remedy: None,
+        since: delayed.since,
+        retry_at: Some(delayed.retry_at),
+    };
+    Ok((outbox, delayed.into_iter().map(failure).collect()))
 }
 
 /// Whether the caller showed the token.

@@ -6,12 +6,12 @@
 mod bulk;
 mod gate;
 mod lists;
+mod provisioning;
 mod render;
 mod resources;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -24,8 +24,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use gate::Gate;
+pub use provisioning::{FreeNames, Provisioning};
 
 use super::BindError;
+use super::serve::BrokenBody;
 use crate::bridge::localpart::Mapping;
 use crate::clock;
 use crate::scim::access::Roles;
@@ -36,8 +38,6 @@ use crate::store::{Store, StoreError};
 
 /// Largest body about one user; groups and bulk requests may be as large as `scim::bulk::LARGEST`.
 const LARGEST_USER: usize = 1024 * 1024;
-/// How long a body may take to arrive.
-const BODY_LIMIT: Duration = Duration::from_secs(30);
 /// What clients are asked to wait while the database is away.
 const RETRY_AFTER: u64 = 30;
 /// What SCIM bodies are.
@@ -69,6 +69,7 @@ struct Inner {
     settings: Settings,
     gate: Gate,
     client: String,
+    provisioning: Provisioning,
     /// `None`: it could not be opened yet.
     store: watch::Receiver<Option<Store>>,
     /// With a database that is never asked: holds the order of writes.
@@ -136,8 +137,19 @@ impl Server {
     /// A server for the resources of `client`.
     #[must_use]
     pub fn new(settings: Settings, gate: Gate, client: &str, store: watch::Receiver<Option<Store>>) -> Self {
-        let inner = Inner { settings, gate, client: client.to_owned(), store, order: std::sync::Mutex::new(None) };
-        Self(Arc::new(inner))
+        Self::provisioning(settings, gate, (client, Provisioning::default()), store)
+    }
+
+    /// As [`Server::new`], with a word on how people come to accounts.
+    #[must_use]
+    pub fn provisioning(
+        settings: Settings,
+        gate: Gate,
+        (client, provisioning): (&str, Provisioning),
+        store: watch::Receiver<Option<Store>>,
+    ) -> Self {
+        let (client, order) = (client.to_owned(), std::sync::Mutex::new(None));
+        Self(Arc::new(Inner { settings, gate, client, provisioning, store, order }))
     }
 
     /// Everything a SCIM client may ask.
@@ -152,7 +164,10 @@ impl Server {
         let mut order = self.0.order.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let resources = match &*order {
             Some(known) => known.through(store),
-            None => Resources::new(store, &self.0.client).with_letters(self.0.settings.letters.clone()),
+            None => Resources::new(store, &self.0.client)
+                .with_letters(self.0.settings.letters.clone())
+                .with_registrations(self.0.provisioning.registrations.clone())
+                .hurried(self.0.provisioning.patience.is_some()),
         };
         *order = Some(resources.clone());
         Ok(resources)
@@ -188,7 +203,19 @@ impl Server {
         } else {
             read_body(&parts.headers, body, largest(&route)).await?
         };
-        self.perform(&call, (method, route), &conditions, body).await
+        let writes = route.writes(method);
+        let about = match &route {
+            Route::Resource(kind, id) => Some((*kind, Some(id.clone()))),
+            Route::Collection(kind) => Some((*kind, None)),
+            _ => None,
+        };
+        let answer = self.perform(&call, (method, route), &conditions, body).await?;
+        if writes {
+            let made = answer.location.as_deref().and_then(|url| url.rsplit('/').next()).map(str::to_owned);
+            let about = about.and_then(|(kind, id)| Some((kind, id.or(made)?)));
+            self.await_matrix(about.as_ref().map(|(kind, id)| (*kind, id.as_str()))).await;
+        }
+        Ok(answer)
     }
 
     async fn perform(
@@ -301,11 +328,11 @@ async fn read_body(headers: &HeaderMap, body: Body, largest: usize) -> Result<Re
             return Err(Error::new(415, format!("bodies must be {MEDIA_TYPE}")).into());
         }
     }
-    let bytes = match tokio::time::timeout(BODY_LIMIT, to_bytes(body, largest)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(_)) => return Err(Error::new(413, format!("the body is larger than {largest} bytes")).into()),
-        Err(_) => return Err(Error::new(408, "the body took too long to arrive").into()),
-    };
+    let bytes = to_bytes(body, largest).await.map_err(|error| match super::serve::broken_body(&error) {
+        BrokenBody::TooLarge => Error::new(413, format!("the body is larger than {largest} bytes")),
+        BrokenBody::TooLate => Error::new(408, "the body took too long to arrive"),
+        BrokenBody::CutOff => Error::invalid_syntax("the body broke off"),
+    })?;
     let parsed: Result<Value, _> = serde_json::from_slice(&bytes);
     Ok(match parsed {
         Err(error) => Err(Error::invalid_syntax(format!(

@@ -128,6 +128,28 @@ fn hurried(body: Body, limit: Duration) -> Body {
     }))
 }
 
+/// Why a body could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BrokenBody {
+    /// Than its reader takes.
+    TooLarge,
+    TooLate,
+    CutOff,
+}
+
+/// What is behind the error of a body that was not read to its end.
+pub(crate) fn broken_body(error: &(dyn std::error::Error + 'static)) -> BrokenBody {
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    let kind = |cause: &(dyn std::error::Error + 'static)| {
+        if cause.is::<http_body_util::LengthLimitError>() {
+            Some(BrokenBody::TooLarge)
+        } else {
+            cause.is::<tokio::time::error::Elapsed>().then_some(BrokenBody::TooLate)
+        }
+    };
+    causes.find_map(kind).unwrap_or(BrokenBody::CutOff)
+}
+
 /// Whether only the connection that was to be accepted broke.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
@@ -177,9 +199,11 @@ mod tests {
                 )
                 .route(
                     "/take",
-                    put(async |body: Body| match to_bytes(body, 100).await {
+                    put(async |body: Body| match to_bytes(body, 100).await.map_err(|error| broken_body(&error)) {
                         Ok(_) => StatusCode::OK,
-                        Err(_) => StatusCode::REQUEST_TIMEOUT,
+                        Err(BrokenBody::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+                        Err(BrokenBody::TooLate) => StatusCode::REQUEST_TIMEOUT,
+                        Err(BrokenBody::CutOff) => StatusCode::BAD_REQUEST,
                     }),
                 );
             let stop = CancellationToken::new();
@@ -250,6 +274,9 @@ mod tests {
         let whole = [&head[..], &[b'x'; 46]].concat();
         let answer = rest(listening.begin(&whole).await).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let head = b"PUT /take HTTP/1.1\r\nhost: usher\r\nconnection: close\r\ncontent-length: 101\r\n\r\n";
+        let answer = rest(listening.begin(&[&head[..], &[b'x'; 101]].concat()).await).await;
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! What one read of the directory teaches the ledger: bindings, absences, and whether an empty answer can be true (S-1, S-3, S-24).
 
 use super::{Absence, GroupMemory, Ledger};
-use crate::directory::Directory;
+use crate::directory::{Departed, Directory};
 use crate::ids::{StableId, Timestamp};
 
 /// Two reads closer together than this are one look (S-24).
@@ -9,6 +9,9 @@ pub const SHORTEST_GAP_MS: i64 = 60_000;
 
 /// Complete reads that must lack somebody before their localpart passes to a newcomer.
 const READS_BEFORE_PASSING_ON: u32 = 2;
+
+/// What an order to leave counts for: more reads than anybody asks for.
+const READS_OF_AN_ORDER: u32 = u32::MAX;
 
 /// How a read is taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +25,8 @@ pub struct Witnessing {
 impl Ledger {
     /// Marks `directory` incomplete where it contradicts what was there before: nobody where there were people (S-3).
     pub fn doubt(&self, directory: &mut Directory) {
-        if directory.users.is_empty() && !self.people.is_empty() {
+        let missing = |id: &StableId| !directory.departed.contains_key(id);
+        if directory.users.is_empty() && self.people.keys().any(missing) {
             directory.flaw(format!(
                 "the source answered with nobody, but {} people were there before: is the bind account still allowed to read them?",
                 self.people.len()
@@ -41,9 +45,11 @@ impl Ledger {
     pub fn witness_as(&mut self, directory: &Directory, how: Witnessing, now: Timestamp) {
         let interval_ms = how.interval_ms;
         self.bind(directory, how.holds_accounts);
+        self.bind_departed(directory);
         for id in directory.users.keys().chain(&directory.unnamed) {
             self.absences.remove(id);
         }
+        self.depart(directory, now);
         if !directory.is_complete() {
             return;
         }
@@ -55,7 +61,7 @@ impl Ledger {
         for id in missing {
             let absence = self.absences.entry(id).or_insert(Absence { since: now, reads: 0, last_read: now });
             if absence.reads == 0 || now.since_ms(absence.last_read) >= gap {
-                absence.reads += 1;
+                absence.reads = absence.reads.saturating_add(1);
                 absence.last_read = now;
             }
         }
@@ -99,6 +105,29 @@ impl Ledger {
                 self.absences.remove(&id);
             }
             self.people.insert(user.id.clone(), user.localpart.clone());
+        }
+    }
+
+    /// Somebody the source ordered out is gone without a second look (S-51), and stays so until they are back.
+    fn depart(&mut self, directory: &Directory, now: Timestamp) {
+        for (id, person) in &directory.departed {
+            if self.people.contains_key(id) && !directory.knows(id) {
+                let order = Absence { since: person.since, reads: READS_OF_AN_ORDER, last_read: now };
+                self.absences.insert(id.clone(), order);
+            }
+        }
+    }
+
+    /// Who came and was ordered out between two reads was in the directory, too. Those of long ago were seen then or are forgotten.
+    fn bind_departed(&mut self, directory: &Directory) {
+        let Some(last) = self.last_complete_read else { return };
+        let news = |person: &&Departed| person.since > last.plus_ms(-SHORTEST_GAP_MS);
+        for person in directory.departed.values().filter(news) {
+            let claimed = directory.users.values().any(|user| user.localpart == person.localpart)
+                || self.people.values().any(|bound| *bound == person.localpart);
+            if !claimed && !self.keeps(&person.localpart) {
+                self.people.entry(person.id.clone()).or_insert_with(|| person.localpart.clone());
+            }
         }
     }
 
@@ -165,6 +194,39 @@ mod tests {
         assert_eq!(ledger.is_confirmed(&"2".into(), 2), Some(Timestamp(1_000)));
         ledger.witness(&directory(&[("1", "ann"), ("2", "bob")]), 1_000, Timestamp(62_000));
         assert_eq!(ledger.is_confirmed(&"2".into(), 2), None);
+    }
+
+    #[test]
+    fn an_order_to_leave_needs_no_second_look_and_survives_until_the_return() {
+        let ordered = |id: &str, localpart: &str, since| Departed { id: id.into(), localpart: localpart.into(), since };
+        let mut ledger = Ledger::default();
+        ledger.witness(&directory(&[("1", "ann"), ("2", "bob")]), 1_000, Timestamp(100_000));
+        let mut left = directory(&[("1", "ann")]);
+        // Somebody came and went meanwhile; another one did long ago; a third one's name is somebody else's.
+        for (id, localpart, since) in [("2", "bob", 101), ("3", "cat", 102), ("4", "dan", 1), ("5", "ann", 103)] {
+            left.departed.insert(id.into(), ordered(id, localpart, Timestamp(since * 1_000)));
+        }
+        ledger.witness(&left, 1_000, Timestamp(104_000));
+        let gone = |ledger: &Ledger, id: &str| ledger.is_confirmed(&id.into(), 2);
+        assert_eq!(gone(&ledger, "2"), Some(Timestamp(101_000)));
+        assert_eq!(gone(&ledger, "3"), Some(Timestamp(102_000)));
+        assert_eq!((gone(&ledger, "4"), gone(&ledger, "5"), gone(&ledger, "1")), (None, None, None));
+        let mut stored: Ledger = serde_json::from_value(serde_json::to_value(&ledger).unwrap()).unwrap();
+        stored.witness(&left, 1_000, Timestamp(204_000));
+        assert_eq!(gone(&stored, "2"), Some(Timestamp(101_000)), "the clock does not begin anew");
+        stored.witness(&directory(&[("1", "ann"), ("2", "bob")]), 1_000, Timestamp(205_000));
+        assert_eq!(gone(&stored, "2"), None);
+    }
+
+    #[test]
+    fn everybody_ordered_out_is_no_reason_for_doubt() {
+        let mut ledger = Ledger::default();
+        ledger.witness(&directory(&[("1", "ann")]), 1_000, Timestamp(0));
+        let mut empty = directory(&[]);
+        let ordered = Departed { id: "1".into(), localpart: "ann".into(), since: Timestamp(1) };
+        empty.departed.insert("1".into(), ordered);
+        ledger.doubt(&mut empty);
+        assert!(empty.is_complete());
     }
 
     #[test]

@@ -118,14 +118,6 @@ impl Homeserver {
         self.change_account(user, json!({ "deactivated": false }), format!("reactivate {user}")).await
     }
 
-    /// Makes an account without a password; one that exists is as good.
-    ///
-    /// # Errors
-    /// When the homeserver refuses or is away.
-    pub async fn create_account(&self, user: &UserId) -> Result<(), MatrixError> {
-        self.change_account(user, json!({}), format!("make the account {user}")).await
-    }
-
     /// Sets the display name of an account that exists.
     ///
     /// # Errors

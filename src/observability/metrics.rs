@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use super::OutboxStatus;
 use crate::ids::Timestamp;
 use crate::matrix::RequestCount;
 use crate::plan::Class;
@@ -31,6 +32,7 @@ pub struct Metrics {
     source_complete: Gauge,
     last_pass: Seconds,
     exposed: Gauge,
+    outbox: Family<OutboxLabels, Gauge>,
 }
 
 /// What becomes of a planned step.
@@ -59,6 +61,12 @@ struct ClassLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabels {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutboxLabels {
+    what: &'static str,
     state: &'static str,
 }
 
@@ -115,6 +123,7 @@ impl Metrics {
             source_complete: Gauge::default(),
             last_pass: Seconds::default(),
             exposed: Gauge::default(),
+            outbox: Family::default(),
         };
         metrics.register();
         metrics.set_held(|_| 0);
@@ -136,6 +145,7 @@ impl Metrics {
         r.register("last_pass_timestamp_seconds", "When the latest pass ended", self.last_pass.clone());
         let help = "Protected users and server admins whom the puppet registration admits";
         r.register("puppet_exposed_users", help, self.exposed.clone());
+        r.register("outbox", "Letters and accounts that are ordered, by state", self.outbox.clone());
         r.register("build", "This usher", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     }
 
@@ -195,6 +205,19 @@ impl Metrics {
         }
     }
 
+    /// Letters and accounts on their way.
+    pub fn set_outbox(&self, outbox: &OutboxStatus) {
+        let OutboxStatus { letters_waiting, letters_given_up, accounts_waiting, accounts_refused } = *outbox;
+        for (what, state, count) in [
+            ("letter", "waiting", letters_waiting),
+            ("letter", "given_up", letters_given_up),
+            ("account", "waiting", accounts_waiting),
+            ("account", "refused", accounts_refused),
+        ] {
+            self.outbox.get_or_create(&OutboxLabels { what, state }).set(count);
+        }
+    }
+
     /// The `OpenMetrics` text.
     ///
     /// # Errors
@@ -232,8 +255,12 @@ mod tests {
         metrics.set_plan(StepState::Held, 3);
         metrics.set_exposed(2);
         metrics.set_held(|class| if class == Class::Demotions { 3 } else { 0 });
+        metrics.set_outbox(&OutboxStatus { letters_waiting: 2, accounts_refused: 1, ..OutboxStatus::default() });
         let text = metrics.render().unwrap();
         for line in [
+            "usher_outbox{what=\"letter\",state=\"waiting\"} 2",
+            "usher_outbox{what=\"account\",state=\"refused\"} 1",
+            "usher_outbox{what=\"account\",state=\"waiting\"} 0",
             "usher_passes_total{result=\"ok\"} 1",
             "usher_steps_total{action=\"invite\",result=\"done\"} 2",
             "usher_matrix_requests_total{method=\"PUT\",endpoint=\"/rooms/{room}/state\",code=\"429\"} 4",

@@ -20,6 +20,8 @@ pub struct Status {
     pub plan: PlanStatus,
     pub holds: Vec<HoldStatus>,
     pub failures: Vec<FailureStatus>,
+    /// What SCIM clients ordered and usher has not done yet; `None`: no database could be asked.
+    pub outbox: Option<OutboxStatus>,
     /// What an operator should know and no step answers.
     pub notes: Vec<String>,
 }
@@ -69,6 +71,18 @@ pub struct PlanStatus {
     pub withheld: u64,
     /// Waiting for an approval.
     pub held: u64,
+}
+
+/// Letters and accounts on their way (S-63, S-64).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OutboxStatus {
+    pub letters_waiting: i64,
+    /// Within the last 30 days.
+    pub letters_given_up: i64,
+    pub accounts_waiting: i64,
+    /// Of people who are active.
+    pub accounts_refused: i64,
 }
 
 /// One hold; its steps are read with `usher hold show`.

@@ -184,10 +184,15 @@ impl Folding for Inbox {
             self.take(arrival, reconciler).await;
         }
         // Who is deactivated does not wait for the end of a first sync. A source that cannot be read is read at the next poll.
-        if reconciler.source_hint().await == Hint::Urgent
-            && let Err(error) = reconciler.read_source(true).await
-        {
-            tracing::debug!(%error, "the source has urgent news that cannot be read yet");
+        if reconciler.source_hint().await == Hint::Urgent {
+            // Accounts that were made for the source's people are part of its news.
+            let read = match reconciler.read_source(true).await {
+                Ok(()) => reconciler.read_new_accounts().await,
+                failed => failed,
+            };
+            if let Err(error) = read {
+                tracing::debug!(%error, "the source has urgent news that cannot be read yet");
+            }
         }
         Ok(())
     }

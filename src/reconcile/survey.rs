@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::outside::Looks;
-use super::{Dirty, PassError, Reconciler};
+use super::{Dirty, PassError, PassResult, Reconciler};
 use crate::bridge::Hint;
 use crate::clock;
 use crate::desired::Desired;
@@ -18,6 +18,7 @@ use crate::ledger::Witnessing;
 use crate::matrix::{Batch, MatrixError};
 use crate::observed::{Account, Presence};
 use crate::plan::{self, Action, Plan, Withheld};
+use crate::store::StoreError;
 
 /// A batch of the feed, and when it arrived.
 #[derive(Debug)]
@@ -103,6 +104,24 @@ impl Reconciler {
         self.parts.metrics.source_read(users, groups, directory.is_complete(), now);
         self.directory = Some(directory);
         self.read_at = Some(now);
+    }
+
+    /// Says that everything the source's latest state asks for is done, for those who wait for that. Nothing where it counts no states.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub(super) async fn tell_carried_out(&mut self, result: &PassResult) -> Result<(), StoreError> {
+        let done = result.failed == 0 && !result.interrupted && result.fatal.is_none() && self.troubles.is_empty();
+        let Some(directory) = self.directory.as_ref().filter(|_| done && !self.stop.is_cancelled()) else {
+            return Ok(());
+        };
+        if let (Some(store), Some(revision)) = (&self.parts.store, directory.revision)
+            && self.carried_out != Some(revision)
+        {
+            store.set_carried_out(&directory.source, revision).await?;
+            self.carried_out = Some(revision);
+        }
+        Ok(())
     }
 
     /// What the source says of itself.

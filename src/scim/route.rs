@@ -93,6 +93,22 @@ impl Route {
         }
     }
 
+    /// Whether resources may be changed by this.
+    #[must_use]
+    pub fn writes(&self, method: &str) -> bool {
+        match self {
+            Self::Collection(_) | Self::Resource(..) => method != "GET",
+            Self::Bulk => true,
+            Self::ServiceProviderConfig
+            | Self::ResourceTypes
+            | Self::ResourceType(_)
+            | Self::Schemas
+            | Self::Schema(_)
+            | Self::Me
+            | Self::Search(_) => false,
+        }
+    }
+
     /// What a caller must be allowed to do this there.
     #[must_use]
     pub fn need(&self, method: &str) -> Need {

@@ -4,8 +4,8 @@
 //! Never holds mail addresses, tokens or message bodies.
 
 use serde::{Deserialize, Serialize};
-use sqlx::Row as _;
 use sqlx::any::AnyRow;
+use sqlx::{Any, Row as _, Transaction};
 
 use super::tables::{Row, Table, TableChange};
 use super::{Store, StoreError};
@@ -54,10 +54,9 @@ impl Store {
         if records.is_empty() {
             return Ok(());
         }
-        let change = TableChange { table: &AUDIT, upserts: records.iter().map(cells).collect(), deletes: Vec::new() };
         self.bounded(WHAT_WRITE, async {
             let mut transaction = self.begin().await?;
-            change.write(&mut transaction).await?;
+            note(&mut transaction, records).await?;
             transaction.commit().await
         })
         .await
@@ -90,6 +89,18 @@ impl Store {
         let work = sqlx::query(SELECT_AFTER).bind(seq).bind(i64::from(PAGE)).fetch_all(&self.pool);
         self.bounded(WHAT_READ, work).await?.iter().map(record).collect()
     }
+}
+
+/// Adds rows, or completes those that are there, as part of the change they are about.
+pub(super) async fn note(
+    transaction: &mut Transaction<'static, Any>,
+    records: &[AuditRecord],
+) -> Result<(), sqlx::Error> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let change = TableChange { table: &AUDIT, upserts: records.iter().map(cells).collect(), deletes: Vec::new() };
+    change.write(transaction).await
 }
 
 fn cells(record: &AuditRecord) -> Row {

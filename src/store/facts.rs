@@ -16,6 +16,8 @@ pub enum Fact {
     FeedPosition,
     /// What digests of names and addresses are keyed with.
     DigestKey,
+    /// Source and revision that the last pass without failures carried out.
+    CarriedOut,
 }
 
 impl Fact {
@@ -25,6 +27,7 @@ impl Fact {
             Self::Instance => "instance",
             Self::FeedPosition => "feed_position",
             Self::DigestKey => "digest_key",
+            Self::CarriedOut => "carried_out",
         }
     }
 }
@@ -72,6 +75,24 @@ impl Store {
     /// See [`StoreError`].
     pub async fn set_feed_position(&self, position: &str) -> Result<(), StoreError> {
         self.set_fact(Fact::FeedPosition, position).await
+    }
+
+    /// Which revision of a source was carried out last without a failure, where it counts them.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn carried_out(&self, source: &str) -> Result<Option<i64>, StoreError> {
+        let fact = self.fact(Fact::CarriedOut).await?;
+        let known = fact.as_deref().and_then(|fact| fact.split_once('\n')).filter(|(known, _)| *known == source);
+        Ok(known.and_then(|(_, revision)| revision.parse().ok()))
+    }
+
+    /// Remembers which revision of a source was carried out.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn set_carried_out(&self, source: &str, revision: i64) -> Result<(), StoreError> {
+        self.set_fact(Fact::CarriedOut, &format!("{source}\n{revision}")).await
     }
 
     /// When this database was made.

@@ -15,6 +15,7 @@ const SQLITE: &[(i64, &str, &str)] = &[
     (5, "scim", include_str!("../../migrations/sqlite/0005_scim.sql")),
     (6, "accounts", include_str!("../../migrations/sqlite/0006_accounts.sql")),
     (7, "scim addresses", include_str!("../../migrations/sqlite/0007_scim_addresses.sql")),
+    (8, "registrations", include_str!("../../migrations/sqlite/0008_registrations.sql")),
 ];
 
 const POSTGRES: &[(i64, &str, &str)] = &[
@@ -25,6 +26,7 @@ const POSTGRES: &[(i64, &str, &str)] = &[
     (5, "scim", include_str!("../../migrations/postgres/0005_scim.sql")),
     (6, "accounts", include_str!("../../migrations/postgres/0006_accounts.sql")),
     (7, "scim addresses", include_str!("../../migrations/postgres/0007_scim_addresses.sql")),
+    (8, "registrations", include_str!("../../migrations/postgres/0008_registrations.sql")),
 ];
 
 /// The newest version this usher knows.

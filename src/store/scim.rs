@@ -10,6 +10,7 @@ mod letters;
 mod members;
 #[cfg(test)]
 mod plans;
+mod registrations;
 mod turns;
 mod write;
 
@@ -20,9 +21,10 @@ use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::Query;
 use sqlx::{Any, AssertSqlSafe, Row as _};
 
-pub use feed::{Provisioned, Revision};
+pub use feed::{Provisioned, Revision, display_name, source_name};
 pub use letters::Letters;
-pub use write::{Change, New, WriteError};
+pub use registrations::{Delayed, Ended, Ordered, RegistrationCounts, Registrations};
+pub use write::{Change, Decide, New, WriteError};
 
 use super::{Backend, Store, StoreError, damaged};
 use crate::scim::evaluate::Key;
@@ -39,6 +41,9 @@ pub struct Resources {
     turns: Arc<turns::Turns>,
     reading: kept::Kept,
     letters: Option<Letters>,
+    registrations: Option<Registrations>,
+    /// Every change is told to the loop as one that waits for nothing.
+    hurried: bool,
 }
 
 /// A stored resource.
@@ -82,14 +87,33 @@ impl Resources {
     /// The resources of `client` in this database.
     #[must_use]
     pub fn new(store: Store, client: &str) -> Self {
-        let (turns, reading) = (Arc::default(), kept::Kept::default());
-        Self { store, client: client.to_owned(), turns, reading, letters: None }
+        Self {
+            store,
+            client: client.to_owned(),
+            turns: Arc::default(),
+            reading: kept::Kept::default(),
+            letters: None,
+            registrations: None,
+            hurried: false,
+        }
     }
 
     /// The same resources, whose people are written to.
     #[must_use]
     pub fn with_letters(self, letters: Option<Letters>) -> Self {
         Self { letters, ..self }
+    }
+
+    /// The same resources, for whose people accounts are ordered (S-63).
+    #[must_use]
+    pub fn with_registrations(self, registrations: Option<Registrations>) -> Self {
+        Self { registrations, ..self }
+    }
+
+    /// The same resources, each of whose changes is acted on at once: somebody waits for that.
+    #[must_use]
+    pub fn hurried(self, hurried: bool) -> Self {
+        Self { hurried, ..self }
     }
 
     /// The same resources through another opening of the database, in one order of writes.
@@ -342,7 +366,9 @@ pub(super) fn statements(backend: &super::Backend) -> Vec<String> {
     statements.extend(addresses::statements());
     statements.extend(members::statements());
     statements.extend(write::statements(backend));
-    statements.extend(feed::QUERIES.iter().chain(letters::QUERIES).map(|sql| (*sql).to_owned()));
+    statements.extend(
+        feed::QUERIES.iter().chain(letters::QUERIES).chain(registrations::QUERIES).map(|sql| (*sql).to_owned()),
+    );
     statements
 }
 

@@ -1,6 +1,6 @@
 //! Accounts: what holds of every history of leaving, returning, crashing and wrong clocks, and what a pass costs.
 
-mod backends;
+pub mod backends;
 mod mas;
 mod proportions;
 mod simulator;

@@ -20,6 +20,7 @@ mod opened;
 mod outages;
 mod people;
 mod place;
+mod registration;
 mod scim;
 mod stage;
 mod takeover;

@@ -9,6 +9,7 @@ mod letters;
 mod lists;
 mod openapi;
 mod protocol;
+mod registrations;
 mod writes;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use usher::bridge::localpart::Mapping;
-use usher::http::scim::{Gate, Server, Settings, serve};
+use usher::http::scim::{Gate, Provisioning, Server, Settings, serve};
 use usher::ids::Timestamp;
 use usher::scim::access::{Digest, Roles, Token};
 use usher::store::Store;
@@ -66,6 +67,15 @@ impl Scim {
     }
 
     pub async fn with(database: &Database, username: &str, strip_domain: bool) -> Self {
+        Self::start(database, (username, strip_domain), Provisioning::default()).await
+    }
+
+    /// A server for whose people accounts are made.
+    pub async fn provisioning(database: &Database, provisioning: Provisioning) -> Self {
+        Self::start(database, ("userName", false), provisioning).await
+    }
+
+    async fn start(database: &Database, (username, strip_domain): (&str, bool), provisioning: Provisioning) -> Self {
         let tokens = TOKENS.map(|roles| Token {
             digest: Digest::of(&format!("token {roles}")),
             name: roles.to_owned(),
@@ -91,7 +101,7 @@ impl Scim {
         };
         let store = database.open().await;
         let (sender, receiver) = watch::channel(Some(store.clone()));
-        let server = Server::new(settings, gate, "acme", receiver);
+        let server = Server::provisioning(settings, gate, ("acme", provisioning), receiver);
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         tokio::spawn(async move {

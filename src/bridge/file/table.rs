@@ -86,6 +86,7 @@ pub fn content(text: &str, source: &FileSource) -> Result<Content, String> {
         completeness: table.completeness,
         notices,
         unnamed,
+        ..Snapshot::default()
     };
     Ok(Content { snapshot, next_expiry: None })
 }

@@ -355,6 +355,7 @@ impl<'a> Tree<'a> {
             completeness,
             notices: self.notices.into_texts(&self.how.uid),
             unnamed: self.unnamed,
+            ..Snapshot::default()
         };
         Grown { snapshot, next_expiry: self.next_expiry, dangling: self.dangling }
     }

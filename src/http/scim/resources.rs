@@ -10,7 +10,7 @@ use crate::scim::patch::{self, MemberChange};
 use crate::scim::projection::Projection;
 use crate::scim::schema::{Named, resolve};
 use crate::scim::{Document, Error, Kind, document, etag, evaluate};
-use crate::store::scim::{Change, New, Resource, Resources};
+use crate::store::scim::{Change, Decide, New, Resource, Resources};
 
 impl Server {
     pub(super) async fn get(
@@ -46,6 +46,7 @@ impl Server {
         }
         let members = incoming.members.unwrap_or_default();
         let new = New { kind, id: random_id()?, document, localpart, members };
+        self.refuse_taken(&resources, &new).await?;
         let made = resources.create(&new, clock::now().0).await?;
         tracing::info!(by = call.name, kind = kind.name(), id = made.id, "SCIM: created");
         shown(&resources, call, (201, made), &conditions.projection(kind)).await
@@ -73,10 +74,7 @@ impl Server {
             let members = incoming.members.map(|ids| vec![MemberChange::Clear, MemberChange::Add(ids)]);
             Ok(Change { document, members: members.unwrap_or_default() })
         };
-        let Some(after) = resources.change((kind, id), clock::now().0, &decide).await? else {
-            return Err(Error::not_found(kind.name()).into());
-        };
-        tracing::info!(by = call.name, kind = kind.name(), id, version = after.version, "SCIM: replaced");
+        let after = changed(&resources, call, ("replaced", kind, id), &decide).await?;
         shown(&resources, call, (200, after), &conditions.projection(kind)).await
     }
 
@@ -96,10 +94,7 @@ impl Server {
             let members = patch::apply(kind, &mut document, operations)?;
             Ok(Change { document, members })
         };
-        let Some(after) = resources.change((kind, id), clock::now().0, &decide).await? else {
-            return Err(Error::not_found(kind.name()).into());
-        };
-        tracing::info!(by = call.name, kind = kind.name(), id, version = after.version, "SCIM: patched");
+        let after = changed(&resources, call, ("patched", kind, id), &decide).await?;
         let projection = conditions.projection(kind);
         if kind == Kind::Group
             && projection.is_plain()
@@ -144,6 +139,20 @@ impl Server {
             Error::invalid_value(format!("{name} cannot be made into a Matrix name: it is too long or empty"))
         })
     }
+}
+
+/// A resource after its change; 404 where there is none.
+async fn changed(
+    resources: &Resources,
+    call: &Call,
+    (deed, kind, id): (&str, Kind, &str),
+    decide: &Decide<'_>,
+) -> Result<Resource, Refusal> {
+    let Some(after) = resources.change((kind, id), clock::now().0, decide).await? else {
+        return Err(Error::not_found(kind.name()).into());
+    };
+    tracing::info!(by = call.name, kind = kind.name(), id, version = after.version, "SCIM: {deed}");
+    Ok(after)
 }
 
 /// One resource as it is answered.

@@ -8,8 +8,8 @@ use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 use super::{Resources, WHAT, kind_of};
-use crate::directory::{Alias, GroupKind, RawGroup, User};
-use crate::ids::{Localpart, StableId};
+use crate::directory::{Alias, Departed, GroupKind, RawGroup, User};
+use crate::ids::{Localpart, StableId, Timestamp};
 use crate::scim::{Document, Kind};
 use crate::store::{StoreError, damaged};
 
@@ -30,8 +30,14 @@ pub struct Provisioned {
     pub groups: Vec<RawGroup>,
     /// Places of groups in `groups`, and how many of their members do not exist.
     pub dangling: BTreeMap<usize, usize>,
-    /// In how many milliseconds the first deletion stops being told as a mark and becomes an absence, if any is told.
-    pub next_expiry: Option<i64>,
+    /// Who was deleted and has not returned: a deletion is an order (S-51).
+    pub departed: Vec<Departed>,
+}
+
+/// What the source is called whose people a client provisions.
+#[must_use]
+pub fn source_name(client: &str) -> String {
+    format!("scim {client}")
 }
 
 impl Resources {
@@ -47,6 +53,15 @@ impl Resources {
         columns().map_err(|error: sqlx::Error| StoreError::from_sqlx(WHAT, &error))
     }
 
+    /// Whether the loop has done everything that the changes up to this number ask for.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn is_carried_out(&self, number: i64) -> Result<bool, StoreError> {
+        let done = self.store.carried_out(&source_name(&self.client)).await?;
+        Ok(done.is_some_and(|done| done >= number))
+    }
+
     /// Other clients that have resources in this database.
     ///
     /// # Errors
@@ -60,27 +75,19 @@ impl Resources {
             .map_err(|error| StoreError::from_sqlx(WHAT, &error))
     }
 
-    /// Everything, as people and groups. Who was deleted after `deleted_since` is told as disabled: a deletion is an order (S-51), and
-    /// an absence would have to be confirmed first.
+    /// Everything, as people and groups.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn provisioned(&self, deleted_since: i64) -> Result<Provisioned, StoreError> {
+    pub async fn provisioned(&self) -> Result<Provisioned, StoreError> {
         let mut provisioned = Provisioned::default();
         let mut positions: BTreeMap<i64, usize> = BTreeMap::new();
-        let query = sqlx::query(SELECT_ALL).bind(self.client.as_str()).bind(deleted_since);
+        let query = sqlx::query(SELECT_ALL).bind(self.client.as_str());
         let mut rows = query.fetch(&self.store.pool);
         while let Some(row) = self.store.bounded(WHAT, rows.try_next()).await? {
             let row = Row::read(&row)?;
             match row.kind {
-                Kind::User => {
-                    if let Some(deleted) = row.deleted_at {
-                        let expiry = deleted - deleted_since;
-                        provisioned.next_expiry =
-                            Some(provisioned.next_expiry.map_or(expiry, |known| known.min(expiry)));
-                    }
-                    provisioned.users.extend(row.user());
-                }
+                Kind::User => provisioned.users.extend(row.user()),
                 Kind::Group => {
                     positions.insert(row.pk, provisioned.groups.len());
                     provisioned.groups.push(row.group());
@@ -99,7 +106,19 @@ impl Resources {
                 (None, _) => {}
             }
         }
+        drop(rows);
+        provisioned.departed = self.departed().await?;
         Ok(provisioned)
+    }
+
+    async fn departed(&self) -> Result<Vec<Departed>, StoreError> {
+        let query = sqlx::query(SELECT_DEPARTED).bind(self.client.as_str());
+        let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
+        let person = |row: &AnyRow| -> Result<Departed, sqlx::Error> {
+            let (id, localpart): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+            Ok(Departed { id: id.into(), localpart: localpart.into(), since: Timestamp(row.try_get(2)?) })
+        };
+        rows.iter().map(person).collect::<Result<_, _>>().map_err(|error| StoreError::from_sqlx(WHAT, &error))
     }
 }
 
@@ -109,30 +128,20 @@ struct Row {
     stable_id: StableId,
     localpart: Option<String>,
     document: Document,
-    deleted_at: Option<i64>,
     active: bool,
 }
 
 impl Row {
     fn read(row: &AnyRow) -> Result<Self, StoreError> {
         let columns = || -> Result<_, sqlx::Error> {
-            let numbers: (i64, i64, Option<i64>, i64) =
-                (row.try_get(0)?, row.try_get(1)?, row.try_get(5)?, row.try_get(6)?);
+            let numbers: (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(5)?);
             let texts: (String, Option<String>, String) = (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
             Ok((numbers, texts))
         };
-        let ((pk, kind, deleted_at, active), (stable_id, localpart, document)) =
+        let ((pk, kind, active), (stable_id, localpart, document)) =
             columns().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
         let document = serde_json::from_str(&document).map_err(damaged(WHAT))?;
-        Ok(Self {
-            pk,
-            kind: kind_of(kind),
-            stable_id: stable_id.into(),
-            localpart,
-            document,
-            deleted_at,
-            active: active != 0,
-        })
+        Ok(Self { pk, kind: kind_of(kind), stable_id: stable_id.into(), localpart, document, active: active != 0 })
     }
 
     fn user(self) -> Option<User> {
@@ -141,7 +150,7 @@ impl Row {
             localpart: Localpart::from(self.localpart?),
             display_name: display_name(&self.document),
             emails: emails(&self.document),
-            enabled: self.active && self.deleted_at.is_none(),
+            enabled: self.active,
         })
     }
 
@@ -155,8 +164,9 @@ impl Row {
     }
 }
 
-/// `displayName`, else the name's own form, else its parts.
-pub(super) fn display_name(document: &Document) -> Option<String> {
+/// How a person is called: `displayName`, else the name's own form, else its parts, else `userName`.
+#[must_use]
+pub fn display_name(document: &Document) -> Option<String> {
     let part = |part: &str| shown(document.get("name").and_then(|name| name.get(part)));
     if let Some(name) = shown(document.get("displayName")).or_else(|| part("formatted")) {
         return Some(name.to_owned());
@@ -184,12 +194,14 @@ pub(super) fn emails(document: &Document) -> Vec<String> {
     emails
 }
 
-pub(super) const QUERIES: &[&str] = &[SELECT_REVISION, SELECT_OTHERS, SELECT_ALL, SELECT_LINKS];
+pub(super) const QUERIES: &[&str] = &[SELECT_REVISION, SELECT_OTHERS, SELECT_ALL, SELECT_DEPARTED, SELECT_LINKS];
 
 const SELECT_REVISION: &str = "SELECT revision, urgent, changed_at FROM scim_clients WHERE client = $1";
 const SELECT_OTHERS: &str = "SELECT client FROM scim_clients WHERE client <> $1 ORDER BY client";
-pub(super) const SELECT_ALL: &str = "SELECT pk, kind, stable_id, localpart, doc, deleted_at, active FROM scim_resources \
-     WHERE client = $1 AND (deleted_at IS NULL OR deleted_at > $2) ORDER BY pk";
+pub(super) const SELECT_ALL: &str = "SELECT pk, kind, stable_id, localpart, doc, active FROM scim_resources \
+     WHERE client = $1 AND deleted_at IS NULL ORDER BY pk";
+const SELECT_DEPARTED: &str = "SELECT stable_id, localpart, deleted_at FROM scim_resources \
+     WHERE client = $1 AND kind = 0 AND deleted_at IS NOT NULL AND localpart IS NOT NULL ORDER BY pk";
 pub(super) const SELECT_LINKS: &str = "SELECT l.group_pk, m.stable_id FROM scim_members l JOIN scim_resources g ON g.pk = l.group_pk \
      LEFT JOIN scim_resources m ON m.id = l.member_id AND m.client = g.client AND m.deleted_at IS NULL \
      WHERE g.client = $1 ORDER BY l.group_pk, l.member_id";

@@ -22,39 +22,59 @@ pub struct Letters {
     pub queued: Arc<Notify>,
 }
 
-/// What a new user is told. `returned`: they were deleted before.
-pub(super) fn on_creation(made: &Resource, returned: bool) -> Option<Occasion> {
-    let occasion = if returned { Occasion::Activated } else { Occasion::Registered };
-    (made.kind == Kind::User && made.active).then_some(occasion)
+/// What happens to somebody's account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Opened,
+    Closed,
 }
 
-/// What somebody is told whose attributes changed.
-pub(super) fn on_change(before: &Resource, after: &Resource) -> Option<Occasion> {
+/// What happens when a resource is made.
+pub(super) fn on_creation(made: &Resource) -> Option<Turn> {
+    (made.kind == Kind::User && made.active).then_some(Turn::Opened)
+}
+
+/// What happens when attributes change.
+pub(super) fn on_change(before: &Resource, after: &Resource) -> Option<Turn> {
     match (before.kind, before.active, after.active) {
-        (Kind::User, false, true) => Some(Occasion::Activated),
-        (Kind::User, true, false) => Some(Occasion::Deactivated),
+        (Kind::User, false, true) => Some(Turn::Opened),
+        (Kind::User, true, false) => Some(Turn::Closed),
         (Kind::User, true, true) | (Kind::User, false, false) | (Kind::Group, ..) => None,
     }
 }
 
-/// What somebody is told who is deleted.
-pub(super) fn on_deletion(before: &Resource) -> Option<Occasion> {
-    (before.kind == Kind::User && before.active).then_some(Occasion::Deactivated)
+/// What happens when a resource is deleted.
+pub(super) fn on_deletion(before: &Resource) -> Option<Turn> {
+    (before.kind == Kind::User && before.active).then_some(Turn::Closed)
 }
 
 impl Resources {
-    /// Puts a letter into the outbox, if letters are wanted and the person has an address; whether it did.
+    /// Puts the letter about a turn into the outbox, if letters are wanted and the person has an address; whether it did. Remembers that
+    /// the account was usable once, whoever is told.
     pub(super) async fn tell(
         &self,
         transaction: &mut Transaction<'static, Any>,
         person: &Resource,
-        occasion: Option<Occasion>,
+        turn: Option<Turn>,
         now_ms: i64,
     ) -> Result<bool, sqlx::Error> {
-        let (Some(letters), Some(occasion)) = (&self.letters, occasion) else { return Ok(false) };
+        let Some(turn) = turn else { return Ok(false) };
+        let ordering = i64::from(self.registrations.is_some());
+        let first = match turn {
+            Turn::Opened => sqlx::query(FIRST_USE).bind(person.pk).bind(ordering).execute(&mut **transaction).await?,
+            Turn::Closed => sqlx::any::AnyQueryResult::default(),
+        };
+        let row = sqlx::query(SELECT_PERSON).bind(person.pk).fetch_one(&mut **transaction).await?;
+        let (localpart, used): (Option<String>, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let occasion = match turn {
+            Turn::Opened if first.rows_affected() > 0 => Occasion::Registered,
+            // Whoever's account is not made yet is told once it is, and of nothing before.
+            _ if used == 0 => return Ok(false),
+            Turn::Opened => Occasion::Activated,
+            Turn::Closed => Occasion::Deactivated,
+        };
+        let Some(letters) = &self.letters else { return Ok(false) };
         let Some(address) = emails(&person.document).into_iter().next() else { return Ok(false) };
-        let row = sqlx::query(SELECT_LOCALPART).bind(person.pk).fetch_one(&mut **transaction).await?;
-        let localpart: Option<String> = row.try_get(0)?;
         let letter = Letter {
             id: format!("{}/{}/{}/{}", self.client, person.id, person.version, occasion.name()),
             occasion,
@@ -67,6 +87,10 @@ impl Resources {
     }
 }
 
-pub(super) const QUERIES: &[&str] = &[SELECT_LOCALPART];
+pub(super) const QUERIES: &[&str] = &[FIRST_USE, SELECT_PERSON];
 
-const SELECT_LOCALPART: &str = "SELECT localpart FROM scim_resources WHERE pk = $1";
+/// `$2` = 1: an account that is ordered must be there first.
+const FIRST_USE: &str = "UPDATE scim_resources SET used = 1 WHERE pk = $1 AND used = 0 AND ($2 = 0 OR NOT EXISTS (\
+     SELECT 1 FROM scim_registrations r WHERE r.client = scim_resources.client \
+     AND r.stable_id = scim_resources.stable_id AND r.state IN ('waiting', 'sent', 'refused')))";
+const SELECT_PERSON: &str = "SELECT localpart, used FROM scim_resources WHERE pk = $1";

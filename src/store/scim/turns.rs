@@ -8,8 +8,9 @@ use std::time::Duration;
 use sqlx::{Any, Transaction};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
+use super::Resources;
 use super::write::{Trouble, WHAT};
-use crate::store::{Store, StoreError};
+use crate::store::{Backend, Store, StoreError};
 
 /// Most writes in one commit.
 const MOST: usize = 64;
@@ -33,6 +34,44 @@ pub(super) struct Batch {
 /// A turn: the batch is this writer's alone.
 #[derive(Debug)]
 pub(super) struct Turn(OwnedMutexGuard<Option<Batch>>);
+
+/// A transaction to write in.
+#[derive(Debug)]
+pub(super) enum Writing {
+    /// A turn in one that is shared.
+    Shared(Turn, Batch),
+    Own(Transaction<'static, Any>),
+}
+
+impl Writing {
+    pub(super) fn transaction(&mut self) -> &mut Transaction<'static, Any> {
+        match self {
+            Self::Shared(_, batch) => &mut batch.transaction,
+            Self::Own(transaction) => transaction,
+        }
+    }
+
+    /// Comes back when what was written is committed.
+    pub(super) async fn commit(self, turns: &Turns) -> Result<(), Trouble> {
+        match self {
+            Self::Shared(turn, batch) => turns.end(turn, batch).await,
+            Self::Own(transaction) => Ok(transaction.commit().await?),
+        }
+    }
+}
+
+impl Resources {
+    /// Begins to write: in turn with the others where the database takes one writer at a time.
+    pub(super) async fn begin(&self) -> Result<Writing, sqlx::Error> {
+        Ok(match self.store.backend {
+            Backend::Sqlite(_) => {
+                let (turn, batch) = self.turns.take(&self.store).await?;
+                Writing::Shared(turn, batch)
+            }
+            Backend::Postgres => Writing::Own(self.store.begin().await?),
+        })
+    }
+}
 
 /// Counts somebody in the line, also if they leave it.
 struct InLine<'t>(&'t AtomicUsize);

@@ -7,6 +7,7 @@ use serde_json::Value;
 use sqlx::any::AnyRow;
 use sqlx::{Any, AnyConnection, Row as _, Transaction};
 
+use super::letters::Turn;
 use super::{Resource, Resources, addresses, letters, members, number, resource, storable};
 use crate::ids::Localpart;
 use crate::scim::patch::MemberChange;
@@ -72,6 +73,28 @@ pub struct New {
 pub struct Change {
     pub document: Document,
     pub members: Vec<MemberChange>,
+}
+
+/// Waits for a write as long as one may take.
+pub(super) async fn in_time<T>(
+    what: &'static str,
+    work: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(CALL_LIMIT, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(Trouble::Sql(error))) => Err(StoreError::from_sqlx(what, &error)),
+        Ok(Err(Trouble::Store(error))) => Err(error),
+        Ok(Err(Trouble::Undone | Trouble::Refused(_))) | Err(_) => Err(too_slow(what)),
+    }
+}
+
+/// Whom a write has work for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct News {
+    /// Somebody is to be written to.
+    pub(super) letter: bool,
+    /// An account may have been ordered.
+    pub(super) account: bool,
 }
 
 /// What is to be done in a transaction.
@@ -154,9 +177,9 @@ impl Resources {
     /// A job with a transaction of its own.
     async fn alone(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, Trouble> {
         let mut transaction = self.store.begin().await?;
-        let (done, told) = self.perform(&mut transaction, job, now_ms).await?;
+        let (done, news) = self.perform(&mut transaction, job, now_ms).await?;
         transaction.commit().await?;
-        self.announce_letters(told);
+        self.spread(news);
         Ok(done)
     }
 
@@ -177,45 +200,59 @@ impl Resources {
         }
         sqlx::query(RELEASE).execute(&mut *batch.transaction).await?;
         self.turns.end(turn, batch).await?;
-        let (done, told) = done?;
-        self.announce_letters(told);
+        let (done, news) = done?;
+        self.spread(news);
         Ok(done)
     }
 
-    /// What a job comes to, and whether somebody is to be written to about it.
+    /// What a job comes to, and whom it is news for.
     async fn perform(
         &self,
         transaction: &mut Transaction<'static, Any>,
         job: &Job<'_>,
         now_ms: i64,
-    ) -> Result<(Option<Resource>, bool), Trouble> {
-        let (done, occasion) = match job {
+    ) -> Result<(Option<Resource>, News), Trouble> {
+        let (done, turn) = match job {
             Job::Create(new) => {
-                let (made, returned) = self.insert(transaction, new, now_ms).await?;
-                let occasion = letters::on_creation(&made, returned);
-                (made, occasion)
+                let made = self.insert(transaction, new, now_ms).await?;
+                if made.kind == Kind::User {
+                    self.order(transaction, &made, (true, now_ms)).await?;
+                }
+                let turn = letters::on_creation(&made);
+                (made, turn)
             }
             Job::Change(kind, id, decide) => {
-                let Some(before) = self.locked(transaction, *kind, id).await? else { return Ok((None, false)) };
+                let Some(before) = self.locked(transaction, *kind, id).await? else {
+                    return Ok((None, News::default()));
+                };
                 let after = self.replace(transaction, before.clone(), *decide, now_ms).await?;
-                let occasion = letters::on_change(&before, &after);
-                (after, occasion)
+                let turn = letters::on_change(&before, &after);
+                if turn == Some(Turn::Opened) {
+                    self.order(transaction, &after, (false, now_ms)).await?;
+                }
+                (after, turn)
             }
             Job::Delete(kind, id, check) => {
-                let Some(before) = self.locked(transaction, *kind, id).await? else { return Ok((None, false)) };
+                let Some(before) = self.locked(transaction, *kind, id).await? else {
+                    return Ok((None, News::default()));
+                };
                 check(&before)?;
                 self.remove(transaction, &before, now_ms).await?;
-                let occasion = letters::on_deletion(&before);
-                (before, occasion)
+                let turn = letters::on_deletion(&before);
+                (before, turn)
             }
         };
-        let told = self.tell(transaction, &done, occasion, now_ms).await?;
-        Ok((Some(done), told))
+        let letter = self.tell(transaction, &done, turn, now_ms).await?;
+        Ok((Some(done), News { letter, account: turn == Some(Turn::Opened) }))
     }
 
-    fn announce_letters(&self, told: bool) {
-        if let Some(letters) = self.letters.as_ref().filter(|_| told) {
+    /// Wakes whoever a committed write has work for.
+    pub(super) fn spread(&self, news: News) {
+        if let Some(letters) = self.letters.as_ref().filter(|_| news.letter) {
             letters.queued.notify_one();
+        }
+        if let Some(registrations) = self.registrations.as_ref().filter(|_| news.account) {
+            registrations.ordered.notify_one();
         }
     }
 
@@ -261,24 +298,33 @@ impl Resources {
         Ok(self.announce(connection, before.kind == Kind::User, now_ms).await?)
     }
 
-    /// The second of the result: somebody who was deleted has returned.
-    async fn insert(
-        &self,
-        connection: &mut AnyConnection,
-        new: &New,
-        now_ms: i64,
-    ) -> Result<(Resource, bool), Trouble> {
+    /// Whether somebody new would be somebody who was deleted and returns.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn returns(&self, new: &New) -> Result<bool, StoreError> {
+        let external_id = new.document.get("externalId").and_then(Value::as_str);
+        let localpart = new.localpart.as_ref().map(Localpart::as_str);
+        let looking = async {
+            let mut connection = self.store.pool.acquire().await?;
+            self.buried(&mut connection, external_id, localpart).await
+        };
+        Ok(self.store.bounded("read SCIM resources", looking).await?.is_some())
+    }
+
+    async fn insert(&self, connection: &mut AnyConnection, new: &New, now_ms: i64) -> Result<Resource, Trouble> {
         let mut localpart = new.localpart.as_ref().map(|localpart| localpart.as_str().to_owned());
         let mut stable_id = new.id.clone();
-        let mut returned = false;
+        let mut used = 0;
         let external_id = new.document.get("externalId").and_then(Value::as_str);
         if new.kind == Kind::User
-            && let Some((known, name)) = self.buried(connection, external_id, localpart.as_deref()).await?
+            && let Some(buried) = self.buried(connection, external_id, localpart.as_deref()).await?
         {
-            sqlx::query(UNBURY).bind(self.client.as_str()).bind(known.as_str()).execute(&mut *connection).await?;
-            stable_id = known;
-            returned = true;
-            localpart = name.or(localpart);
+            let unbury = sqlx::query(UNBURY).bind(self.client.as_str()).bind(buried.stable_id.as_str());
+            unbury.execute(&mut *connection).await?;
+            stable_id = buried.stable_id;
+            used = buried.used;
+            localpart = buried.localpart.or(localpart);
         }
         let mut made = Resource {
             pk: 0,
@@ -303,6 +349,7 @@ impl Resources {
             .bind(columns.document)
             .bind(now_ms)
             .bind(i64::from(made.active))
+            .bind(used)
             .fetch_one(&mut *connection)
             .await?;
         made.pk = row.try_get(0)?;
@@ -310,25 +357,31 @@ impl Resources {
         let members = [MemberChange::Add(new.members.clone())];
         members::change(connection, &self.client, made.pk, &members).await?;
         self.announce(connection, false, now_ms).await?;
-        Ok((made, returned))
+        Ok(made)
     }
 
-    /// Stable id and Matrix name of somebody who was deleted: by external id, or by name where no external id speaks against it.
+    /// Somebody who was deleted: by external id, or by name where no external id speaks against it.
     async fn buried(
         &self,
         connection: &mut AnyConnection,
         external_id: Option<&str>,
         localpart: Option<&str>,
-    ) -> Result<Option<(String, Option<String>)>, sqlx::Error> {
+    ) -> Result<Option<Buried>, sqlx::Error> {
         let query = sqlx::query(SELECT_BURIED).bind(self.client.as_str()).bind(external_id).bind(localpart);
         let rows = query.fetch_all(&mut *connection).await?;
-        let row = |row: &AnyRow| -> Result<(String, Option<String>, Option<String>), sqlx::Error> {
-            Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
+        let buried = |row: &AnyRow| -> Result<Buried, sqlx::Error> {
+            Ok(Buried {
+                stable_id: row.try_get(0)?,
+                localpart: row.try_get(1)?,
+                external_id: row.try_get(2)?,
+                used: row.try_get(3)?,
+            })
         };
-        let rows: Vec<_> = rows.iter().map(row).collect::<Result<_, _>>()?;
-        let same = rows.iter().find(|(_, _, known)| known.is_some() && known.as_deref() == external_id);
-        let found = same.or_else(|| rows.iter().find(|(_, _, known)| known.is_none() || external_id.is_none()));
-        Ok(found.map(|(stable_id, localpart, _)| (stable_id.clone(), localpart.clone())))
+        let mut all: Vec<Buried> = rows.iter().map(buried).collect::<Result<_, _>>()?;
+        let same = |person: &Buried| person.external_id.is_some() && person.external_id.as_deref() == external_id;
+        let near = |person: &Buried| person.external_id.is_none() || external_id.is_none();
+        let found = all.iter().position(same).or_else(|| all.iter().position(near));
+        Ok(found.map(|at| all.swap_remove(at)))
     }
 
     /// A resource as the last write left it, no other write to it until this one is done.
@@ -360,7 +413,13 @@ impl Resources {
     }
 
     /// Counts the change, last of all: whoever does so waits for nobody afterwards.
-    async fn announce(&self, connection: &mut AnyConnection, urgent: bool, now_ms: i64) -> Result<(), sqlx::Error> {
+    pub(super) async fn announce(
+        &self,
+        connection: &mut AnyConnection,
+        urgent: bool,
+        now_ms: i64,
+    ) -> Result<(), sqlx::Error> {
+        let urgent = urgent || self.hurried;
         let query = sqlx::query(ANNOUNCE).bind(self.client.as_str()).bind(now_ms).bind(i64::from(urgent));
         query.execute(&mut *connection).await.map(|_| ())
     }
@@ -383,6 +442,15 @@ fn taken(constraint: &str) -> Error {
     } else {
         "userName, externalId or the Matrix name is taken"
     })
+}
+
+/// What somebody who was deleted left behind.
+struct Buried {
+    stable_id: String,
+    localpart: Option<String>,
+    external_id: Option<String>,
+    /// Whether their account was ever usable.
+    used: i64,
 }
 
 /// What a document says about being active, if anything.
@@ -439,15 +507,15 @@ const SELECT_TO_CHANGE: &str = "SELECT pk, kind, id, doc, version, created, modi
 const SELECT_FOR_UPDATE: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND id = $3 AND deleted_at IS NULL FOR UPDATE";
 const INSERT: &str = "INSERT INTO scim_resources \
-     (client, kind, id, user_ci, display_ci, external_id, localpart, stable_id, doc, version, created, modified, active) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, $10, $10, $11) RETURNING pk";
+     (client, kind, id, user_ci, display_ci, external_id, localpart, stable_id, doc, version, created, modified, active, used) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, $10, $10, $11, $12) RETURNING pk";
 const UPDATE: &str = "UPDATE scim_resources SET user_ci = $2, display_ci = $3, external_id = $4, doc = $5, version = $6, \
      modified = $7, active = $8 WHERE pk = $1";
 const DELETE: &str = "DELETE FROM scim_resources WHERE pk = $1";
 const BURY: &str =
     "UPDATE scim_resources SET deleted_at = $2, user_ci = NULL, display_ci = NULL, doc = '{}' WHERE pk = $1";
 const UNBURY: &str = "DELETE FROM scim_resources WHERE client = $1 AND stable_id = $2 AND deleted_at IS NOT NULL";
-const SELECT_BURIED: &str = "SELECT stable_id, localpart, external_id FROM scim_resources WHERE client = $1 \
+const SELECT_BURIED: &str = "SELECT stable_id, localpart, external_id, used FROM scim_resources WHERE client = $1 \
      AND deleted_at IS NOT NULL AND (external_id = $2 OR localpart = $3) ORDER BY deleted_at DESC, pk DESC";
 const TOUCH_GROUPS: &str = "UPDATE scim_resources SET version = version + 1, modified = $2 \
      WHERE pk IN (SELECT group_pk FROM scim_members WHERE member_id = $1)";

@@ -5,28 +5,32 @@
 
 use serde_json::Value;
 use usher::account::synapse::Synapse;
-use usher::account::{AccountBackend, Accounts, Shield, mas};
+use usher::account::{AccountBackend, Accounts, Link, Newcomer, Place, Shield, mas};
 use usher::actuate::ActErrorKind;
+use usher::config::Pattern;
 use usher::ids::UserId;
 use usher::ledger::keyed;
 use usher::matrix::{Access, Homeserver, Trouble};
 use usher::plan::{AccountDeed, Emails, End};
 
-use super::mas::{CLIENT, SECRET, StandIn};
+use super::mas::{CLIENT, PROVIDER, SECRET, StandIn};
 use crate::fake::Fake;
 use crate::lab::registered::registered;
 use crate::lab::synapse::Person;
 
 const SERVER: &str = "lab.test";
 
-struct Ground {
-    fake: Fake,
-    homeserver: Homeserver,
+/// A homeserver in memory, usher's way to it, and some people.
+pub struct Ground {
+    pub fake: Fake,
+    pub homeserver: Homeserver,
     stand_in: StandIn,
-    people: Vec<Person>,
+    /// A server admin.
+    pub root: Person,
+    pub people: Vec<Person>,
 }
 
-async fn ground() -> Ground {
+pub async fn ground() -> Ground {
     let folder = tempfile::tempdir().unwrap();
     let (main, puppet) = registered(folder.path(), SERVER);
     let fake = Fake::start(SERVER, &[&main, &puppet]).await;
@@ -49,11 +53,11 @@ async fn ground() -> Ground {
         people.push(fake.register(name).await);
         stand_in.add(name, false);
     }
-    Ground { fake, homeserver, stand_in, people }
+    Ground { fake, homeserver, stand_in, root, people }
 }
 
 impl Ground {
-    fn synapse(&self) -> Box<dyn AccountBackend> {
+    pub fn synapse(&self) -> Box<dyn AccountBackend> {
         Box::new(Synapse::new(self.homeserver.clone()))
     }
 
@@ -114,10 +118,18 @@ async fn all(ground: &Ground, backend: &dyn AccountBackend) {
     backend.reactivate(&cid.user).await.unwrap();
     assert!(!backend.look(&cid.user).await.unwrap().unwrap().deactivated);
 
-    let newcomer = UserId::new("newcomer", SERVER);
-    backend.create(&newcomer).await.unwrap();
-    backend.create(&newcomer).await.unwrap();
-    assert!(backend.look(&newcomer).await.unwrap().is_some());
+    let link = Link { provider: PROVIDER.to_owned(), subject: "newcomer@idp".to_owned() };
+    let user = UserId::new("newcomer", SERVER);
+    let newcomer =
+        Newcomer { user: user.clone(), display_name: Some("New Comer".to_owned()), link: Some(link.clone()) };
+    assert_eq!(backend.owner_of_link(&link).await.unwrap(), None);
+    let without_link = Newcomer { link: None, ..newcomer.clone() };
+    // A first attempt that got half of it done, one that completes it, and one that finds everything there.
+    for newcomer in [&without_link, &newcomer, &newcomer] {
+        backend.register(newcomer).await.unwrap();
+        assert!(backend.look(&user).await.unwrap().is_some(), "the homeserver knows when the call is over");
+    }
+    assert_eq!(backend.owner_of_link(&link).await.unwrap(), Some(user));
     let admins = backend.usable_admins().await.unwrap();
     assert!(admins.contains(&UserId::new("root", SERVER)) && !admins.contains(&ann.user), "{admins:?}");
     assert!(backend.look(ground.homeserver.bot()).await.unwrap().unwrap().of_a_service);
@@ -135,6 +147,38 @@ async fn matrix_authentication_service_keeps_the_contract_of_accounts() {
     all(&ground, ground.mas(SECRET).as_ref()).await;
     assert_eq!(ground.stand_in.skipped_erasure("ben"), Some(false));
     assert_eq!(ground.stand_in.skipped_erasure("cid"), Some(true));
+}
+
+#[tokio::test]
+async fn an_account_is_made_where_nobody_is_and_nowhere_else() {
+    let ground = ground().await;
+    let [ann, ben, cid, dot] = ground.people.as_slice() else { panic!("four people") };
+    let shield = Shield { patterns: vec![Pattern::new("@audit.*").unwrap()], admins_are_open: false };
+    for backend in [ground.synapse(), ground.mas(SECRET)] {
+        backend.lock(&ben.user).await.unwrap();
+        backend.end(&cid.user, End::Deactivate).await.unwrap();
+        let link = Link { provider: PROVIDER.to_owned(), subject: "dot".to_owned() };
+        let linked = Newcomer { user: dot.user.clone(), display_name: None, link: Some(link.clone()) };
+        backend.register(&linked).await.unwrap();
+        let hand = Accounts::new(backend, shield.clone(), ground.homeserver.clone());
+        let place = async |user: &UserId, link: Option<Link>| {
+            hand.place_of(&Newcomer { user: user.clone(), display_name: None, link }).await.unwrap()
+        };
+        let named = |name: &str| UserId::new(name, SERVER);
+        assert_eq!(place(&named("nobody"), None).await, Place::Free);
+        assert_eq!(place(&ann.user, None).await, Place::Taken);
+        assert_eq!(place(&dot.user, Some(link.clone())).await, Place::Taken);
+        assert_eq!(place(&ben.user, None).await, Place::Locked);
+        let refused = async |user: &UserId, link: Option<Link>| match place(user, link).await {
+            Place::Refused(why) => why,
+            other => panic!("{user}: {other:?}"),
+        };
+        assert!(refused(&cid.user, None).await.contains("closed for good"));
+        assert!(refused(&named("root"), None).await.contains("server admin"));
+        assert!(refused(ground.homeserver.bot(), None).await.contains("usher's own"));
+        assert!(refused(&named("audit-7"), None).await.contains("protected"), "also where nobody is");
+        assert!(refused(&named("nobody"), Some(link)).await.contains("@dot:lab.test"), "one person, one account");
+    }
 }
 
 #[tokio::test]

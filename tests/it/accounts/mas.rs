@@ -18,6 +18,8 @@ use tokio::task::JoinHandle;
 use crate::lab::proxy::serve;
 
 pub const CLIENT: &str = "01HCLIENT";
+/// The only provider of single sign-on it knows.
+pub const PROVIDER: &str = "01HPROVIDER";
 pub const SECRET: &str = "stand-in-secret";
 /// How long its jobs take.
 const JOB: Duration = Duration::from_millis(700);
@@ -37,6 +39,8 @@ struct Everything {
     emails: BTreeMap<String, (String, String)>,
     tokens: Vec<String>,
     made: usize,
+    /// Provider, subject, and the id of whose they are.
+    links: Vec<(String, String, String)>,
     /// What `skip_erase` said, per name.
     skipped: BTreeMap<String, bool>,
 }
@@ -177,10 +181,13 @@ fn dispatch(all: &mut Everything, method: &str, route: &[&str], (query, body): (
                 return (refuse(StatusCode::CONFLICT), None);
             }
             let id = all.next("01HUSER");
-            all.people.insert(id, Person { name: name.clone(), ..Person::default() });
-            (shown(json!({})), Some((name, json!({}))))
+            let person = Person { name: name.clone(), ..Person::default() };
+            let data = Everything::shown(&id, &person);
+            all.people.insert(id, person);
+            (shown(json!({ "data": data })), Some((name, json!({}))))
         }
         ("POST", ["users", id, deed]) => act(all, id, deed, body),
+        (_, ["upstream-oauth-links"]) => (links(all, method, (query, body)), None),
         (_, ["user-emails", ..]) => (emails(all, method, route, (query, body)), None),
         _ => panic!("the stand-in does not know {method} {route:?}"),
     }
@@ -207,6 +214,28 @@ fn act(all: &mut Everything, id: &str, deed: &str, body: &Value) -> (Response, J
     };
     let answer = axum::Json(json!({ "data": Everything::shown(id, person) })).into_response();
     (answer, Some((person.name.clone(), change)))
+}
+
+fn links(all: &mut Everything, method: &str, (query, body): (&str, &Value)) -> Response {
+    let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
+    if method == "GET" {
+        let filter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(&format!("filter[{name}]=")));
+        let fits = |(provider, subject, _): &&(String, String, String)| {
+            filter("provider") == Some(provider) && filter("subject") == Some(subject)
+        };
+        let shown = |(_, subject, owner): &(String, String, String)| json!({ "type": "upstream-oauth-link", "id": subject, "attributes": { "user_id": owner } });
+        let data: Vec<Value> = all.links.iter().filter(fits).map(shown).collect();
+        return axum::Json(json!({ "data": data })).into_response();
+    }
+    let link = (text("provider_id"), text("subject"), text("user_id"));
+    if link.0 != PROVIDER {
+        return refuse(StatusCode::NOT_FOUND);
+    }
+    if all.links.iter().any(|known| (&known.0, &known.1) == (&link.0, &link.1)) {
+        return refuse(StatusCode::CONFLICT);
+    }
+    all.links.push(link);
+    (StatusCode::CREATED, axum::Json(json!({ "data": {} }))).into_response()
 }
 
 fn emails(all: &mut Everything, method: &str, route: &[&str], (query, body): (&str, &Value)) -> Response {

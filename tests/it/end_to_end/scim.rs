@@ -15,12 +15,12 @@ use crate::lab::smtp::{Encryption, SmtpSink};
 use crate::stores::Database;
 
 const TOKEN: &str = "canary-token-of-the-identity-provider";
-const USER: &str = "urn:ietf:params:scim:schemas:core:2.0:User";
+pub const USER: &str = "urn:ietf:params:scim:schemas:core:2.0:User";
 const GROUP: &str = "urn:ietf:params:scim:schemas:core:2.0:Group";
 
 /// What an identity provider does.
-struct Provider {
-    base: String,
+pub struct Provider {
+    pub base: String,
     http: reqwest::Client,
 }
 
@@ -30,7 +30,7 @@ impl Provider {
     }
 
     /// Status and body; status 0 without an answer.
-    async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+    pub async fn call(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
         let request = self.http.request(method.parse().unwrap(), format!("{}{path}", self.base)).bearer_auth(TOKEN);
         let request = if body.is_null() { request } else { request.json(&body) };
         match request.send().await {
@@ -39,13 +39,13 @@ impl Provider {
         }
     }
 
-    async fn must(&self, method: &str, path: &str, body: Value) -> Value {
+    pub async fn must(&self, method: &str, path: &str, body: Value) -> Value {
         let (status, answer) = self.call(method, path, body).await;
         assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
         answer
     }
 
-    async fn patch(&self, path: &str, operation: Value) {
+    pub async fn patch(&self, path: &str, operation: Value) {
         self.must("PATCH", path, json!({ "Operations": [operation] })).await;
     }
 }
@@ -220,7 +220,7 @@ async fn what_was_acknowledged_survives_kill_9() {
 }
 
 /// The company's world, its source a SCIM client.
-fn provisioned(world: &mut World) -> Provider {
+pub fn provisioned(world: &mut World) -> Provider {
     let port = free_port();
     world.secrets.push(TOKEN.to_owned());
     world.config["source"] = json!({
@@ -232,7 +232,7 @@ fn provisioned(world: &mut World) -> Provider {
     Provider::at(port)
 }
 
-async fn is_locked(world: &World, name: &str) -> bool {
+pub async fn is_locked(world: &World, name: &str) -> bool {
     world.session(name).await == "M_USER_LOCKED"
 }
 

@@ -8,7 +8,9 @@ use super::world::{Account, Refusal, World, refuse};
 impl Account {
     pub fn json(&self, user: &UserId) -> Value {
         let threepids = self.threepids.iter().map(|(medium, address)| json!({ "medium": medium, "address": address }));
+        let links = self.links.iter().map(|(provider, id)| json!({ "auth_provider": provider, "external_id": id }));
         json!({
+            "external_ids": links.collect::<Vec<_>>(),
             "name": user, "displayname": self.display_name, "admin": self.admin, "locked": self.locked,
             "deactivated": self.deactivated, "erased": self.erased, "appservice_id": self.service,
             "threepids": threepids.collect::<Vec<_>>(),
@@ -35,6 +37,16 @@ impl World {
                 account.threepids.retain(|threepid| !wanted.contains(threepid));
             }
             self.account(user).threepids = wanted;
+        }
+        if let Some(list) = body["external_ids"].as_array() {
+            let text = |link: &Value, key: &str| link[key].as_str().unwrap_or_default().to_owned();
+            let wanted: Vec<(String, String)> =
+                list.iter().map(|link| (text(link, "auth_provider"), text(link, "external_id"))).collect();
+            let others = self.accounts.iter().filter(|(other, _)| *other != user);
+            if others.flat_map(|(_, account)| &account.links).any(|link| wanted.contains(link)) {
+                return refuse(409, "M_UNKNOWN", "External id is already in use.");
+            }
+            self.account(user).links = wanted;
         }
         let account = self.account(user);
         for (key, flag) in [("locked", &mut account.locked), ("deactivated", &mut account.deactivated)] {
@@ -87,6 +99,15 @@ impl World {
     pub fn owner_of(&self, medium: &str, address: &str) -> Result<Value, Refusal> {
         let wanted = (medium.to_owned(), address.to_owned());
         match self.accounts.iter().find(|(_, account)| account.threepids.contains(&wanted)) {
+            Some((user, _)) => Ok(json!({ "user_id": user })),
+            None => refuse(404, "M_NOT_FOUND", "User not found"),
+        }
+    }
+
+    /// `GET v1/auth_providers/PROVIDER/users/ID`.
+    pub fn owner_of_link(&self, provider: &str, id: &str) -> Result<Value, Refusal> {
+        let wanted = (provider.to_owned(), id.to_owned());
+        match self.accounts.iter().find(|(_, account)| account.links.contains(&wanted)) {
             Some((user, _)) => Ok(json!({ "user_id": user })),
             None => refuse(404, "M_NOT_FOUND", "User not found"),
         }

@@ -277,6 +277,7 @@ fn admin(world: &mut World, method: &str, path: &[&str], call: &Call<'_>) -> Res
         ("POST", ["v1", "deactivate", user]) => world.deactivate(&(*user).into(), call.body["erase"] == true),
         ("GET", ["v1", "users", user, "memberships"]) => Ok(world.memberships_of(&(*user).into())),
         ("GET", ["v1", "users", user, "joined_rooms"]) => Ok(world.joined_rooms_of(&(*user).into())),
+        ("GET", ["v1", "auth_providers", provider, "users", id]) => world.owner_of_link(provider, id),
         ("GET", ["v1", "threepid", medium, "users", address]) => world.owner_of(medium, address),
         ("PUT", ["v1", "users", user, "admin"]) => match world.accounts.get_mut(*user) {
             Some(account) => {

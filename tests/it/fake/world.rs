@@ -28,6 +28,8 @@ pub struct Account {
     pub service: Option<String>,
     /// Medium and address.
     pub threepids: Vec<(String, String)>,
+    /// Provider and id.
+    pub links: Vec<(String, String)>,
     pub pushers: Vec<Value>,
     pub data: BTreeMap<String, Value>,
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use serde_json::{Value, json};
+use usher::ids::{Localpart, StableId};
 
 use super::{ENTERPRISE, GROUP, Scim, USER, id, on_both};
 use crate::stores::Database;
@@ -72,12 +73,15 @@ async fn bulk_resolves_references_and_reports_each_operation(scim: &Scim) {
     assert_eq!(done["Operations"].as_array().unwrap().len(), 1);
 }
 
-/// Whom the loop is told of: localpart, stable id, whether enabled.
+/// Whom the loop is told of: localpart, stable id, whether they are there or ordered out.
 async fn told(scim: &Scim) -> Vec<(String, String, bool)> {
     let resources = usher::store::scim::Resources::new(scim.store.clone(), "acme");
-    let provisioned = resources.provisioned(0).await.unwrap();
-    let users = provisioned.users.into_iter();
-    users.map(|user| (user.localpart.as_str().to_owned(), user.id.as_str().to_owned(), user.enabled)).collect()
+    let provisioned = resources.provisioned().await.unwrap();
+    assert!(provisioned.users.iter().all(|user| user.enabled));
+    let here = provisioned.users.into_iter().map(|user| (user.localpart, user.id, true));
+    let out = provisioned.departed.into_iter().map(|person| (person.localpart, person.id, false));
+    let text = |(name, id, here): (Localpart, StableId, bool)| (name.as_str().to_owned(), id.to_string(), here);
+    out.chain(here).map(text).collect()
 }
 
 async fn who_comes_back_gets_the_name_again(scim: &Scim) {
@@ -89,7 +93,7 @@ async fn who_comes_back_gets_the_name_again(scim: &Scim) {
     assert_eq!(before, [("ann".to_owned(), first.clone(), true)], "the name stays as it was first");
     assert_eq!(scim.call("DELETE", &format!("/Users/{first}"), Value::Null).await.status, 204);
     scim.call("GET", &format!("/Users/{first}"), Value::Null).await.is(404);
-    assert_eq!(told(scim).await, [("ann".to_owned(), first.clone(), false)], "a deletion is told as a mark");
+    assert_eq!(told(scim).await, [("ann".to_owned(), first.clone(), false)], "a deletion is told as an order");
     let body = json!({ "schemas": [USER], "userName": "ann-married", "externalId": "x-ann" });
     let second = id(&scim.call("POST", "/Users", body).await.is(201));
     assert_ne!(second, first, "ids are not used twice");
@@ -129,7 +133,7 @@ async fn members_who_do_not_exist_are_kept_as_given(scim: &Scim) {
     let path = format!("/Groups/{group}");
     assert_eq!(scim.get(&path).await["members"], json!([{ "value": "stranger" }]));
     let resources = usher::store::scim::Resources::new(scim.store.clone(), "acme");
-    let provisioned = resources.provisioned(0).await.unwrap();
+    let provisioned = resources.provisioned().await.unwrap();
     assert!(provisioned.groups[0].members.is_empty(), "and stand for nobody");
     assert_eq!(provisioned.dangling, [(0, 1)].into());
     let typed = json!([{ "op": "remove", "path": "members[type eq \"User\"]" }]);
