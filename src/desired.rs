@@ -88,6 +88,8 @@ pub struct DesiredRoom {
 pub enum RoomKind {
     Space {
         federate: Option<bool>,
+        /// Its name is a suggestion, and stays whatever people make of it (S-15).
+        named_once: bool,
     },
     Room(RoomTemplate),
     /// A room people made and opened to these managed spaces (S-31): its name, topic, links and join rule are theirs.
@@ -171,6 +173,13 @@ pub fn desire(config: &Config, directory: &Directory, ledger: &Ledger, now: Time
     }
     let (whys, room_exceptions) = weaver.finish(&spaces);
     units.keep_below(&mut rooms, directory);
+    if mirrored && directory.suggests_name {
+        for room in rooms.iter_mut().filter(|room| room.parent.is_none()) {
+            if let RoomKind::Space { named_once, .. } = &mut room.kind {
+                *named_once = true;
+            }
+        }
+    }
     let mut notes = Vec::new();
     let attributes = AttributePolicy::of(config);
     let profiles = attributes.profiles(directory, &people);

@@ -37,6 +37,9 @@ pub struct Snapshot {
     /// Which state of the source this is, where it counts them: a larger number is a later one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
+    /// The organisation's name is what its space is called at first, and people may call it otherwise (S-15).
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub suggests_name: bool,
 }
 
 /// Somebody whom the source ordered out, as a SCIM client does with DELETE.
@@ -97,6 +100,11 @@ fn is_yes(value: &bool) -> bool {
     *value
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if hands over a reference")]
+fn is_no(value: &bool) -> bool {
+    !*value
+}
+
 /// What kind of container a group is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -155,6 +163,8 @@ pub struct Directory {
     pub departed: BTreeMap<StableId, Departed>,
     /// Which state of the source this is, where it counts them.
     pub revision: Option<i64>,
+    /// The organisation's name is a suggestion (S-15).
+    pub suggests_name: bool,
     /// Localparts claimed by several users: nothing is done to or because of them beyond existing bindings (S-5).
     pub conflicts: BTreeMap<Localpart, Vec<StableId>>,
     names: BTreeMap<Alias, BTreeSet<StableId>>,

@@ -48,6 +48,10 @@ pub struct Ledger {
     pub mirrored: Option<bool>,
     /// Whether a pass has ended with this ledger. `false` beside rooms with our marker: the ledger was lost (S-101).
     pub settled: bool,
+    /// The homeserver had no room of ours when this ledger was new: it is no new one beside old rooms, even before a pass has ended.
+    /// Of this process only.
+    #[serde(skip)]
+    pub began_bare: bool,
     /// When the last complete read was taken in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_complete_read: Option<Timestamp>,

@@ -107,6 +107,7 @@ impl ScimBridge {
         Snapshot {
             source: source_name(&self.client),
             organisation: Some(self.client.clone()),
+            suggests_name: true,
             groups: vec![root],
             completeness: Completeness::Complete,
             ..Snapshot::default()

@@ -59,7 +59,7 @@ impl<'c, 'g, 'd> Weaver<'c, 'g, 'd> {
             enforce,
             parent: parent.cloned(),
             invites: true,
-            kind: RoomKind::Space { federate: space.federate },
+            kind: RoomKind::Space { federate: space.federate, named_once: false },
         });
         for (template, own) in rooms {
             let rule_key = match own {

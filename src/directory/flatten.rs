@@ -13,8 +13,8 @@ impl Directory {
     /// Flattens what a bridge read. Linear in users and groups, and per group in what it reaches.
     #[must_use]
     pub fn flatten(snapshot: Snapshot) -> Self {
-        let Snapshot { source, organisation, users, groups, mut completeness, notices, unnamed, departed, revision } =
-            snapshot;
+        let Snapshot { source, organisation, users, groups, mut completeness, notices, unnamed, .. } = snapshot;
+        let Snapshot { departed, revision, suggests_name, .. } = snapshot;
         let (people, twice) = by_id(users);
         for id in twice {
             completeness.flaw(format!("two users carry the stable id {id}"));
@@ -42,6 +42,7 @@ impl Directory {
             unnamed: unnamed.into_iter().collect(),
             departed: departed.into_iter().map(|person| (person.id.clone(), person)).collect(),
             revision,
+            suggests_name,
             conflicts,
             names,
         }

@@ -41,7 +41,7 @@ const CALL_EVENTS: [&str; 2] = ["m.call.member", "org.matrix.msc3401.call.member
 impl Planner<'_> {
     pub(super) fn creation(&self, wanted: &DesiredRoom) -> Creation {
         match &wanted.kind {
-            RoomKind::Space { federate } => self.space_creation(wanted, *federate),
+            RoomKind::Space { federate, .. } => self.space_creation(wanted, *federate),
             RoomKind::Room(template) => self.room_creation(wanted, template),
             // Rooms people made are never made by us.
             RoomKind::Taken { .. } => Creation {
@@ -135,10 +135,13 @@ impl Planner<'_> {
     /// people a room's `properties` name those whom later passes would leave alone.
     pub(super) fn level_frame(&self, wanted: &DesiredRoom, version: &str) -> PowerLevels {
         let mut frame = match &wanted.kind {
-            RoomKind::Space { .. } => {
+            RoomKind::Space { named_once, .. } => {
                 let mut events: Map<String, Value> =
                     GUARDED_IN_SPACES.iter().map(|kind| ((*kind).to_owned(), 100.into())).collect();
                 events.insert("m.space.child".to_owned(), 50.into());
+                if *named_once {
+                    events.insert("m.room.name".to_owned(), 50.into());
+                }
                 events.insert("m.room.tombstone".to_owned(), levels::tombstone(version).into());
                 PowerLevels::from_content(&json!({
                     "events": events, "events_default": 100, "state_default": 100, "invite": 100,

@@ -57,7 +57,7 @@ pub fn guard(
         };
         Some(Withheld::Held(Box::new(hold)))
     });
-    if !ledger.settled && observed.rooms.values().any(|room| room.marker.is_some()) {
+    if !ledger.settled && !ledger.began_bare && observed.rooms.values().any(|room| room.marker.is_some()) {
         guard.withhold(each(&mut losses), |_| Some(always(Class::LedgerLost, None)));
     }
     guard.withhold(each(&mut losses), |step| {

@@ -326,7 +326,8 @@ impl<'a> Planner<'a> {
             } else {
                 structure.clone()
             };
-            if differs(&wanted.name, room.name.as_deref()) {
+            let theirs = matches!(wanted.kind, RoomKind::Space { named_once: true, .. }) && room.name.is_some();
+            if !theirs && differs(&wanted.name, room.name.as_deref()) {
                 self.state(wanted, &here, StateChange::Name(wanted.name.clone()), reason);
             }
             if let Some(topic) = wanted.topic.as_ref().filter(|topic| differs(topic, room.topic.as_deref())) {

@@ -166,6 +166,9 @@ impl Reconciler {
         {
             observed.accounts.people = before.accounts.people;
         }
+        // In the middle of a first synchronisation the rooms are younger than the database (S-101).
+        let bare = observed.unread.is_empty() && observed.rooms.values().all(|room| room.marker.is_none());
+        self.ledger.began_bare |= bare && !self.ledger.settled;
         self.observed = Some(observed);
         self.recover_leavers();
         self.readings = Readings { all: Some(began), rooms: BTreeMap::new() };

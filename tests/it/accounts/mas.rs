@@ -221,7 +221,7 @@ fn links(all: &mut Everything, method: &str, (query, body): (&str, &Value)) -> R
     if method == "GET" {
         let filter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(&format!("filter[{name}]=")));
         let fits = |(provider, subject, _): &&(String, String, String)| {
-            filter("provider") == Some(provider) && filter("subject") == Some(subject)
+            filter("provider") == Some(provider.as_str()) && filter("subject") == Some(subject.as_str())
         };
         let shown = |(_, subject, owner): &(String, String, String)| json!({ "type": "upstream-oauth-link", "id": subject, "attributes": { "user_id": owner } });
         let data: Vec<Value> = all.links.iter().filter(fits).map(shown).collect();

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use usher::http::ops::{Heartbeat, Operations, bind, serve};
 use usher::ids::Timestamp;
-use usher::observability::{Metrics, SourceStatus, Status};
+use usher::observability::{Metrics, OutboxStatus, SourceStatus, Status};
 
 use super::Database;
 use crate::lab::postgres::Postgres;
@@ -62,6 +62,7 @@ async fn probes_metrics_and_status_are_answered_and_stop_on_demand() {
     let status = Status { instance: "main".into(), source, ..Status::default() };
     listener.status.send_replace(status.clone());
     let (_, text) = get(&listener, "/status", None).await;
+    let status = Status { outbox: Some(OutboxStatus::default()), ..status };
     assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
     listener.stop.cancel();
     listener.served.await.unwrap().unwrap();
