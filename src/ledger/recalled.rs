@@ -27,8 +27,8 @@ impl Ledger {
     /// held (S-101).
     #[must_use]
     pub fn recalls_somebody_unconfirmed(&self, confirm_reads: u32) -> bool {
-        let recalled = self.people.keys().filter(|id| is_recalled(id));
-        recalled.into_iter().any(|id| self.is_confirmed(id, confirm_reads).is_none())
+        let mut recalled = self.people.keys().filter(|id| is_recalled(id));
+        recalled.any(|id| self.is_confirmed(id, confirm_reads).is_none())
     }
 
     /// Somebody whose account was not there has one under another name, as their external id says (S-5): the binding follows, unless the

@@ -47,8 +47,7 @@ impl Reconciler {
 
     /// Looks once more at the places of those whose end waits for that; whether there were any.
     pub(super) async fn read_estates_for_ends(&mut self, plan: &Plan) -> Result<bool, PassError> {
-        let waits = |withheld: &Option<Withheld>| *withheld == Some(Withheld::Waits(WAITS_FOR_ESTATE));
-        let waiting = plan.steps.iter().filter(|step| waits(&step.withheld));
+        let waiting = plan.steps.iter().filter(|step| step.withheld == Some(Withheld::Waits(WAITS_FOR_ESTATE)));
         let users: Vec<UserId> = waiting.filter_map(|step| step.action.user().cloned()).collect();
         let any = !users.is_empty();
         self.look_at_estates(users).await?;

@@ -12,6 +12,7 @@ mod drill;
 mod estates;
 mod first;
 mod holds;
+mod identities;
 mod instances;
 mod live;
 mod matrix;
