@@ -400,9 +400,9 @@ const SELECT_BY_DISPLAY_NAME: &str = "SELECT pk, kind, id, doc, version, created
 const SELECT_BY_ADDRESS: &str = "SELECT r.pk, r.kind, r.id, r.doc, r.version, r.created, r.modified, r.active FROM scim_resources r \
      WHERE r.client = $1 AND r.kind = $2 AND r.deleted_at IS NULL \
      AND r.pk IN (SELECT resource_pk FROM scim_addresses WHERE address_ci IN ($3, '')) ORDER BY r.pk";
-const SELECT_BY_MEMBER: &str = "SELECT g.pk, g.kind, g.id, g.doc, g.version, g.created, g.modified, g.active FROM scim_members l \
-     JOIN scim_resources g ON g.pk = l.group_pk \
-     WHERE g.client = $1 AND g.kind = $2 AND l.member_id = $3 AND g.deleted_at IS NULL ORDER BY g.pk";
+const SELECT_BY_MEMBER: &str = "SELECT g.pk, g.kind, g.id, g.doc, g.version, g.created, g.modified, g.active FROM scim_resources g \
+     WHERE g.client = $1 AND g.kind = $2 AND g.deleted_at IS NULL \
+     AND g.pk IN (SELECT group_pk FROM scim_members WHERE member_id = $3) ORDER BY g.pk";
 const COUNT: &str = "SELECT COUNT(*) FROM scim_resources WHERE client = $1 AND kind = $2 AND deleted_at IS NULL";
 const SELECT_AFTER: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND pk > $3 AND deleted_at IS NULL ORDER BY pk LIMIT $4";

@@ -21,8 +21,9 @@ async fn no_query_walks_a_table_but_those_that_want_all_of_it() {
             sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&store.pool).await.unwrap();
         for row in rows {
             let step: String = row.get(3);
-            let walks =
-                step.starts_with("SCAN") && !step.contains("CONSTANT ROW") && !step.starts_with("SCAN scim_clients");
+            // What a statement made for itself, and the few clients there are, may be walked.
+            let few = ["CONSTANT ROW", "some_members", "scim_clients"].iter().any(|few| step.contains(few));
+            let walks = step.starts_with("SCAN") && !few;
             // By client and kind alone it would be everybody, too.
             let everybody = step.contains("scim_in_order (client=? AND kind=?)") || step.contains("(client=?)");
             let own = step.contains("scim_clients");

@@ -515,8 +515,10 @@ const DELETE: &str = "DELETE FROM scim_resources WHERE pk = $1";
 const BURY: &str =
     "UPDATE scim_resources SET deleted_at = $2, user_ci = NULL, display_ci = NULL, doc = '{}' WHERE pk = $1";
 const UNBURY: &str = "DELETE FROM scim_resources WHERE client = $1 AND stable_id = $2 AND deleted_at IS NOT NULL";
-const SELECT_BURIED: &str = "SELECT stable_id, localpart, external_id, used FROM scim_resources WHERE client = $1 \
-     AND deleted_at IS NOT NULL AND (external_id = $2 OR localpart = $3) ORDER BY deleted_at DESC, pk DESC";
+const SELECT_BURIED: &str = "SELECT stable_id, localpart, external_id, used FROM scim_resources WHERE pk IN (\
+     SELECT pk FROM scim_resources WHERE client = $1 AND external_id = $2 AND deleted_at IS NOT NULL \
+     UNION SELECT pk FROM scim_resources WHERE client = $1 AND localpart = $3 AND deleted_at IS NOT NULL) \
+     ORDER BY deleted_at DESC, pk DESC";
 const TOUCH_GROUPS: &str = "UPDATE scim_resources SET version = version + 1, modified = $2 \
      WHERE pk IN (SELECT group_pk FROM scim_members WHERE member_id = $1)";
 const DELETE_MEMBERSHIPS: &str = "DELETE FROM scim_members WHERE member_id = $1";

@@ -191,7 +191,7 @@ async fn what_somebody_else_has_is_refused_by_name(scim: &Scim) {
     let user =
         |name: &str, external_id: &str| json!({ "schemas": [USER], "userName": name, "externalId": external_id });
     for (body, detail) in [
-        (user("ANN", "new"), "userName is taken"),
+        (user("DOG", "new"), "userName is taken"),
         (user("new", "x-ann"), "externalId is taken"),
         (user("cat", "new"), "the Matrix name that is made of the mapped attribute is taken"),
     ] {
