@@ -99,7 +99,13 @@ fn tool(name: &str) -> PathBuf {
 
 async fn output(tool: &Path, args: &[&str]) -> (bool, String) {
     let mut command = tokio::process::Command::new(tool);
-    command.args(args).env("SCIM_CLI_HEADERS", format!("Authorization: Bearer {TOKEN}")).kill_on_drop(true);
+    // What a tool leaves behind goes with its folder.
+    let folder = tempfile::tempdir().unwrap();
+    command
+        .current_dir(folder.path())
+        .args(args)
+        .env("SCIM_CLI_HEADERS", format!("Authorization: Bearer {TOKEN}"))
+        .kill_on_drop(true);
     let minutes = if std::env::var_os("USHER_LONG").is_some() { 60 } else { 15 };
     let done = tokio::time::timeout(std::time::Duration::from_mins(minutes), command.output());
     let done = done.await.expect("the tool ends").expect("the tool starts");
