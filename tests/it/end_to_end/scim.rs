@@ -97,10 +97,12 @@ fn tool(name: &str) -> PathBuf {
     tool
 }
 
-async fn output(folder: &Path, tool: &Path, args: &[&str]) -> (bool, String) {
+async fn output(tool: &Path, args: &[&str]) -> (bool, String) {
     let mut command = tokio::process::Command::new(tool);
+    // What a tool leaves behind goes with its folder.
+    let folder = tempfile::tempdir().unwrap();
     command
-        .current_dir(folder)
+        .current_dir(folder.path())
         .args(args)
         .env("SCIM_CLI_HEADERS", format!("Authorization: Bearer {TOKEN}"))
         .kill_on_drop(true);
@@ -114,12 +116,12 @@ async fn output(folder: &Path, tool: &Path, args: &[&str]) -> (bool, String) {
 async fn comply(database: &Database) {
     let lonely = Lonely::new(&database.url).await;
     let (running, provider) = lonely.serve("run").await;
-    let (ok, said) = output(lonely.folder.path(), &tool("scim2"), &["-u", &provider.base, "test"]).await;
+    let (ok, said) = output(&tool("scim2"), &["-u", &provider.base, "test"]).await;
     let passed = said.lines().filter(|line| line.starts_with("SUCCESS")).count();
     let broken = said.lines().filter(|line| line.starts_with("ERROR")).count();
     assert!(ok && broken == 0 && passed >= 120, "{passed} passed, {broken} broken:\n{said}");
     let arguments = ["probe", &provider.base, "--token", TOKEN, "--i-accept-side-effects"];
-    let (ok, said) = output(lonely.folder.path(), &tool("scim-sanity"), &arguments).await;
+    let (ok, said) = output(&tool("scim-sanity"), &arguments).await;
     assert!(ok && said.contains("28 passed") && !said.contains("failed"), "{said}");
     running.stop().await.code(0);
 }
@@ -164,7 +166,7 @@ async fn keep_the_document(database: &Database, examples: usize) {
         "--request-timeout",
         "30",
     ];
-    let (ok, said) = output(lonely.folder.path(), &tool("schemathesis"), &arguments).await;
+    let (ok, said) = output(&tool("schemathesis"), &arguments).await;
     assert!(ok && said.contains("No issues found") && said.contains("Tested: 26"), "{said}");
     let made = provider.must("GET", "/Users?count=0", Value::Null).await["totalResults"].as_u64().unwrap();
     assert!(made >= 5, "only {made} people were made: the document says too little of what is accepted\n{said}");
