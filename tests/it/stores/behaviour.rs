@@ -91,6 +91,7 @@ pub fn full() -> Ledger {
         approvals: BTreeMap::from([(StepId("s-1".into()), Timestamp(500))]),
         mirrored: Some(false),
         settled: true,
+        began_bare: false,
         last_complete_read: Some(Timestamp(77)),
         leavers: BTreeMap::from([(user(9), leaver())]),
         closings: vec![Timestamp(5), Timestamp(6)],
