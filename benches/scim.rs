@@ -137,8 +137,8 @@ async fn people_from(server: &Server, first: usize, count: usize) -> (Figures, V
     let ids = RefCell::new(vec![String::new(); count]);
     let make = |number: usize| person(first + number);
     let keep = |number: usize, _, said: &[u8]| {
-        let made: Value = serde_json::from_slice(said).unwrap();
-        made["id"].as_str().expect("an id").clone_into(&mut ids.borrow_mut()[number]);
+        let answer: Value = serde_json::from_slice(said).unwrap();
+        answer["id"].as_str().expect("an id").clone_into(&mut ids.borrow_mut()[number]);
     };
     let figures = server.load((CONNECTIONS, count, NO_LIMIT), &make, &keep).await;
     (figures, ids.into_inner())

@@ -26,7 +26,6 @@ use crate::plan::{Note, Reason};
 
 /// Everything that should be, with the policy that says how far to go for it (policy is data: DESIGN decision 11).
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts of the configuration and the read")]
 pub struct Desired {
     /// Spaces and the rooms usher makes in them: parents before children, a space before its rooms.
     pub rooms: Vec<DesiredRoom>,

@@ -47,9 +47,10 @@ impl Planner<'_> {
         let elsewhere = self.observed.estates.get(user).into_iter().flat_map(|estate| &estate.rooms);
         let elsewhere = elsewhere.filter(|(id, _)| !inside.contains_key(*id));
         let found: BTreeMap<_, _> = inside.iter().chain(elsewhere).filter_map(decide).collect();
-        let barren: Vec<RoomId> = found.iter().filter(|(_, heir)| heir.is_none()).map(|(id, _)| id.clone()).collect();
-        if !barren.is_empty() {
-            self.note(Note::NobodyToHandTo { user: user.clone(), rooms: barren });
+        let ownerless: Vec<RoomId> =
+            found.iter().filter(|(_, heir)| heir.is_none()).map(|(id, _)| id.clone()).collect();
+        if !ownerless.is_empty() {
+            self.note(Note::NobodyToHandTo { user: user.clone(), rooms: ownerless });
         }
         if leaver.administers != found && self.observed.estates.contains_key(user) {
             self.learn(user, LeaverNews::Administers { rooms: found.clone() });

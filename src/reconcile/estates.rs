@@ -71,7 +71,7 @@ impl Reconciler {
                 }
                 // One bad item never stops the rest (S-82).
                 (Err(error), _) => {
-                    tracing::warn!(%user, %error, "what a locked person would leave behind is not known")
+                    tracing::warn!(%user, %error, "what a locked person would leave behind is not known");
                 }
             }
         }

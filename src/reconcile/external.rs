@@ -25,7 +25,7 @@ impl Reconciler {
     pub(super) async fn match_external_ids(&mut self, snapshot: &mut Snapshot) -> Result<(), PassError> {
         let Some(matching) = self.parts.config.accounts.match_external_id.clone() else { return Ok(()) };
         let wanted: Vec<(StableId, String)> = self
-            .to_match(snapshot)
+            .unmatched(snapshot)
             .into_iter()
             .filter_map(|user| Some((user.id.clone(), external_id(user, matching.from)?)))
             .collect();
@@ -53,7 +53,7 @@ impl Reconciler {
     }
 
     /// Newcomers, and in turn those who have no account.
-    fn to_match<'s>(&mut self, snapshot: &'s Snapshot) -> Vec<&'s User> {
+    fn unmatched<'s>(&mut self, snapshot: &'s Snapshot) -> Vec<&'s User> {
         let people = &self.ledger.people;
         let (mut wanted, known): (Vec<&User>, Vec<&User>) =
             snapshot.users.iter().partition(|user| !people.contains_key(&user.id));

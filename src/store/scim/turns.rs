@@ -128,7 +128,7 @@ fn commit(turn: OwnedMutexGuard<Option<Batch>>, batch: Batch) {
         let done = transaction.commit().await;
         for waiting in waiting {
             // Who is not there any more need not be told.
-            let _ = waiting.send(done.as_ref().map(|()| ()).map_err(|error| StoreError::from_sqlx(WHAT, error)));
+            let _ = waiting.send(done.as_ref().copied().map_err(|error| StoreError::from_sqlx(WHAT, error)));
         }
         drop(turn);
     });
