@@ -144,8 +144,8 @@ async fn keep_the_document(database: &Database, examples: usize) {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (folder, document) = (lonely.folder.path(), project.join("docs/scim/openapi.yaml"));
     std::fs::copy(project.join("tests/it/scim/schemathesis.toml"), folder.join("schemathesis.toml")).unwrap();
-    let names: String = (0..400).map(|number| format!("\"name-{number}\"\n")).collect();
-    std::fs::write(folder.join("names.txt"), names).unwrap();
+    let names: Vec<String> = (0..400).map(|number| format!("\"name-{number}\"\n")).collect();
+    std::fs::write(folder.join("names.txt"), names.concat()).unwrap();
     let (authorization, examples) = (format!("Authorization: Bearer {TOKEN}"), examples.to_string());
     let config = folder.join("schemathesis.toml");
     let arguments = [

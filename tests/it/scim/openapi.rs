@@ -1,4 +1,4 @@
-//! The shipped OpenAPI document against the server: its addresses and methods, its schemas, its limits. That answers have the form it
+//! The shipped `OpenAPI` document against the server: its addresses and methods, its schemas, its limits. That answers have the form it
 //! says is Schemathesis's part (`end_to_end::scim`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
@@ -12,7 +12,7 @@ use usher::scim::{bulk, document, filter, list, patch};
 use super::{ENTERPRISE, GROUP, Scim, USER};
 use crate::stores::Database;
 
-/// What an object of OpenAPI's `paths` has beside methods.
+/// What an object of the document's `paths` has beside methods.
 const PARAMETERS: &str = "parameters";
 
 fn shipped() -> Value {
