@@ -1,7 +1,7 @@
 -- Whether somebody's account was ever usable, as far as they were told: the first time is their registration, later ones are not.
 ALTER TABLE scim_resources ADD COLUMN used BIGINT NOT NULL DEFAULT 1;
 
-CREATE INDEX scim_stable_ids ON scim_resources (client, stable_id);
+CREATE INDEX scim_stable_ids ON scim_resources (client, stable_id) WHERE deleted_at IS NULL;
 
 -- Accounts that were ordered for people whom a SCIM client made (S-63), one row a person, kept for good: no account is ordered twice.
 -- state: waiting, sent (the homeserver may have made it), made, found (there was one), refused (cause says why). Of somebody who is
@@ -18,4 +18,5 @@ CREATE TABLE scim_registrations (
     PRIMARY KEY (client, stable_id)
 );
 
-CREATE INDEX scim_registrations_due ON scim_registrations (state, due_at);
+CREATE INDEX scim_registrations_due ON scim_registrations (client, state, due_at);
+CREATE INDEX scim_registrations_states ON scim_registrations (state);

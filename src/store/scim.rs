@@ -387,8 +387,9 @@ const QUERIES: &[&str] = &[
     COUNT_MEMBERS,
 ];
 
+// By `pk`, however many: by `client` it would be everybody, and `SQLite` takes the shorter condition for the better one.
 const SELECT_AT: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
-     WHERE client = $1 AND pk IN ({}) AND deleted_at IS NULL";
+     WHERE client || '' = $1 AND pk IN ({}) AND deleted_at IS NULL";
 const SELECT_BY_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND id = $3 AND deleted_at IS NULL";
 const SELECT_BY_USER_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \

@@ -154,7 +154,8 @@ pub(super) fn statements() -> Vec<String> {
     statements
 }
 
+// By `id`, however many: see `SELECT_AT`.
 const SELECT_KINDS: &str =
-    "SELECT id, kind FROM scim_resources WHERE client = $1 AND id IN ({}) AND deleted_at IS NULL";
+    "SELECT id, kind FROM scim_resources WHERE client || '' = $1 AND id IN ({}) AND deleted_at IS NULL";
 const SELECT_MEMBER_IDS: &str = "SELECT member_id FROM scim_members WHERE group_pk = $1";
 const DELETE_MEMBERS: &str = "DELETE FROM scim_members WHERE group_pk = $1 AND member_id IN ({})";

@@ -270,11 +270,12 @@ const ORDER: &str = "INSERT INTO scim_registrations \
 const ORDER_AGAIN: &str = "UPDATE scim_registrations SET state = 'waiting', due_at = $2, cause = '' WHERE state = 'refused' \
      AND EXISTS (SELECT 1 FROM scim_resources m WHERE m.pk = $1 AND m.client = scim_registrations.client \
      AND m.stable_id = scim_registrations.stable_id)";
+// `CROSS JOIN`: from the orders to the people, of whom there are many more; `SQLite` keeps to that order.
 const DUE: &str = "SELECT m.pk, m.kind, m.id, m.doc, m.version, m.created, m.modified, m.active, \
      r.stable_id, r.localpart, r.state, r.queued_at, r.attempts FROM scim_registrations r \
-     JOIN scim_resources m ON m.client = r.client AND m.stable_id = r.stable_id \
-     WHERE r.client = $1 AND r.state IN ('waiting', 'sent') AND r.due_at <= $2 \
-     AND m.kind = 0 AND m.active = 1 AND m.deleted_at IS NULL ORDER BY r.due_at, r.queued_at, m.pk LIMIT $3";
+     CROSS JOIN scim_resources m \
+     WHERE m.client = r.client AND m.stable_id = r.stable_id AND r.client = $1 AND r.state IN ('waiting', 'sent') AND r.due_at <= $2 \
+     AND m.active = 1 AND m.deleted_at IS NULL ORDER BY r.due_at, r.queued_at, m.pk LIMIT $3";
 const BEGIN: &str = "UPDATE scim_registrations SET state = 'sent' WHERE client = $1 AND stable_id = $2";
 const END: &str = "UPDATE scim_registrations SET state = $3, cause = $4, due_at = $5, attempts = attempts + 1 \
      WHERE client = $1 AND stable_id = $2";
@@ -283,19 +284,19 @@ const PERSON: &str = "SELECT pk, kind, id, doc, version, created, modified, acti
 const PUT_OFF: &str = "UPDATE scim_registrations SET due_at = $3, cause = $4, attempts = attempts + 1 \
      WHERE client = $1 AND stable_id = $2 AND state IN ('waiting', 'sent')";
 const OPEN: &str = "SELECT r.stable_id FROM scim_registrations r \
-     JOIN scim_resources m ON m.client = r.client AND m.stable_id = r.stable_id \
-     WHERE r.client = $1 AND r.state IN ('waiting', 'sent') AND r.attempts = 0 \
-     AND m.kind = 0 AND m.active = 1 AND m.deleted_at IS NULL LIMIT 1";
+     CROSS JOIN scim_resources m \
+     WHERE m.client = r.client AND m.stable_id = r.stable_id AND r.client = $1 AND r.state IN ('waiting', 'sent') AND r.attempts = 0 \
+     AND m.active = 1 AND m.deleted_at IS NULL LIMIT 1";
 const OPEN_OF: &str = "SELECT r.stable_id FROM scim_registrations r \
      JOIN scim_resources m ON m.client = r.client AND m.stable_id = r.stable_id \
      WHERE r.client = $1 AND m.id = $2 AND r.state IN ('waiting', 'sent') AND m.active = 1 AND m.deleted_at IS NULL LIMIT 1";
 const REFUSED: &str = "SELECT r.localpart, r.cause FROM scim_registrations r \
-     JOIN scim_resources m ON m.client = r.client AND m.stable_id = r.stable_id \
-     WHERE r.client = $1 AND r.state = 'refused' AND m.deleted_at IS NULL ORDER BY r.due_at, r.localpart LIMIT $2";
-const COUNTS: &str = "SELECT r.state, COUNT(*) FROM scim_registrations r \
-     JOIN scim_resources m ON m.client = r.client AND m.stable_id = r.stable_id \
-     WHERE m.kind = 0 AND m.active = 1 AND m.deleted_at IS NULL GROUP BY r.state";
+     CROSS JOIN scim_resources m \
+     WHERE m.client = r.client AND m.stable_id = r.stable_id AND r.client = $1 AND r.state = 'refused' AND m.deleted_at IS NULL ORDER BY r.due_at, r.localpart LIMIT $2";
+pub(super) const COUNTS: &str = "SELECT r.state, COUNT(*) FROM scim_registrations r \
+     CROSS JOIN scim_resources m \
+     WHERE m.client = r.client AND m.stable_id = r.stable_id AND m.kind = 0 AND m.active = 1 AND m.deleted_at IS NULL GROUP BY r.state";
 const DELAYED: &str = "SELECT r.localpart, r.cause, r.queued_at, r.due_at FROM scim_registrations r \
-     JOIN scim_resources m ON m.client = r.client AND m.stable_id = r.stable_id \
-     WHERE r.state IN ('waiting', 'sent') AND r.attempts > 0 AND m.active = 1 AND m.deleted_at IS NULL \
+     CROSS JOIN scim_resources m \
+     WHERE m.client = r.client AND m.stable_id = r.stable_id AND r.state IN ('waiting', 'sent') AND r.attempts > 0 AND m.active = 1 AND m.deleted_at IS NULL \
      ORDER BY r.queued_at, r.localpart LIMIT $1";
