@@ -52,11 +52,12 @@
 //! | what is given up | `plan/gc.rs` |
 //! | who is locked, unlocked, erased | `plan/accounts.rs`, `ledger/leavers.rs`, clocks: `ledger/clocks.rs` |
 //! | names and addresses | `plan/attributes.rs` |
-//! | how an account is changed | `account.rs`, one file a backend under `account/` |
+//! | what a leaver leaves behind, and who gets it | `plan/estate.rs`, `reconcile/estates.rs` |
+//! | how an account is made or changed | `account.rs`, one file a backend under `account/`; orders of SCIM clients: `account/registrar.rs` |
 //! | a limit or a hold | `plan/guard.rs` |
 //! | a new kind of change | `plan::Action`, and the four matches its compiler errors name |
 //! | a request to the homeserver | `matrix/` |
-//! | when things happen | `reconcile/daemon.rs`; fights: `reconcile/fights.rs`; the bot's own place: `reconcile/standing.rs` |
+//! | when things happen | `reconcile/daemon.rs`; fights: `reconcile/fights.rs`; the bot's own place: `reconcile/standing.rs`, `plan/lenders.rs` |
 //! | what the homeserver brings | `matrix/feed.rs`; its transactions, which only hint: `http/appservice.rs` |
 //! | what people are written | `templates/`, `mail/` |
 //! | how listeners serve, and their bounds | `http/serve.rs` |
