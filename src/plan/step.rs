@@ -168,6 +168,9 @@ impl Step {
             Action::Account { user, deed: AccountDeed::HandOver { room, .. } | AccountDeed::TurnDown { room, .. } } => {
                 format!("{user} {room}")
             }
+            // What the directory says anew is another change, not the same one undone.
+            Action::Account { user, deed: AccountDeed::SetDisplayName(name) } => format!("{user} {name}"),
+            Action::Account { user, deed: AccountDeed::SetEmails { digest, .. } } => format!("{user} {}", digest.0),
             action => action.user().map(ToString::to_string).unwrap_or_default(),
         };
         let verb = match &self.action {
