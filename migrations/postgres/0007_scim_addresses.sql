@@ -9,9 +9,6 @@ CREATE TABLE scim_addresses (
 
 CREATE INDEX scim_addresses_of ON scim_addresses (resource_pk);
 
--- Who comes back is taken from among the deleted without looking at all of them.
-CREATE INDEX scim_deleted_stable_ids ON scim_resources (client, stable_id) WHERE deleted_at IS NOT NULL;
-
 INSERT INTO scim_addresses (address_ci, resource_pk)
 SELECT CASE WHEN given.address ~ '[^ -~]' COLLATE "C" THEN '' ELSE substr(lower(given.address), 1, 256) END, given.pk
 FROM (

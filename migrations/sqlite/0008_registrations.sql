@@ -2,6 +2,8 @@
 ALTER TABLE scim_resources ADD COLUMN used BIGINT NOT NULL DEFAULT 1;
 
 CREATE INDEX scim_stable_ids ON scim_resources (client, stable_id) WHERE deleted_at IS NULL;
+-- Who comes back is taken from among the deleted without looking at all of them.
+CREATE INDEX scim_deleted_stable_ids ON scim_resources (client, stable_id) WHERE deleted_at IS NOT NULL;
 
 -- Accounts that were ordered for people whom a SCIM client made (S-63), one row a person, kept for good: no account is ordered twice.
 -- state: waiting, sent (the homeserver may have made it), made, found (there was one), refused (cause says why). Of somebody who is

@@ -38,7 +38,7 @@ impl Reconciler {
 
     /// Compares anew, and says so when it has become worse.
     pub(super) fn look_at_exposure(&mut self) {
-        let people = tokio::task::block_in_place(|| self.exposed());
+        let people = self.exposed();
         self.parts.metrics.set_exposed(people.len() as u64);
         let new: Vec<&UserId> = people.difference(&self.exposure.people).collect();
         if !new.is_empty() {

@@ -225,6 +225,9 @@ async fn no_request_about_one_walks_a_table() {
     // Many others, so that to be in one group is to be few.
     let others = "INSERT INTO scim_members (group_pk, member_id) SELECT 1000000 + n / 50, 'm-' || n FROM generate_series(1, 100000) n";
     world.pool.execute(others).await.unwrap();
+    let orders = "INSERT INTO scim_registrations (client, stable_id, localpart, state, queued_at, attempts, due_at, cause) \
+                  SELECT 'other', 'r-' || n, 'r-' || n, 'made', 0, 0, 0, '' FROM generate_series(1, 20000) n";
+    world.pool.execute(orders).await.unwrap();
     world.pool.execute("ANALYZE").await.unwrap();
     world.counter.take();
     let scim = &world.scim;
