@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use usher::ids::RoomId;
@@ -410,6 +411,12 @@ async fn a_running_usher_follows_an_invitation_to_what_it_is_to_adopt() {
     }
     until("it is adopted", async || world.resolve(&world.alias("old")).await.as_ref() == Some(&room)).await;
     until("the team is in", async || world.inside("old").await == world.groups["red"]).await;
+    until("nothing more is written", async || {
+        let before = world.proxy.writes().len();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.proxy.writes().len() == before
+    })
+    .await;
     daemon.stop().await.code(0);
     assert_eq!(world.bot_rooms().await, [room].into(), "other invitations are not taken up");
     world.must_be_settled().await;
