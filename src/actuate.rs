@@ -322,13 +322,15 @@ impl Actuator for LiveActuator {
             Action::MirrorLeavers { leavers } => plain(homeserver.mirror_leavers(leavers).await),
             Action::Leave { room } => plain(homeserver.leave(resolved(room)?).await),
             Action::Enter { room } => plain(homeserver.enter(resolved(room)?).await),
-            Action::TakePower { room } => match homeserver.take_power(resolved(room)?).await {
-                // Nobody local has power there: trying again changes nothing.
-                Err(error) if error.status == Some(400) => {
-                    Err(ActError { kind: ActErrorKind::Forbidden, ..classify(error) })
+            Action::TakePower { room } => {
+                match homeserver.make_administrator(resolved(room)?, homeserver.bot()).await {
+                    // Nobody local has power there: trying again changes nothing.
+                    Err(error) if error.status == Some(400) => {
+                        Err(ActError { kind: ActErrorKind::Forbidden, ..classify(error) })
+                    }
+                    other => plain(other),
                 }
-                other => plain(other),
-            },
+            }
             Action::Puppet { room, user, deed } => self.puppet(resolved(room)?, user, deed, standing).await,
             Action::RemoveAlias { room, alias, .. } => self.remove_alias(alias, resolved(room)?).await,
         }

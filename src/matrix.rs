@@ -6,7 +6,6 @@
 mod accounts;
 mod admin;
 mod estate;
-mod external;
 mod feed;
 mod invited;
 mod links;

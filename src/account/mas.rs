@@ -213,8 +213,11 @@ impl Mas {
 }
 
 impl Mas {
-    /// Who has this id.
-    async fn named(&self, id: &str, attempt: &str) -> Result<Option<UserId>, MatrixError> {
+    /// Whose the first thing of a list is.
+    async fn owner(&self, list: &str, attempt: &str) -> Result<Option<UserId>, MatrixError> {
+        let found = self.list(list, attempt).await?;
+        let id = found.first().and_then(|entry| entry.pointer("/attributes/user_id")?.as_str());
+        let Some(id) = id else { return Ok(None) };
         let owner = self.call(Method::GET, &format!("users/{id}"), None, attempt).await?;
         let name = owner.and_then(|owner| owner.pointer("/data/attributes/username")?.as_str().map(str::to_owned));
         Ok(name.map(|name| UserId::new(&name, self.homeserver.bot().server())))
@@ -315,11 +318,7 @@ impl AccountBackend for Mas {
 
     async fn owner_of_email(&self, address: &str) -> Result<Option<UserId>, MatrixError> {
         let attempt = "ask whose a mail address is";
-        let found = self.list(&format!("user-emails?filter[email]={}", escaped(address)), attempt).await?;
-        match found.first().and_then(|entry| entry.pointer("/attributes/user_id")?.as_str()) {
-            Some(id) => self.named(id, attempt).await,
-            None => Ok(None),
-        }
+        self.owner(&format!("user-emails?filter[email]={}", escaped(address)), attempt).await
     }
 
     /// The service keeps no display names: that is set with the other attributes, where those are wanted.
@@ -350,12 +349,7 @@ impl AccountBackend for Mas {
         let attempt = "ask whose a single sign-on id is";
         let (provider, subject) = (escaped(&link.provider), escaped(&link.subject));
         let path = format!("upstream-oauth-links?filter[provider]={provider}&filter[subject]={subject}");
-        let found = self.list(&path, attempt).await?;
-        let id = found.first().and_then(|entry| entry.pointer("/attributes/user_id")?.as_str());
-        match id {
-            Some(id) => self.named(id, attempt).await,
-            None => Ok(None),
-        }
+        self.owner(&path, attempt).await
     }
 
     async fn usable_admins(&self) -> Result<BTreeSet<UserId>, MatrixError> {

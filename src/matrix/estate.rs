@@ -80,7 +80,8 @@ impl Homeserver {
         Ok(Estate { read_at: now, rooms, invited })
     }
 
-    /// The homeserver gives `user`, who must be in the room, the level of its highest local member (admin API).
+    /// The homeserver gives `user` the highest level a local member of the room has, and invites them where they are not in and the room is
+    /// not public (admin API).
     ///
     /// # Errors
     /// When no local member has power there; when the homeserver refuses or is away.

@@ -107,17 +107,6 @@ impl Homeserver {
         self.call_as_bot(request.to(format!("enter {room}"))).await.map(drop)
     }
 
-    /// Gives the bot the highest level a local member of the room has, and invites it where it is not in and the room is not public
-    /// (admin API).
-    ///
-    /// # Errors
-    /// When no local member has power there; when the homeserver refuses or is away.
-    pub async fn take_power(&self, room: &RoomId) -> Result<(), MatrixError> {
-        let body = json!({ "user_id": self.bot() });
-        let request = Request::post("/_synapse/admin/v1/rooms/{}/make_room_admin", &[room.as_str()], body);
-        self.call_admin(request.to(format!("take power in {room}"))).await.map(drop)
-    }
-
     /// The bot leaves.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{PassError, Reconciler, alive};
+use crate::account::Link;
 use crate::config::ExternalIdSource;
 use crate::directory::{Snapshot, User};
 use crate::ids::{Localpart, StableId, UserId};
@@ -30,9 +31,9 @@ impl Reconciler {
             .filter_map(|user| Some((user.id.clone(), external_id(user, matching.from)?)))
             .collect();
         let homeserver = &self.parts.homeserver;
-        let provider = matching.provider.as_str();
-        let lookup = |(id, external): (StableId, String)| async move {
-            let found = homeserver.user_by_external_id(provider, &external).await?;
+        let provider = &matching.provider;
+        let lookup = |(id, subject): (StableId, String)| async move {
+            let found = homeserver.owner_of_link(&Link { provider: provider.clone(), subject }).await?;
             Ok::<_, MatrixError>(found.map(|user| (id, user)))
         };
         let looking = stream::iter(wanted).map(lookup).buffer_unordered(CONCURRENT_READS).try_collect::<Vec<_>>();
