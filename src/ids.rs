@@ -215,6 +215,13 @@ impl Timestamp {
         Self(self.0.saturating_add(ms))
     }
 
+    /// When to try again what has failed `before` times until now and once more: the pause, in milliseconds, doubles from the first to the
+    /// longest.
+    #[must_use]
+    pub fn back_off(self, before: u32, (first_ms, longest_ms): (i64, i64)) -> Self {
+        self.plus_ms(first_ms.saturating_mul(2_i64.saturating_pow(before)).min(longest_ms))
+    }
+
     /// Milliseconds from `earlier` to this moment; negative if the clock went back.
     #[must_use]
     pub fn since_ms(self, earlier: Self) -> i64 {

@@ -130,22 +130,17 @@ pub struct Accounts {
 #[serde(default)]
 #[expect(clippy::struct_excessive_bools, reason = "four independent flags of the homeserver's user list")]
 pub struct Account {
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub admin: bool,
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub locked: bool,
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub deactivated: bool,
     /// Owned by another application service: known only where it was asked for (S-102).
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub foreign_service: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if hands over a reference")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// Whether an account exists.
@@ -223,7 +218,7 @@ pub struct Room {
     /// Where the room's tombstone points.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub successor: Option<RoomId>,
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub encrypted: bool,
 }
 
@@ -240,6 +235,30 @@ impl Room {
     pub fn is_given_up(&self) -> bool {
         self.marker.as_ref().is_some_and(|marker| marker.abandoned)
     }
+
+    /// Whether somebody stands above all levels (room version 12 and later).
+    #[must_use]
+    pub fn is_above_levels(&self, user: &UserId) -> bool {
+        self.creators.contains(user) && creators_are_immutable(&self.version)
+    }
+
+    /// The level somebody has by the room's events; [`CREATOR`] for those above all levels.
+    #[must_use]
+    pub fn level_of(&self, user: &UserId) -> i64 {
+        if self.is_above_levels(user) {
+            return CREATOR;
+        }
+        self.power_levels.as_ref().map_or(0, |levels| levels.user_level(user))
+    }
+}
+
+/// A level above all others, which is never written: a creator's, from room version 12 on.
+pub const CREATOR: i64 = i64::MAX;
+
+/// Whether creators stand above every level in rooms of this version, and may not be listed (12 and later).
+#[must_use]
+pub fn creators_are_immutable(version: &str) -> bool {
+    version.parse::<u32>().is_ok_and(|version| version >= 12)
 }
 
 /// A person's place in a room. Only departures remember who caused them: that is what S-19 asks about.
@@ -283,7 +302,7 @@ pub struct Child {
     pub via: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<String>,
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suggested: bool,
 }
 
@@ -291,7 +310,7 @@ pub struct Child {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parent {
     pub via: Vec<String>,
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub canonical: bool,
 }
 
@@ -305,10 +324,10 @@ pub struct Marker {
     pub made: BTreeSet<RoomSlot>,
     /// No longer managed: a space that was abandoned, a room that was released (S-41, S-42). Said here rather than by taking the marker
     /// away, because the create content names the key for ever, and what a crash leaves half given up must be found again.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub abandoned: bool,
     /// The space was held additively when it was last looked at: it is left without kicks, also when nothing else remembers that (S-41).
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub additive: bool,
     /// Whoever made the room before usher took it over (S-31).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -317,7 +336,7 @@ pub struct Marker {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub former: BTreeSet<RoomId>,
     /// The room was adopted, and what that takes away from people is not decided yet: every removal needs an approval (S-81).
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopted: bool,
 }
 

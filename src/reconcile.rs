@@ -39,16 +39,15 @@ use crate::ledger::Ledger;
 use crate::matrix::{Homeserver, MatrixError};
 use crate::observability::{Metrics, StepState};
 use crate::observed::Observed;
-use crate::plan::{self, Action, Header, Plan, Scope, Step, StepId};
+use crate::plan::{self, Header, Plan, Scope, Step, StepId};
 use crate::store::{Store, StoreError, WriterLease};
 
 /// Rounds of planning and doing in one pass. Two are usual; more means that something undoes what usher does (S-34).
 const MOST_ROUNDS: u32 = 8;
 /// A slice where no news can come in between. At the end of each, writes in flight are waited for and the homeserver has less to do.
 const LONG_SLICE: Duration = Duration::from_mins(1);
-/// First pause before a failed step is tried again; it doubles up to [`LONGEST_PAUSE_MS`].
-const FIRST_PAUSE_MS: i64 = 5_000;
-const LONGEST_PAUSE_MS: i64 = 15 * 60 * 1000;
+/// Pauses before a failed step is tried again: the first, which doubles, and the longest.
+const PAUSES_MS: (i64, i64) = (5_000, 15 * 60 * 1000);
 /// A write is sent only while the writer's lease lasts at least this long, and given up when the lease ends (S-85).
 const SHORTEST_WRITE_MS: u64 = 5_000;
 /// Longest a write may take where no lease limits it: making a room on a busy homeserver.
@@ -344,7 +343,7 @@ impl Reconciler {
             let total = result.done + result.failed + due.len() as u64;
             self.progress.send_modify(|progress| progress.total = total);
             // Removals count for a day (S-81): they are written down soon after they are done.
-            let length = if due.iter().any(takes_away) { execute::SLICE } else { feed.slice() };
+            let length = if due.iter().any(|step| step.takes().is_some()) { execute::SLICE } else { feed.slice() };
             let report = self.slice(due, length).await;
             result.done += report.done.len() as u64;
             // What was not as planned is planned anew from a fresh read, and fails only if it is left over in the end.
@@ -381,11 +380,7 @@ impl Reconciler {
     fn due(&mut self, plan: &Plan, whole: bool) -> Vec<Step> {
         let now = clock::now();
         for fight in self.fights.look(plan, whole, now) {
-            tracing::warn!(
-                what = fight.what,
-                flips = fight.flips,
-                "undone again and again: usher does it less and less often from now on"
-            );
+            fight.announce();
         }
         let (calm, troubled) = (self.fights.is_calm(), !self.troubles.is_empty());
         let failed = |step: &Step| self.troubles.get(&step.id()).is_some_and(|trouble| trouble.retry_at > now);
@@ -436,15 +431,6 @@ impl Reconciler {
         }
         metrics.set_held(|class| classes.get(&class).copied().unwrap_or(0));
     }
-}
-
-/// Whether the step is counted against the limits.
-fn takes_away(step: &Step) -> bool {
-    let demotes = match &step.action {
-        Action::SetPowerLevels { changes, .. } => changes.iter().any(|change| change.removal.is_some()),
-        _ => false,
-    };
-    demotes || step.removal.is_some()
 }
 
 /// Folds in what the feed brought between two slices.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Accounts, Link, Newcomer, Place};
 use crate::clock;
 use crate::config::{RegisterUsers, SingleSignOn};
-use crate::ids::{Timestamp, UserId};
+use crate::ids::UserId;
 use crate::matrix::{MatrixError, Trouble};
 use crate::scim::schema::{Named, resolve};
 use crate::scim::{Document, Kind, evaluate};
@@ -27,9 +27,8 @@ const BATCH: u32 = 100;
 const AT_ONCE: usize = 4;
 /// How often orders are looked for when nobody says that there is one: another instance may have taken it.
 const LOOK: Duration = Duration::from_secs(2);
-/// The first pause before another attempt, in milliseconds; doubled each time.
-const FIRST_PAUSE_MS: i64 = 2_000;
-const LONGEST_PAUSE_MS: i64 = 15 * 60_000;
+/// Pauses before another attempt: the first, which doubles, and the longest.
+const PAUSES_MS: (i64, i64) = (2_000, 15 * 60_000);
 /// Longest display name Synapse takes, in characters.
 const LONGEST_NAME: usize = 256;
 
@@ -96,7 +95,9 @@ impl Registrar {
             Err(error) => {
                 let cause = said(&error);
                 tracing::warn!(user = %newcomer.user, cause, "an account could not be made; it is tried again");
-                self.resources.registration_put_off(order, next_attempt(order, clock::now()), &cause).await
+                self.resources
+                    .registration_put_off(order, clock::now().back_off(order.attempts, PAUSES_MS), &cause)
+                    .await
             }
         }
     }
@@ -203,9 +204,4 @@ fn said(error: &MatrixError) -> String {
         | Trouble::Rejected
         | Trouble::Malformed => error.to_string(),
     }
-}
-
-fn next_attempt(order: &Ordered, now: Timestamp) -> Timestamp {
-    let doublings = order.attempts.clamp(0, 10);
-    Timestamp(now.0 + (FIRST_PAUSE_MS << doublings).min(LONGEST_PAUSE_MS))
 }

@@ -26,17 +26,17 @@ pub struct Leaver {
     /// When the grace period of this cause began.
     pub clock: Timestamp,
     /// The clocks were in doubt when it began: it begins anew once they agree (S-53).
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unsure: bool,
     /// An operator's word: the final step comes no sooner than this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// An operator's word: the final step is wanted now.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub at_once: bool,
     pub stage: Stage,
     /// Push messages were turned off.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub silenced: bool,
     /// When it was first seen as due, where grace began before the process that looks (S-53).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,11 +44,6 @@ pub struct Leaver {
     /// Rooms they are the last administrator of, and who is to follow (S-53); nobody: nobody can.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub administers: BTreeMap<RoomId, Option<UserId>>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if hands over a reference")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// Why an account is locked.

@@ -18,9 +18,8 @@ use crate::store::{Store, StoreError};
 const BATCH: u32 = 20;
 /// How often the outbox is looked at when nobody says that there is something in it.
 const LOOK: Duration = Duration::from_secs(30);
-/// The first pause before another attempt, in milliseconds; doubled each time.
-const FIRST_PAUSE_MS: i64 = 60_000;
-const LONGEST_PAUSE_MS: i64 = 3_600_000;
+/// Pauses before another attempt: the first, which doubles, and the longest.
+const PAUSES_MS: (i64, i64) = (60_000, 3_600_000);
 /// Attempts go on for so long, in milliseconds; mail servers themselves give up after four or five days (RFC 5321, 4.5.4.1).
 const GIVE_UP_AFTER_MS: i64 = 3 * 24 * 3_600_000;
 
@@ -79,12 +78,12 @@ pub async fn round(store: &Store, post: &Post, stop: &CancellationToken) -> Resu
             }
             Err(Refusal::Away(cause)) if is_young(&waiting, now) => {
                 tracing::warn!("mail waits: {cause}");
-                store.letter_put_off(&waiting.letter.id, next_attempt(&waiting, now), &cause).await?;
+                store.letter_put_off(&waiting.letter.id, now.back_off(waiting.attempts, PAUSES_MS), &cause).await?;
                 round.put_off += 1;
                 break;
             }
             Err(Refusal::ForNow(cause)) if is_young(&waiting, now) => {
-                store.letter_put_off(&waiting.letter.id, next_attempt(&waiting, now), &cause).await?;
+                store.letter_put_off(&waiting.letter.id, now.back_off(waiting.attempts, PAUSES_MS), &cause).await?;
                 tracing::warn!(user = %waiting.letter.user_id, "mail put off: {name}: {cause}");
                 round.put_off += 1;
             }
@@ -100,9 +99,4 @@ pub async fn round(store: &Store, post: &Post, stop: &CancellationToken) -> Resu
 
 fn is_young(waiting: &Waiting, now: Timestamp) -> bool {
     now.0 - waiting.queued_at.0 < GIVE_UP_AFTER_MS
-}
-
-fn next_attempt(waiting: &Waiting, now: Timestamp) -> Timestamp {
-    let doublings = waiting.attempts.clamp(0, 10);
-    Timestamp(now.0 + (FIRST_PAUSE_MS << doublings).min(LONGEST_PAUSE_MS))
 }

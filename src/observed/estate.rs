@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::fold::creators_rule;
 use super::{Accounts, Member, PowerLevels, Presence, Room};
 use crate::ids::{RoomId, Timestamp, UserId};
 
@@ -49,16 +48,11 @@ enum Use {
 }
 
 impl Room {
-    /// What somebody may do here; creators that stand above all levels have the highest there is.
+    /// What somebody may do here, also where no event says it.
     #[must_use]
     pub fn power_of(&self, user: &UserId) -> i64 {
-        let above = creators_rule(&self.version);
-        match &self.power_levels {
-            _ if above && self.creators.contains(user) => i64::MAX,
-            Some(levels) => levels.user_level(user),
-            None if self.creators.contains(user) => CREATORS_LEVEL,
-            None => 0,
-        }
+        let level = self.level_of(user);
+        if self.power_levels.is_none() && self.creators.contains(user) { level.max(CREATORS_LEVEL) } else { level }
     }
 
     /// Whether somebody can say who may do what here (S-86).

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{CREATED_FOR, Child, JoinRule, MARKER_TYPE, Marker, Member, Observed, Parent, PowerLevels, REMOVED, Room};
+use super::{
+    CREATED_FOR, Child, JoinRule, MARKER_TYPE, Marker, Member, Observed, Parent, PowerLevels, REMOVED, Room,
+    creators_are_immutable,
+};
 use crate::ids::{EventId, Interner, Key, RoomId, UserId};
 
 /// A state event, from `/state`, `/sync` or a transaction: the same shape everywhere.
@@ -158,7 +161,7 @@ impl Room {
     fn set_creation(&mut self, event: &StateEvent) -> bool {
         let version = text(&event.content, "room_version").unwrap_or_else(|| "1".to_owned());
         let mut creators = BTreeSet::from([event.sender.clone()]);
-        if creators_rule(&version) {
+        if creators_are_immutable(&version) {
             let additional = event.content.get("additional_creators").and_then(Value::as_array);
             creators.extend(additional.into_iter().flatten().filter_map(Value::as_str).map(UserId::from));
         }
@@ -192,11 +195,6 @@ impl Marker {
     fn deserialize_lossy(content: &Value) -> Option<Self> {
         serde_json::from_value(content.clone()).ok()
     }
-}
-
-/// Whether creators stand above all levels in this room version (12 and later).
-pub(super) fn creators_rule(version: &str) -> bool {
-    version.parse::<u32>().is_ok_and(|number| number >= 12)
 }
 
 fn created_for(bot: &UserId, instance: &str, event: &StateEvent) -> Option<Key> {

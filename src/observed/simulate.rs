@@ -3,7 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::fold::{creators_rule, join_rule};
+use super::creators_are_immutable;
+use super::fold::join_rule;
 use super::{Account, CREATED_FOR, Known, MARKER_TYPE, Marker, Member, Observed, PowerLevels, Room, StateEvent};
 use crate::actuate::Outcome;
 use crate::ids::{EventId, Interner, Key, RoomId, UserId};
@@ -207,7 +208,7 @@ impl Observed {
         let Some(room) = self.rooms.get_mut(&id).or_else(|| self.outside.get_mut(&id)) else { return };
         let joined = |user: &UserId| user.server() == server && room.members.get(user) == Some(&Member::Join);
         let levels = room.power_levels.clone().unwrap_or_default();
-        let creator = creators_rule(&room.version) && room.creators.iter().any(joined);
+        let creator = creators_are_immutable(&room.version) && room.creators.iter().any(joined);
         let listed = levels.users.iter().filter(|(user, _)| joined(user)).map(|(_, level)| *level).max();
         let Some(level) = Some(100).filter(|_| creator).or(listed) else { return };
         room.power_levels.get_or_insert(levels).users.insert(bot.clone(), level);
@@ -244,7 +245,7 @@ impl Observed {
         let Some(old) = self.known_room(&RoomRef::Id(id.clone())) else { return };
         old.successor = Some(successor.clone());
         let mut levels = old.power_levels.clone().unwrap_or_default();
-        levels.users.retain(|listed, _| !creators_rule(version) || listed != user);
+        levels.users.retain(|listed, _| !creators_are_immutable(version) || listed != user);
         let new = Room {
             version: version.to_owned(),
             creators: [user.clone()].into(),
@@ -437,7 +438,7 @@ impl Preset {
 /// replaces the whole map (S-17). A power level event in `initial_state` replaces all of it.
 fn power_levels(bot: &UserId, version: &str, preset: &Preset, body: &Value) -> Value {
     let mut levels = Map::new();
-    let creators = creators_rule(version);
+    let creators = creators_are_immutable(version);
     levels.insert("users".to_owned(), if creators { json!({}) } else { json!({ bot.as_str(): 100 }) });
     levels.insert(
         "events".to_owned(),

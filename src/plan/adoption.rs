@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::levels::{GUARD, GUARD_LEVEL, creators_are_immutable, key_change};
+use super::levels::{GUARD, GUARD_LEVEL, key_change};
 use super::{
     Action, Class, Deed, LevelChange, Note, Plan, Planner, Reason, RoomRef, StateChange, Step, Withheld, members,
 };
@@ -210,10 +210,8 @@ impl<'a> Planner<'a> {
     pub(super) fn footing<'r>(&self, room: &'r Room) -> Footing<'r> {
         let bot = &self.observed.bot;
         let own = room.members.get(bot);
-        let rule = room.join_rule.as_ref();
-        let let_in = rule.is_some_and(|rule| {
-            rule.rule == "public" || rule.allow.iter().any(|space| self.observed.rooms.contains_key(space))
-        });
+        let public = room.join_rule.as_ref().is_some_and(|rule| rule.rule == "public");
+        let let_in = public || self.admits_from_inside(room);
         Footing {
             whole: is_whole(room),
             position: match own {
@@ -223,10 +221,10 @@ impl<'a> Planner<'a> {
                 Some(Member::Knock | Member::Leave { .. }) | None if let_in => Position::Admitted,
                 Some(Member::Knock | Member::Leave { .. }) | None => Position::Outside,
             },
-            strong: level_of(room, bot) >= GUARD_LEVEL,
+            strong: room.level_of(bot) >= GUARD_LEVEL,
             strongest: self.strongest(room, |_| true),
             // The homeserver may not lower somebody on behalf of a weaker one.
-            lends: self.strongest(room, |_| true).is_some_and(|user| level_of(room, user) >= level_of(room, bot)),
+            lends: self.strongest(room, |_| true).is_some_and(|user| room.level_of(user) >= room.level_of(bot)),
             puppet: self.strongest(room, |user| {
                 let barred = self.is_suspended(user) || members::is_protected(self.desired, self.observed, user);
                 self.desired.puppets && !barred
@@ -243,7 +241,7 @@ impl<'a> Planner<'a> {
         };
         let strong = room.creators.iter().chain(listed).filter(local).filter(|user| may(user));
         strong
-            .map(|user| (level_of(room, user), user))
+            .map(|user| (room.level_of(user), user))
             .filter(|(level, _)| *level >= GUARD_LEVEL)
             .max()
             .map(|(_, user)| user)
@@ -251,7 +249,7 @@ impl<'a> Planner<'a> {
 
     /// The highest level the bot may give, and below which it may take one away. Of a room that is still to be adopted: what it will be.
     pub(super) fn reach(&self, wanted: &DesiredRoom, room: &Room) -> i64 {
-        let now = if room.power_levels.is_none() { i64::MAX } else { level_of(room, &self.observed.bot) };
+        let now = if room.power_levels.is_none() { i64::MAX } else { room.level_of(&self.observed.bot) };
         if self.plan.adopting.contains(&wanted.key) { now.max(GUARD_LEVEL) } else { now }
     }
 
@@ -377,14 +375,6 @@ pub(super) fn adopted_rule(wanted: &DesiredRoom, room: &Room, space: &RoomId) ->
 /// Whether the room's whole state was read, from inside or as an administrator.
 pub(super) fn is_whole(room: &Room) -> bool {
     !room.version.is_empty()
-}
-
-/// Creators from version 12 on stand above every level.
-fn level_of(room: &Room, user: &UserId) -> i64 {
-    if creators_are_immutable(&room.version) && room.creators.contains(user) {
-        return i64::MAX;
-    }
-    room.power_levels.as_ref().map_or(0, |levels| levels.user_level(user))
 }
 
 impl Plan {

@@ -9,7 +9,7 @@ use super::{Creation, Planner, RoomRef, levels, members};
 use crate::config::RoomTemplate;
 use crate::desired::{DesiredRoom, RoomKind};
 use crate::ids::Key;
-use crate::observed::PowerLevels;
+use crate::observed::{PowerLevels, creators_are_immutable};
 
 /// Events that only usher may change in a space; `m.space.child` is the moderators'.
 const GUARDED_IN_SPACES: [&str; 10] = [
@@ -153,7 +153,7 @@ impl Planner<'_> {
         frame.users.retain(|user, _| {
             user.server() != self.observed.server || members::is_protected(self.desired, self.observed, user)
         });
-        if !levels::creators_are_immutable(version) {
+        if !creators_are_immutable(version) {
             frame.users.insert(self.observed.bot.clone(), levels::BOT);
         }
         frame

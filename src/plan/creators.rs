@@ -4,7 +4,6 @@
 //! Never upgrades without an operator's yes: an upgrade loses what upgrades lose.
 
 use super::members::is_protected;
-use super::reach::is_immutable;
 use super::takeover::foreign_creators;
 use super::{
     Action, Class, Deed, Hold, LevelChange, Planner, Reason, RoomRef, Scope, StateChange, Step, Withheld, levels,
@@ -12,6 +11,7 @@ use super::{
 use crate::config::{Enforce, V12Creators};
 use crate::desired::{DesiredRoom, RoomKind};
 use crate::ids::{Key, RoomId, UserId};
+use crate::observed::{CREATOR, creators_are_immutable};
 use crate::observed::{Child, Member, PowerLevels, Room};
 
 const NO_UPGRADE: &str =
@@ -53,7 +53,7 @@ impl<'a> Planner<'a> {
         for (user, level) in judged {
             let Some(to) = level else { continue };
             let content = there.power_levels.as_ref().map(PowerLevels::content).unwrap_or_default();
-            let from = levels::CREATOR;
+            let from = CREATOR;
             let change =
                 LevelChange { user: Some(user.clone()), key: None, from, to, reason: Reason::LevelRule, removal: None };
             self.push(Step {
@@ -71,7 +71,7 @@ impl<'a> Planner<'a> {
         let reason = Reason::Structure("nobody can lower the creator of a room of version 12 or later");
         let own = there.power_levels.as_ref().map_or(0, |levels| levels.user_level(&self.observed.bot));
         let needed = there.power_levels.as_ref().map_or(0, |levels| levels.level_for_state(levels::TOMBSTONE));
-        let raises = own < needed && !is_immutable(there, &self.observed.bot);
+        let raises = own < needed && !there.is_above_levels(&self.observed.bot);
         let joined = |user: &&UserId| there.members.get(*user) == Some(&Member::Join);
         let creator = foreign_creators(there, &self.observed.bot).filter(joined).find(|user| self.may_puppet(user));
         if let Some(creator) = creator.filter(|_| raises) {
@@ -90,7 +90,7 @@ impl<'a> Planner<'a> {
             return;
         }
         let configured = &self.desired.provisioner.room_version;
-        let version = if levels::creators_are_immutable(configured) { configured } else { &there.version };
+        let version = if creators_are_immutable(configured) { configured } else { &there.version };
         let deed = Deed::Upgrade { version: version.clone() };
         let action = Action::Puppet { room: here.clone(), user: self.observed.bot.clone(), deed };
         self.step(wanted, action, reason);

@@ -230,10 +230,5 @@ fn people(count: usize) -> String {
 }
 
 fn changes_level(step: &super::Step, user: &UserId) -> bool {
-    match &step.action {
-        super::Action::SetPowerLevels { changes, .. } => {
-            changes.iter().any(|change| change.user.as_ref() == Some(user))
-        }
-        _ => false,
-    }
+    step.action.level_changes().iter().any(|change| change.user.as_ref() == Some(user))
 }

@@ -380,7 +380,7 @@ impl<'a> Planner<'a> {
     /// Whether the bot may not send a kind of state event there.
     fn lacks(&self, room: &Room, kind: &str) -> bool {
         let bot = &self.observed.bot;
-        level(room, bot) < room.power_levels.as_ref().map_or(0, |levels| levels.level_for_state(kind))
+        room.level_of(bot) < room.power_levels.as_ref().map_or(0, |levels| levels.level_for_state(kind))
     }
 
     /// Who administers the room once usher has left it (S-42, S-86).
@@ -404,15 +404,15 @@ impl<'a> Planner<'a> {
                 removal: None,
             });
         };
-        let mut administered = able.iter().any(|user| level(room, user) >= ADMINISTRATOR);
+        let mut administered = able.iter().any(|user| room.level_of(user) >= ADMINISTRATOR);
         let original = room.marker.as_ref().and_then(|marker| marker.original_creator.as_ref());
-        if let Some(creator) = original.filter(|user| able.contains(user) && level(room, user) < ADMINISTRATOR) {
+        if let Some(creator) = original.filter(|user| able.contains(user) && room.level_of(user) < ADMINISTRATOR) {
             raise(creator, "made this room before usher took it over");
             administered = true;
         }
         let ours = room.is_of_our_making();
         // Of equals the first by name: there is nothing else to go by.
-        let strongest = able.iter().rev().max_by_key(|user| level(room, user));
+        let strongest = able.iter().rev().max_by_key(|user| room.level_of(user));
         if let Some(user) = strongest.filter(|_| !administered && ours) {
             raise(user, "somebody must administer it once usher has left");
             administered = true;
@@ -472,12 +472,4 @@ fn admits<'r>(rule: Option<&'r JoinRule>, spaces: impl Fn(&'r RoomId) -> bool) -
     rule.is_some_and(|rule| {
         matches!(rule.rule.as_str(), "restricted" | "knock_restricted") && rule.allow.iter().any(spaces)
     })
-}
-
-/// Somebody's level; creators that stand above all levels have the highest there is.
-fn level(room: &Room, user: &UserId) -> i64 {
-    if levels::creators_are_immutable(&room.version) && room.creators.contains(user) {
-        return i64::MAX;
-    }
-    room.power_levels.as_ref().map_or(0, |levels| levels.user_level(user))
 }

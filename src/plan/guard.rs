@@ -37,16 +37,16 @@ pub fn guard(
     let parted = part_levels(plan);
     if !desired.complete {
         guard.withhold(&mut plan.steps, |step| {
-            (takes_away(step) && !releases(step)).then_some(Withheld::IncompleteRead)
+            (step.takes().is_some() && !releases(step)).then_some(Withheld::IncompleteRead)
         });
     }
     if ledger.mirrored.is_some_and(|mirrored| mirrored != desired.mirrored) {
         guard.withhold(&mut plan.steps, |_| Some(always(Class::ModeSwitch, None)));
     }
     // Additions are a hundred times as many and are nobody's business from here on.
-    let mut losses: Vec<&mut Step> = plan.steps.iter_mut().filter(|step| takes_away(step)).collect();
+    let mut losses: Vec<&mut Step> = plan.steps.iter_mut().filter(|step| step.takes().is_some()).collect();
     guard.withhold(each(&mut losses), |step| {
-        let removal = removal_of(step).filter(|removal| removal.adopted)?;
+        let removal = step.takes().filter(|removal| removal.adopted)?;
         let hold = Hold {
             class: Class::Adoption,
             space: Some(removal.space.clone()),
@@ -61,7 +61,7 @@ pub fn guard(
         guard.withhold(each(&mut losses), |_| Some(always(Class::LedgerLost, None)));
     }
     guard.withhold(each(&mut losses), |step| {
-        let group = removal_of(step)?.emptied.as_ref()?;
+        let group = step.takes()?.emptied.as_ref()?;
         Some(always(Class::EmptiedGroup, Some(group.to_string())))
     });
     guard.limit_spaces(&mut losses);
@@ -88,21 +88,14 @@ fn each<'s>(losses: &'s mut [&mut Step]) -> impl Iterator<Item = &'s mut Step> {
 /// Whether a step counts against the limits.
 pub(super) fn counts(step: &Step) -> bool {
     let of_change = |change: &LevelChange| change.removal.as_ref().is_some_and(|removal| removal.counts);
-    match &step.action {
-        Action::SetPowerLevels { changes, .. } if changes.iter().any(of_change) => true,
-        _ => step.removal.as_ref().is_some_and(|removal| removal.counts),
-    }
+    step.action.level_changes().iter().any(of_change) || step.removal.as_ref().is_some_and(|removal| removal.counts)
 }
 
 /// One step per demotion, so that each can be held on its own; [`rejoin_levels`] puts the others back into one write. Says whether there
 /// were any.
 fn part_levels(plan: &mut Plan) -> bool {
-    let demotes = |step: &Step| match &step.action {
-        Action::SetPowerLevels { changes, .. } if step.withheld.is_none() => {
-            changes.iter().any(|change| change.removal.is_some())
-        }
-        _ => false,
-    };
+    let lowers = |change: &LevelChange| change.removal.is_some();
+    let demotes = |step: &Step| step.is_pending() && step.action.level_changes().iter().any(lowers);
     if !plan.steps.iter().any(demotes) {
         return false;
     }
@@ -116,8 +109,7 @@ fn part_levels(plan: &mut Plan) -> bool {
             out.push(step);
             continue;
         }
-        let (down, up): (Vec<LevelChange>, Vec<LevelChange>) =
-            changes.iter().cloned().partition(|change| change.removal.is_some());
+        let (down, up): (Vec<LevelChange>, Vec<LevelChange>) = changes.iter().cloned().partition(lowers);
         let base = without(content, &down);
         if !up.is_empty() {
             let action = Action::SetPowerLevels { room: room.clone(), content: base.clone(), changes: up };
@@ -138,22 +130,9 @@ fn always(class: Class, detail: Option<String>) -> Withheld {
     Withheld::Held(Box::new(Hold { class, space: None, count: 0, limit: None, base: 0, detail }))
 }
 
-/// Takes something away from somebody, for whatever cause.
-fn takes_away(step: &Step) -> bool {
-    removal_of(step).is_some()
-}
-
-fn removal_of(step: &Step) -> Option<&Removal> {
-    let of_changes = match &step.action {
-        Action::SetPowerLevels { changes, .. } => changes.iter().find_map(|change| change.removal.as_ref()),
-        _ => None,
-    };
-    of_changes.or(step.removal.as_deref())
-}
-
 /// Takes usher out of a room and nobody else: what a read of the source says has nothing to do with it.
 fn releases(step: &Step) -> bool {
-    removal_of(step).is_some_and(|removal| removal.class == Class::Rooms)
+    step.takes().is_some_and(|removal| removal.class == Class::Rooms)
 }
 
 /// What is given up is left when everything before that is done, or not at all.
@@ -201,8 +180,7 @@ impl Guard<'_> {
 
     /// Spaces and rooms are given up as one thing each, people and all (S-81). What was begun within the limit is finished.
     fn limit_things(&self, losses: &mut [&mut Step], class: Class, limit: Limit) {
-        let of_class =
-            |step: &Step| removal_of(step).filter(|removal| removal.class == class && removal.counts).cloned();
+        let of_class = |step: &Step| step.takes().filter(|removal| removal.class == class && removal.counts).cloned();
         let open = losses.iter().filter(|step| step.is_pending() && !self.is_approved(step));
         let planned: BTreeSet<Key> = open.filter_map(|step| of_class(step)).map(|removal| removal.space).collect();
         if planned.is_empty() {
@@ -292,7 +270,7 @@ impl Guard<'_> {
             .iter()
             .map(|step| &**step)
             .filter(|step| step.withheld.is_none() && counts(step) && !self.is_approved(step))
-            .filter_map(removal_of)
+            .filter_map(|step| step.takes())
             .filter(|removal| removal.class == class)
             .filter_map(|removal| Some((removal, removal.person.as_ref()?)))
             .collect()
@@ -300,7 +278,7 @@ impl Guard<'_> {
 
     fn hold_class(&self, losses: &mut [&mut Step], class: Class, hold: &Hold) {
         self.withhold(each(losses), |step| {
-            let removal = removal_of(step)?;
+            let removal = step.takes()?;
             let here = removal.class == class && hold.space.as_ref().is_none_or(|space| removal.space == *space);
             (here && removal.counts).then(|| Withheld::Held(Box::new(hold.clone())))
         });

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::levels::CREATOR;
 use super::{Action, Deed, Header, Plan, RoomRef, Step};
 use crate::ids::Timestamp;
+use crate::observed::CREATOR;
 
 /// The whole plan. Mail addresses and secrets are in no plan.
 #[must_use]

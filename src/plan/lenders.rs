@@ -3,7 +3,7 @@
 //! Pure. Never names a protected person (S-54) nor one whose place is undecided, and nobody from another homeserver.
 
 use super::levels::{self, GUARD_LEVEL};
-use super::reach::{is_immutable, needed, power};
+use super::reach::needed;
 use super::{Deed, LevelChange, Planner, Reason};
 use crate::desired::Desired;
 use crate::ids::{Timestamp, UserId};
@@ -52,11 +52,11 @@ fn levels_of(room: &Room) -> PowerLevels {
 
 /// Local people in the room with at least this level who may be acted for, the strongest first.
 fn able(planner: &Planner<'_>, room: &Room, lowest: i64) -> Vec<(i64, UserId)> {
-    let (observed, standing) = (planner.observed, levels_of(room));
+    let observed = planner.observed;
     let joined = room.members.iter().filter(|(_, member)| **member == Member::Join).map(|(user, _)| user);
     let others = joined.filter(|user| **user != observed.bot && planner.may_puppet(user));
     let mut able: Vec<(i64, UserId)> =
-        others.map(|user| (power(room, &standing, user), user.clone())).filter(|(power, _)| *power >= lowest).collect();
+        others.map(|user| (room.level_of(user), user.clone())).filter(|(power, _)| *power >= lowest).collect();
     able.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
     able
 }
@@ -66,5 +66,5 @@ fn able(planner: &Planner<'_>, room: &Room, lowest: i64) -> Vec<(i64, UserId)> {
 #[must_use]
 pub fn is_powerless(room: &Room, bot: &UserId) -> bool {
     let listed = room.power_levels.as_ref().map(|levels| levels.user_level(bot));
-    listed.is_some_and(|level| level < GUARD_LEVEL) && !is_immutable(room, bot)
+    listed.is_some_and(|level| level < GUARD_LEVEL) && !room.is_above_levels(bot)
 }

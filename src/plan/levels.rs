@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use super::gc;
 use super::members::{Moves, Remembered, is_protected};
-use super::reach::{EQUAL, Hand, is_immutable};
+use super::reach::{EQUAL, Hand};
 use super::{Action, Class, Deed, Lesson, LevelChange, Note, Planner, Reason, Removal, RoomRef, Step, Withheld};
 use crate::config::Enforce;
 use crate::desired::{DesiredRoom, Rule};
 use crate::ids::{Key, RoomId, UserId};
 use crate::ledger::TOLERATED;
-use crate::observed::{Member, PowerLevels, Room};
+use crate::observed::{Member, PowerLevels, Room, creators_are_immutable};
 
 /// The bot's level in rooms below version 12: above every configured one.
 pub(super) const BOT: i64 = 150;
@@ -21,19 +21,12 @@ pub(super) const BOT: i64 = 150;
 const LARGEST_CONTENT: usize = 60_000;
 /// Quotes, colon and comma of one entry in JSON.
 const ENTRY_PUNCTUATION: usize = 4;
-/// A level above all others, which is never written: a creator's, from version 12 on.
-pub(super) const CREATOR: i64 = i64::MAX;
 /// The event type that ends a room.
 pub(super) const TOMBSTONE: &str = "m.room.tombstone";
 /// The event type whose own level guards all others.
 pub(super) const GUARD: &str = "m.room.power_levels";
 /// What it takes to change levels.
 pub(super) const GUARD_LEVEL: i64 = 100;
-
-/// From version 12 on creators stand above every level and may not be listed.
-pub(super) fn creators_are_immutable(version: &str) -> bool {
-    version.parse::<u32>().is_ok_and(|version| version >= 12)
-}
 
 /// The homeserver's default level for `m.room.tombstone`.
 pub(super) fn tombstone(version: &str) -> i64 {
@@ -198,7 +191,7 @@ impl<'a> Planner<'a> {
         if base != default {
             next.set_key("users_default", base);
         }
-        let unnamed = |user: &UserId| !current.users.contains_key(user) && !is_immutable(at.room, user);
+        let unnamed = |user: &UserId| !current.users.contains_key(user) && !at.room.is_above_levels(user);
         // Whoever has the old default without being named: keeps it where it is not ours to take, else is judged.
         let (mut keep, mut judge) = (Vec::new(), Vec::new());
         if base != default {
@@ -227,7 +220,7 @@ impl<'a> Planner<'a> {
             }
         };
         for (user, from) in &current.users {
-            if !is_immutable(at.room, user) && !self.is_left_alone(user) {
+            if !at.room.is_above_levels(user) && !self.is_left_alone(user) {
                 settle(user, *from);
             }
         }
@@ -387,11 +380,7 @@ impl<'a> Planner<'a> {
 /// Whom a step that is withheld leaves what they have, and at what level.
 fn keeps(step: &Step) -> impl Iterator<Item = (&UserId, i64)> {
     let removed = step.action.user().filter(|_| step.removal.is_some()).map(|user| (user, TOLERATED));
-    let changes = match &step.action {
-        Action::SetPowerLevels { changes, .. } => changes.as_slice(),
-        _ => &[],
-    };
-    let lowered = changes.iter().filter(|change| change.removal.is_some());
+    let lowered = step.action.level_changes().iter().filter(|change| change.removal.is_some());
     removed.into_iter().chain(lowered.filter_map(|change| Some((change.user.as_ref()?, change.from))))
 }
 
@@ -409,7 +398,7 @@ impl Comparison<'_> {
         let strangers = || {
             let inside = self.room.members.iter().filter(|(_, member)| member.is_in()).map(|(user, _)| user);
             let unentitled = inside.filter(|user| !self.rule.members.contains_key(user));
-            unentitled.filter(|user| !is_immutable(self.room, user)).cloned().collect()
+            unentitled.filter(|user| !self.room.is_above_levels(user)).cloned().collect()
         };
         fit(next, common_level(self.rule).filter(|_| closed), strangers, bot)
     }

@@ -3,13 +3,13 @@
 //!
 //! Never acts for a protected person (S-54).
 
-use super::levels::{self, GUARD, GUARD_LEVEL, creators_are_immutable};
+use super::levels::{GUARD, GUARD_LEVEL};
 use super::members::is_protected;
 use super::{Action, Deed, Planner, RoomRef, Withheld};
 use crate::config::V12Creators;
 use crate::desired::Desired;
 use crate::ids::UserId;
-use crate::observed::{MARKER_TYPE, Member, Observed, PowerLevels, Presence, Room};
+use crate::observed::{CREATOR, MARKER_TYPE, Member, Observed, PowerLevels, Presence, Room};
 use std::sync::Arc;
 
 /// Who can lower or remove somebody.
@@ -42,11 +42,11 @@ const LEAVES: &str = "a creator only leaves as themselves: set appservice.puppet
 impl Planner<'_> {
     /// Who can lower or remove `user`.
     pub(super) fn hand(&self, room: &Room, user: &UserId) -> Hand {
-        if is_immutable(room, user) {
+        if room.is_above_levels(user) {
             return Hand::Creator;
         }
         let bot = &self.observed.bot;
-        let Some(levels) = room.power_levels.as_ref().filter(|_| !is_immutable(room, bot)) else { return Hand::Bot };
+        let Some(levels) = room.power_levels.as_ref().filter(|_| !room.is_above_levels(bot)) else { return Hand::Bot };
         let (level, mut own) = (levels.user_level(user), levels.user_level(bot));
         if room.members.get(bot) != Some(&Member::Join) {
             // What follows when it has entered with power.
@@ -92,10 +92,16 @@ impl Planner<'_> {
         }
     }
 
+    /// Whether the join rule admits the members of a space the bot knows from inside.
+    pub(super) fn admits_from_inside(&self, room: &Room) -> bool {
+        let mut spaces = room.join_rule.iter().flat_map(|rule| &rule.allow);
+        spaces.any(|space| self.observed.rooms.contains_key(space))
+    }
+
     /// Whether the bot can administer a room it is in.
     pub(super) fn commands(&self, room: &Room) -> bool {
         let bot = &self.observed.bot;
-        is_immutable(room, bot)
+        room.is_above_levels(bot)
             || room.power_levels.as_ref().is_some_and(|levels| levels.user_level(bot) >= needed(levels))
     }
 
@@ -107,7 +113,7 @@ impl Planner<'_> {
         let joined = room.members.iter().filter(|(_, member)| **member == Member::Join).map(|(user, _)| user);
         let local = joined.filter(|user| user.server() == self.observed.server && **user != self.observed.bot);
         let able: Vec<(&UserId, i64)> =
-            local.map(|user| (user, power(room, levels, user))).filter(|(_, power)| *power >= needed).collect();
+            local.map(|user| (user, room.level_of(user))).filter(|(_, power)| *power >= needed).collect();
         if able.is_empty() {
             return Way::Nobody;
         }
@@ -117,12 +123,12 @@ impl Planner<'_> {
         if let Some((user, power)) =
             suitable.max_by_key(|(user, power)| (first(user), *power, std::cmp::Reverse(*user)))
         {
-            return Way::Puppet((*user).clone(), Some(*power).filter(|power| *power != levels::CREATOR));
+            return Way::Puppet((*user).clone(), Some(*power).filter(|power| *power != CREATOR));
         }
         // The admin API gives what a listed person has, and a creator's bot 100.
         let given = |(user, power): &(&UserId, i64)| {
             let listed = levels.users.contains_key(*user);
-            if *power == levels::CREATOR {
+            if *power == CREATOR {
                 GUARD_LEVEL
             } else if listed {
                 *power
@@ -144,16 +150,6 @@ impl Planner<'_> {
     }
 }
 
-/// Whether somebody stands above all levels (room version 12 and later).
-pub(super) fn is_immutable(room: &Room, user: &UserId) -> bool {
-    room.creators.contains(user) && creators_are_immutable(&room.version)
-}
-
-/// What somebody may do in a room.
-pub(super) fn power(room: &Room, levels: &PowerLevels, user: &UserId) -> i64 {
-    if is_immutable(room, user) { levels::CREATOR } else { levels.user_level(user) }
-}
-
 /// What it takes to administer a room: to own its levels and to leave a marker.
 pub(super) fn needed(levels: &PowerLevels) -> i64 {
     GUARD_LEVEL.max(levels.level_for_state(GUARD)).max(levels.level_for_state(MARKER_TYPE))
@@ -164,7 +160,7 @@ pub(super) fn admits(observed: &Observed, room: &Room) -> bool {
     let fallback = PowerLevels::default();
     let levels = room.power_levels.as_ref().unwrap_or(&fallback);
     let mut inside = room.members.iter().filter(|(_, member)| **member == Member::Join).map(|(user, _)| user);
-    inside.any(|user| user.server() == observed.server && power(room, levels, user) >= levels.key("invite"))
+    inside.any(|user| user.server() == observed.server && room.level_of(user) >= levels.key("invite"))
 }
 
 /// Neither protected nor without a working account.

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::levels::CREATOR;
 use super::{
     AccountDeed, Action, Class, Deed, End, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step,
 };
 use crate::ids::{RoomId, UserId};
+use crate::observed::CREATOR;
 
 /// Width the text is laid out for.
 const WIDTH: usize = 80;

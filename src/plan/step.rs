@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use super::{AccountDeed, Action, Class, Deed, Hold, Reason, RoomRef, StateChange, Step, StepId, Withheld};
+use super::{
+    AccountDeed, Action, Class, Deed, Hold, LevelChange, Reason, Removal, RoomRef, StateChange, Step, StepId, Withheld,
+};
 use crate::ids::{Key, UserId};
 
 /// Order of doing. Locks and kicks go before additions, spaces are left before their rooms, and rooms exist before people are asked in.
@@ -103,6 +105,15 @@ impl Action {
         }
     }
 
+    /// The levels the bot changes by it.
+    #[must_use]
+    pub fn level_changes(&self) -> &[LevelChange] {
+        match self {
+            Self::SetPowerLevels { changes, .. } => changes,
+            _ => &[],
+        }
+    }
+
     /// Whether it is about, or links to, a room that an earlier step makes.
     pub(super) fn needs_new(&self) -> bool {
         let new = |room: &RoomRef| matches!(room, RoomRef::New(_));
@@ -196,6 +207,13 @@ impl Step {
                 .collect(),
             _ => vec![self.id()],
         }
+    }
+
+    /// What it takes away from somebody, for whatever cause: the first of it, where it holds the changes of several people.
+    #[must_use]
+    pub fn takes(&self) -> Option<&Removal> {
+        let of_changes = self.action.level_changes().iter().find_map(|change| change.removal.as_ref());
+        of_changes.or(self.removal.as_deref())
     }
 
     /// Whether it will be done.

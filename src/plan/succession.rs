@@ -227,7 +227,7 @@ impl<'a> Planner<'a> {
                 let levels = room.power_levels.as_ref();
                 let may = levels
                     .is_none_or(|levels| levels.user_level(&self.observed.bot) >= levels.level_for_state(MARKER_TYPE));
-                if !room.is_given_up() && (may || super::reach::is_immutable(room, &self.observed.bot)) {
+                if !room.is_given_up() && (may || room.is_above_levels(&self.observed.bot)) {
                     let marker = room.marker.clone().unwrap_or_else(|| self.marker(key));
                     let state = StateChange::Unmark(Marker { abandoned: true, ..marker });
                     self.state(wanted, &here, state, REPLACED);
@@ -263,7 +263,7 @@ impl<'a> Planner<'a> {
             room.members.iter().filter(|(user, member)| **member == Member::Join && **user != self.observed.bot);
         let strong = |user: &UserId| {
             let level = room.power_levels.as_ref().map_or(0, |levels| levels.user_level(user));
-            level >= super::levels::GUARD_LEVEL || super::reach::is_immutable(room, user)
+            level >= super::levels::GUARD_LEVEL || room.is_above_levels(user)
         };
         let somebody = others.clone().next().is_some();
         speaks || opens || somebody && !others.any(|(user, _)| strong(user))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::adoption::INVITE_THE_BOT;
 use super::levels;
 use super::members::{Remembered, is_protected};
-use super::reach::{Way, admits, is_immutable};
+use super::reach::{Way, admits};
 use super::rooms::identity;
 use super::{Action, Deed, Lesson, LevelChange, Note, Planner, Reason, RoomRef, Scope, StateChange, Step, Withheld};
 use crate::config::Enforce;
@@ -223,8 +223,7 @@ impl<'a> Planner<'a> {
         let known = !there.version.is_empty();
         let invited = there.members.get(bot) == Some(&Member::Invite);
         // A room that names a space which was replaced admits the members of that one, and the bot may have left it.
-        let mut spaces = there.join_rule.iter().flat_map(|rule| &rule.allow);
-        let opens = invited || spaces.any(|space| self.observed.rooms.contains_key(space));
+        let opens = invited || self.admits_from_inside(there);
         let mut withheld = self.without_means();
         if !opens {
             withheld = withheld.or(Some(Withheld::MissingRight(INVITE_THE_BOT)));
@@ -351,7 +350,7 @@ impl<'a> Planner<'a> {
     fn remember_taken(&mut self, wanted: &DesiredRoom, id: &RoomId, begin: usize) {
         let steps = &self.plan.steps[begin..];
         let before = self.ledger.entitled.get(&wanted.key);
-        if !self.desired.complete || before.is_none() && takes_something(steps) {
+        if !self.desired.complete || before.is_none() && steps.iter().any(|step| step.takes().is_some()) {
             return;
         }
         let mild = self.enforce(wanted, Some(id)) != Enforce::Strict;
@@ -388,14 +387,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-fn takes_something(steps: &[Step]) -> bool {
-    steps.iter().any(|step| match &step.action {
-        Action::SetPowerLevels { changes, .. } => changes.iter().any(|change| change.removal.is_some()),
-        _ => step.removal.is_some(),
-    })
-}
-
 /// Whoever in the room stands above all levels and is not the bot.
 pub(super) fn foreign_creators<'r>(room: &'r Room, bot: &'r UserId) -> impl Iterator<Item = &'r UserId> {
-    room.creators.iter().filter(move |user| *user != bot && is_immutable(room, user))
+    room.creators.iter().filter(move |user| *user != bot && room.is_above_levels(user))
 }

@@ -259,10 +259,7 @@ impl Reconciler {
             after,
             result: result.to_owned(),
         };
-        let levels: &[LevelChange] = match &step.action {
-            Action::SetPowerLevels { changes, .. } => changes,
-            _ => &[],
-        };
+        let levels = step.action.level_changes();
         if levels.is_empty() {
             let person = person_of(step).map(UserId::as_str).unwrap_or_default();
             return vec![record(person, 0, before, after)];
@@ -278,10 +275,7 @@ impl Reconciler {
 
 /// Whom a record is about: a room is given to somebody, and that stays on record when the name of whoever had it is taken out.
 fn person_of(step: &Step) -> Option<&UserId> {
-    match &step.action {
-        Action::Account { deed: AccountDeed::HandOver { to, .. }, .. } => Some(to),
-        action => action.user(),
-    }
+    step.action.heir().or(step.action.user())
 }
 
 fn place_of(step: &Step) -> String {

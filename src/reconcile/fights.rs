@@ -14,8 +14,7 @@ const FLIPS: usize = 5;
 /// …within this time is a fight.
 const WINDOW_MS: i64 = 10 * MINUTE_MS;
 /// The first wait; it doubles up to the longest.
-const FIRST_WAIT_MS: i64 = MINUTE_MS;
-const LONGEST_WAIT_MS: i64 = 60 * MINUTE_MS;
+const WAITS_MS: (i64, i64) = (MINUTE_MS, 60 * MINUTE_MS);
 /// A fight is over when what was done last has stood for so long.
 const QUIET_MS: i64 = 60 * MINUTE_MS;
 /// A plan of more steps than this is work to be done, not drift: its steps are not looked up one by one.
@@ -50,6 +49,14 @@ pub(super) struct Fight {
     /// When it is done again; `None`: it was, and stands.
     pub until: Option<Timestamp>,
     waits: u32,
+}
+
+impl Fight {
+    /// Tells the operator that it has begun.
+    pub fn announce(&self) {
+        let Self { what, flips, .. } = self;
+        tracing::warn!(what, flips, "undone again and again: usher does it less and less often from now on");
+    }
 }
 
 impl Fights {
@@ -157,7 +164,7 @@ impl Thing {
         self.flips.retain(|flip| now.since_ms(*flip) < WINDOW_MS);
         if let Some(fight) = &mut self.fight {
             fight.flips += 1;
-            fight.until = Some(now.plus_ms(wait(fight.waits)));
+            fight.until = Some(now.back_off(fight.waits, WAITS_MS));
             fight.waits += 1;
             return None;
         }
@@ -166,15 +173,10 @@ impl Thing {
         }
         let since = self.flips.front().copied().unwrap_or(now);
         let flips = u32::try_from(self.flips.len()).unwrap_or(u32::MAX);
-        let fight = Fight { what: what(), since, flips, until: Some(now.plus_ms(wait(0))), waits: 1 };
+        let fight = Fight { what: what(), since, flips, until: Some(now.back_off(0, WAITS_MS)), waits: 1 };
         self.fight = Some(fight.clone());
         Some(fight)
     }
-}
-
-/// How long the wait after so many others is.
-fn wait(before: u32) -> i64 {
-    (FIRST_WAIT_MS << before.min(16)).min(LONGEST_WAIT_MS)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a pass leaves behind: the ledger, holds, failures, the removals that count.
 
-use super::{FIRST_PAUSE_MS, LONGEST_PAUSE_MS, PassError, PassResult, Reconciler, StepTrouble};
+use super::{PAUSES_MS, PassError, PassResult, Reconciler, StepTrouble};
 use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
 use crate::execute::Report;
@@ -106,13 +106,13 @@ impl Reconciler {
             since: now,
             retry_at: now,
         });
-        let pause = (FIRST_PAUSE_MS << trouble.failures.min(16)).min(LONGEST_PAUSE_MS);
+        let later = now.back_off(trouble.failures, PAUSES_MS);
         trouble.failures += 1;
         trouble.cause = error.to_string();
         trouble.stale = error.kind == ActErrorKind::Stale;
         // Lost answers and stale steps are planned again from a fresh read; waiting is for what was refused.
         let waits = !matches!(error.kind, ActErrorKind::Retry | ActErrorKind::Stale) || trouble.failures > 3;
-        trouble.retry_at = if waits { now.plus_ms(pause) } else { now };
+        trouble.retry_at = if waits { later } else { now };
     }
 
     /// Removals that were done and count: not intruders, and not what an operator approved (S-104).

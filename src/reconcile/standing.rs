@@ -12,7 +12,7 @@ mod ways;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fights::Fights;
-use super::{FIRST_PAUSE_MS, LONGEST_PAUSE_MS, PassError, Reconciler};
+use super::{PAUSES_MS, PassError, Reconciler};
 use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
 use crate::config::Enforce;
@@ -86,9 +86,8 @@ impl Setback {
 
     /// It was tried, and this came of it.
     fn fail(&mut self, cause: String, now: Timestamp) {
-        let pause = (FIRST_PAUSE_MS << self.failures.min(16)).min(LONGEST_PAUSE_MS);
+        self.retry_at = now.back_off(self.failures, PAUSES_MS);
         self.failures += 1;
-        self.retry_at = now.plus_ms(pause);
         self.cause = Some(cause);
     }
 }
@@ -125,11 +124,7 @@ impl Standing {
             let (mut setback, remedy) = (Setback::new((key, loss), now), loss.remedy(key, room));
             let what = || format!("{key}: the bot's {} in {room}", loss.word());
             if let Some(fight) = fights.undone(&remedy, what, now) {
-                tracing::warn!(
-                    what = fight.what,
-                    flips = fight.flips,
-                    "undone again and again: usher does it less and less often from now on"
-                );
+                fight.announce();
             }
             if let Some((flips, until)) = fights.wait_of(&remedy, now) {
                 setback.cause = Some(format!("somebody has taken it away {flips} times: usher waits before it tries"));

@@ -384,11 +384,7 @@ impl Reconciler {
 
 /// Whose levels the action lowers.
 fn lowered(action: &Action) -> impl Iterator<Item = &UserId> {
-    let changes = match action {
-        Action::SetPowerLevels { changes, .. } => changes.as_slice(),
-        _ => &[],
-    };
-    changes.iter().filter(|change| change.to < change.from).filter_map(|change| change.user.as_ref())
+    action.level_changes().iter().filter(|change| change.to < change.from).filter_map(|change| change.user.as_ref())
 }
 
 /// Waits for `work`, showing the pulse meanwhile: a slow read is no dead loop.

@@ -17,7 +17,7 @@ pub struct Waiting {
     pub letter: Letter,
     pub queued_at: Timestamp,
     /// Attempts made so far.
-    pub attempts: i64,
+    pub attempts: u32,
 }
 
 /// How full the outbox is.
@@ -124,14 +124,14 @@ fn waiting(row: &AnyRow) -> Result<Waiting, StoreError> {
         let texts = (row.try_get(0)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
         Ok((occasion, texts, row.try_get(5)?, row.try_get(6)?))
     };
-    let (occasion, (id, address, display_name, user_id), queued_at, attempts) =
+    let (occasion, (id, address, display_name, user_id), queued_at, attempts): (_, _, _, i64) =
         columns().map_err(|error| StoreError::from_sqlx("read the outbox", &error))?;
     let occasion = Occasion::named(&occasion).ok_or_else(|| StoreError::Damaged {
         what: "read the outbox",
         cause: format!("a letter for `{occasion}`, which is no occasion"),
     })?;
     let letter = Letter { id, occasion, address, display_name, user_id };
-    Ok(Waiting { letter, queued_at: Timestamp(queued_at), attempts })
+    Ok(Waiting { letter, queued_at: Timestamp(queued_at), attempts: u32::try_from(attempts).unwrap_or(u32::MAX) })
 }
 
 pub(super) const QUERIES: &[&str] = &[QUEUE, DUE, END, FORGET, PUT_OFF, COUNTS];

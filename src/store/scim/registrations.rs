@@ -32,7 +32,7 @@ pub struct Ordered {
     pub localpart: Localpart,
     pub queued_at: Timestamp,
     /// Attempts made so far.
-    pub attempts: i64,
+    pub attempts: u32,
     /// The homeserver was asked before, and what came of it is not known: the account may be there, made by that.
     pub begun: bool,
     /// The person as they are now.
@@ -252,7 +252,7 @@ fn ordered(row: &AnyRow) -> Result<Ordered, StoreError> {
         stable_id,
         localpart: localpart.into(),
         queued_at: Timestamp(queued_at),
-        attempts,
+        attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
         begun: state == "sent",
         person,
     })

@@ -17,7 +17,7 @@ use usher::store::scim::{Letters, Registrations, Resources};
 use super::{Scim, USER, id};
 use crate::accounts::backends::{Ground, ground};
 use crate::lab::proxy::Fault;
-use crate::stores::Database;
+use crate::stores::{Database, on_both};
 
 const SERVER: &str = "lab.test";
 
@@ -99,25 +99,6 @@ fn person(name: &str) -> Value {
 
 fn active(value: bool) -> Value {
     json!([{ "op": "replace", "path": "active", "value": value }])
-}
-
-/// Runs one behaviour on both databases, as two tests.
-macro_rules! on_both {
-    ($($behaviour:ident)*) => {
-        mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $behaviour() {
-                super::$behaviour(&crate::stores::Database::sqlite()).await;
-            })*
-        }
-
-        mod postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $behaviour() {
-                super::$behaviour(&crate::stores::Database::postgres().await).await;
-            })*
-        }
-    };
 }
 
 on_both! {
