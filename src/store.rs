@@ -14,8 +14,10 @@ pub mod lease;
 pub mod ledger;
 mod look;
 mod migrations;
+mod near;
 pub mod outbox;
 pub mod scim;
+mod session;
 mod tables;
 
 use std::fs::OpenOptions;
@@ -50,6 +52,7 @@ const MIGRATION_PAUSE: Duration = Duration::from_millis(200);
 pub struct Store {
     pool: AnyPool,
     backend: Backend,
+    near: near::Near,
     reach: Reach,
 }
 
@@ -153,7 +156,7 @@ impl Store {
             Backend::Postgres => "",
         };
         let pool = connect(url, settings).await?;
-        let store = Self { pool, backend, reach: Reach::Write };
+        let store = Self { pool, backend, near: near::Near::default(), reach: Reach::Write };
         store.migrate().await?;
         store.note_birth().await?;
         Ok(store)
@@ -175,6 +178,7 @@ impl Store {
 
     /// Closes every connection; the file's write-ahead log is folded in.
     pub async fn close(&self) {
+        self.near.close();
         self.pool.close().await;
     }
 

@@ -4,9 +4,10 @@
 //! Never holds mail addresses, tokens or message bodies.
 
 use serde::{Deserialize, Serialize};
+use sqlx::Row as _;
 use sqlx::any::AnyRow;
-use sqlx::{Any, Row as _, Transaction};
 
+use super::session::Session;
 use super::tables::{Row, Table, TableChange};
 use super::{Store, StoreError};
 use crate::ids::{Timestamp, UserId};
@@ -56,7 +57,7 @@ impl Store {
         }
         self.bounded(WHAT_WRITE, async {
             let mut transaction = self.begin().await?;
-            note(&mut transaction, records).await?;
+            note(&mut *transaction, records).await?;
             transaction.commit().await
         })
         .await
@@ -92,15 +93,12 @@ impl Store {
 }
 
 /// Adds rows, or completes those that are there, as part of the change they are about.
-pub(super) async fn note(
-    transaction: &mut Transaction<'static, Any>,
-    records: &[AuditRecord],
-) -> Result<(), sqlx::Error> {
+pub(super) async fn note(session: &mut dyn Session, records: &[AuditRecord]) -> Result<(), sqlx::Error> {
     if records.is_empty() {
         return Ok(());
     }
     let change = TableChange { table: &AUDIT, upserts: records.iter().map(cells).collect(), deletes: Vec::new() };
-    change.write(transaction).await
+    change.write(session).await
 }
 
 fn cells(record: &AuditRecord) -> Row {

@@ -80,7 +80,7 @@ impl Store {
         }
         self.bounded("write the holds", async {
             let mut transaction = self.begin().await?;
-            change.write(&mut transaction).await?;
+            change.write(&mut *transaction).await?;
             transaction.commit().await
         })
         .await
@@ -106,7 +106,7 @@ impl Store {
         let change = TableChange { table: &APPROVALS_BY, upserts, deletes: Vec::new() };
         self.bounded("write approvals", async {
             let mut transaction = self.begin().await?;
-            change.write(&mut transaction).await?;
+            change.write(&mut *transaction).await?;
             transaction.commit().await
         })
         .await

@@ -115,7 +115,7 @@ impl Store {
         self.bounded(WHAT_WRITE, async {
             let mut transaction = self.begin().await?;
             for change in &changes.0 {
-                change.write(&mut transaction).await?;
+                change.write(&mut *transaction).await?;
             }
             transaction.commit().await
         })

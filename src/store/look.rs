@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use sqlx::Row as _;
 use sqlx::any::install_default_drivers;
 
+use super::near::Near;
 use super::{Backend, Reach, Store, StoreError, backend_of, connect, migrations, without_secrets};
 
 impl Store {
@@ -25,7 +26,7 @@ impl Store {
             },
             Backend::Postgres => connect(url, POSTGRES_LOOKING).await?,
         };
-        let store = Self { pool, backend, reach: Reach::Look };
+        let store = Self { pool, backend, near: Near::default(), reach: Reach::Look };
         let version = store.version().await?;
         let latest = migrations::latest();
         let refused = match version {

@@ -2,8 +2,8 @@
 
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
-use sqlx::{Any, Transaction};
 
+use super::session::Session;
 use super::{Store, StoreError};
 use crate::ids::Timestamp;
 use crate::mail::{Letter, Occasion};
@@ -30,14 +30,10 @@ pub struct OutboxCounts {
 }
 
 /// Puts a letter into the outbox as part of the change it is about. One for the same change is there once, however often it is put.
-pub(super) async fn queue(
-    transaction: &mut Transaction<'static, Any>,
-    letter: &Letter,
-    now: Timestamp,
-) -> Result<(), sqlx::Error> {
-    let insert = sqlx::query(QUEUE).bind(letter.id.as_str()).bind(letter.occasion.name());
-    let insert = insert.bind(letter.address.as_str()).bind(letter.display_name.as_str());
-    insert.bind(letter.user_id.as_str()).bind(now.0).execute(&mut **transaction).await.map(|_| ())
+pub(super) async fn queue(session: &mut dyn Session, letter: &Letter, now: Timestamp) -> Result<(), sqlx::Error> {
+    let Letter { id, occasion, address, display_name, user_id } = letter;
+    let bound = [id.into(), occasion.name().into(), address.into(), display_name.into(), user_id.into(), now.0.into()];
+    session.execute(QUEUE, &bound).await.map(|_| ())
 }
 
 impl Store {
@@ -48,7 +44,7 @@ impl Store {
     pub async fn queue_letter(&self, letter: &Letter, now: Timestamp) -> Result<(), StoreError> {
         self.bounded("queue a letter", async {
             let mut transaction = self.begin().await?;
-            queue(&mut transaction, letter, now).await?;
+            queue(&mut *transaction, letter, now).await?;
             transaction.commit().await
         })
         .await

@@ -5,7 +5,6 @@
 
 mod addresses;
 mod feed;
-mod kept;
 mod letters;
 mod members;
 #[cfg(test)]
@@ -17,16 +16,15 @@ mod write;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sqlx::any::{AnyArguments, AnyRow};
-use sqlx::query::Query;
-use sqlx::{Any, AssertSqlSafe, Row as _};
+use serde::de::DeserializeOwned;
 
 pub use feed::{Provisioned, Revision, display_name, source_name};
 pub use letters::Letters;
 pub use registrations::{Delayed, Ended, Ordered, RegistrationCounts, Registrations};
 pub use write::{Change, Decide, New, WriteError};
 
-use super::{Backend, Store, StoreError, damaged};
+use super::session::{Bound, Columns};
+use super::{Store, StoreError};
 use crate::scim::evaluate::Key;
 use crate::scim::{Document, Kind};
 
@@ -39,7 +37,6 @@ pub struct Resources {
     client: String,
     /// `SQLite` takes one writer at a time: those of one process wait here, in order, and not in the file's lock.
     turns: Arc<turns::Turns>,
-    reading: kept::Kept,
     letters: Option<Letters>,
     registrations: Option<Registrations>,
     /// Every change is told to the loop as one that waits for nothing.
@@ -91,7 +88,6 @@ impl Resources {
             store,
             client: client.to_owned(),
             turns: Arc::default(),
-            reading: kept::Kept::default(),
             letters: None,
             registrations: None,
             hurried: false,
@@ -130,13 +126,9 @@ impl Resources {
         let mut found = Vec::with_capacity(pks.len());
         for pks in pks.chunks(LONGEST_LIST) {
             let padded = padded(pks);
-            let sql = listed(SELECT_AT, 2, padded.len());
-            let query = sqlx::query(AssertSqlSafe(sql)).bind(self.client.as_str());
-            let query = padded.iter().fold(query, |query, pk| query.bind(**pk));
-            let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
-            for row in &rows {
-                found.push(resource(row)?);
-            }
+            let bound: Vec<Bound<'_>> =
+                std::iter::once(self.client()).chain(padded.iter().map(|pk| Bound::Number(**pk))).collect();
+            found.extend(self.store.many(WHAT, (&listed(SELECT_AT, 2, padded.len()), &bound), resource).await?);
         }
         found.sort_by_key(|resource| resource.pk);
         Ok(found)
@@ -170,17 +162,11 @@ impl Resources {
         if !storable(key) {
             return Ok(Vec::new());
         }
-        let query = sqlx::query(sql).bind(self.client.as_str()).bind(number(kind)).bind(key);
-        self.few(query).await?.iter().map(resource).collect()
+        self.store.few(WHAT, (sql, &[self.client(), number(kind).into(), key.into()]), resource).await
     }
 
-    /// What a query gives that gives few rows.
-    async fn few(&self, query: Query<'_, Any, AnyArguments>) -> Result<Vec<AnyRow>, StoreError> {
-        let pool = &self.store.pool;
-        match self.store.backend {
-            Backend::Sqlite(_) => self.store.bounded(WHAT, self.reading.fetch_all(pool, query)).await,
-            Backend::Postgres => self.store.bounded(WHAT, query.fetch_all(pool)).await,
-        }
+    fn client(&self) -> Bound<'_> {
+        self.client.as_str().into()
     }
 
     /// How many there are.
@@ -188,9 +174,8 @@ impl Resources {
     /// # Errors
     /// See [`StoreError`].
     pub async fn count(&self, kind: Kind) -> Result<i64, StoreError> {
-        let query = sqlx::query(COUNT).bind(self.client.as_str()).bind(number(kind));
-        let row = self.store.bounded(WHAT, query.fetch_one(&self.store.pool)).await?;
-        row.try_get(0).map_err(|error| StoreError::from_sqlx(WHAT, &error))
+        let found = self.store.many(WHAT, (COUNT, &[self.client(), number(kind).into()]), first_number).await?;
+        Ok(found.first().copied().unwrap_or_default())
     }
 
     /// At most `limit` resources of a slice, in order.
@@ -203,9 +188,8 @@ impl Resources {
             Slice::Before(pk) => (SELECT_BEFORE, pk),
             Slice::Offset(skip) => (SELECT_OFFSET, skip),
         };
-        let query = sqlx::query(sql).bind(self.client.as_str()).bind(number(kind)).bind(place).bind(limit);
-        let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
-        let mut found: Vec<Resource> = rows.iter().map(resource).collect::<Result<_, _>>()?;
+        let bound = [self.client(), number(kind).into(), place.into(), limit.into()];
+        let mut found = self.store.many(WHAT, (sql, &bound), resource).await?;
         if matches!(slice, Slice::Before(_)) {
             found.reverse();
         }
@@ -217,7 +201,7 @@ impl Resources {
     /// # Errors
     /// See [`StoreError`].
     pub async fn members(&self, groups: &[i64]) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
-        self.links(groups, SELECT_MEMBERS).await
+        self.links(groups, (SELECT_MEMBERS, false)).await
     }
 
     /// The groups each of these users is a member of itself, in order.
@@ -225,28 +209,25 @@ impl Resources {
     /// # Errors
     /// See [`StoreError`].
     pub async fn groups(&self, users: &[i64]) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
-        if let [user] = users {
-            let query = sqlx::query(AssertSqlSafe(listed(SELECT_GROUPS, 1, 1))).bind(*user);
-            let links = self
-                .few(query)
-                .await?
-                .iter()
-                .map(|row| link(row).map(|(_, link)| link))
-                .collect::<Result<Vec<_>, _>>()?;
-            return Ok([(*user, links)].into_iter().filter(|(_, links)| !links.is_empty()).collect());
-        }
-        self.links(users, SELECT_GROUPS).await
+        self.links(users, (SELECT_GROUPS, true)).await
     }
 
-    async fn links(&self, pks: &[i64], sql: &'static str) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
+    async fn links(
+        &self,
+        pks: &[i64],
+        (sql, of_people): (&'static str, bool),
+    ) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
         let mut found: BTreeMap<i64, Vec<Link>> = BTreeMap::new();
         for pks in pks.chunks(LONGEST_LIST) {
             let padded = padded(pks);
+            let bound: Vec<Bound<'_>> = padded.iter().map(|pk| Bound::Number(**pk)).collect();
             let sql = listed(sql, 1, padded.len());
-            let query = padded.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, pk| query.bind(**pk));
-            let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
-            for row in &rows {
-                let (of, link) = link(row)?;
+            // Somebody's groups are few; a group's members need not be.
+            let links = match pks {
+                [_] if of_people => self.store.few(WHAT, (&sql, &bound), link).await?,
+                _ => self.store.many(WHAT, (&sql, &bound), link).await?,
+            };
+            for (of, link) in links {
                 found.entry(of).or_default().push(link);
             }
         }
@@ -261,10 +242,8 @@ impl Resources {
         let mut found: BTreeMap<i64, Vec<Link>> = BTreeMap::new();
         for id in ids.iter().filter(|id| storable(id)) {
             for group in groups {
-                let query = sqlx::query(SELECT_MEMBER).bind(*group).bind(id.as_str());
-                let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
-                for row in &rows {
-                    let (of, link) = link(row)?;
+                let bound = [Bound::Number(*group), id.into()];
+                for (of, link) in self.store.few(WHAT, (SELECT_MEMBER, &bound), link).await? {
                     found.entry(of).or_default().push(link);
                 }
             }
@@ -277,9 +256,9 @@ impl Resources {
     /// # Errors
     /// See [`StoreError`].
     pub async fn has_more_members_than(&self, group: i64, limit: i64) -> Result<bool, StoreError> {
-        let query = sqlx::query(COUNT_MEMBERS).bind(group).bind(limit + 1);
-        let row = self.store.bounded(WHAT, query.fetch_one(&self.store.pool)).await?;
-        let count: i64 = row.try_get(0).map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
+        let bound = [group.into(), (limit + 1).into()];
+        let count =
+            self.store.few(WHAT, (COUNT_MEMBERS, &bound), first_number).await?.first().copied().unwrap_or_default();
         Ok(count > limit)
     }
 }
@@ -296,41 +275,41 @@ fn kind_of(number: i64) -> Kind {
     if number == 0 { Kind::User } else { Kind::Group }
 }
 
-fn resource(row: &AnyRow) -> Result<Resource, StoreError> {
-    let columns = || -> Result<_, sqlx::Error> {
-        let numbers: (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let texts: (String, String) = (row.try_get(2)?, row.try_get(3)?);
-        let stamps: (i64, i64, i64, i64) = (row.try_get(4)?, row.try_get(5)?, row.try_get(6)?, row.try_get(7)?);
-        Ok((numbers, texts, stamps))
-    };
-    let ((pk, kind), (id, document), (version, created, modified, active)) =
-        columns().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
-    let document = serde_json::from_str(&document).map_err(damaged(WHAT))?;
-    Ok(Resource { pk, kind: kind_of(kind), id, document, version, created, modified, active: active != 0 })
+fn resource(row: &dyn Columns) -> Result<Resource, sqlx::Error> {
+    Ok(Resource {
+        pk: row.the_number(0)?,
+        kind: kind_of(row.the_number(1)?),
+        id: row.the_text(2)?.into_owned(),
+        document: document(&row.the_text(3)?)?,
+        version: row.the_number(4)?,
+        created: row.the_number(5)?,
+        modified: row.the_number(6)?,
+        active: row.the_number(7)? != 0,
+    })
 }
 
-fn link(row: &AnyRow) -> Result<(i64, Link), StoreError> {
-    let columns = || -> Result<_, sqlx::Error> {
-        let of: i64 = row.try_get(0)?;
-        let id: String = row.try_get(1)?;
-        let kind: Option<i64> = row.try_get(2)?;
-        let document: Option<String> = row.try_get(3)?;
-        Ok((of, id, kind.map(kind_of), document))
-    };
-    let (of, id, kind, document) = columns().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
-    let display = document.as_deref().map(display).transpose()?.flatten();
-    Ok((of, Link { id, kind, display }))
+fn document<T: DeserializeOwned>(text: &str) -> Result<T, sqlx::Error> {
+    serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+fn first_number(row: &dyn Columns) -> Result<i64, sqlx::Error> {
+    row.the_number(0)
+}
+
+fn link(row: &dyn Columns) -> Result<(i64, Link), sqlx::Error> {
+    let display = row.text(3)?.map(|text| display(&text)).transpose()?.flatten();
+    let id = row.the_text(1)?.into_owned();
+    Ok((row.the_number(0)?, Link { id, kind: row.number(2)?.map(kind_of), display }))
 }
 
 /// A group's name, without reading the rest of its document.
-fn display(document: &str) -> Result<Option<String>, StoreError> {
+fn display(text: &str) -> Result<Option<String>, sqlx::Error> {
     #[derive(serde::Deserialize)]
     struct Names {
         #[serde(rename = "displayName")]
         display: Option<String>,
     }
-    let names: Names = serde_json::from_str(document).map_err(damaged(WHAT))?;
-    Ok(names.display)
+    document::<Names>(text).map(|names| names.display)
 }
 
 /// Whether a text can be in a column: `PostgreSQL` takes no NUL, so nothing that is kept has one, and nobody is found by one.

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use sqlx::{AnyConnection, AssertSqlSafe};
+use super::session::{Bound, Session};
 
 /// Rows of one statement; with at most eleven columns far below `SQLite`'s 32 766 parameters.
 const ROWS: usize = 200;
@@ -58,12 +58,12 @@ pub(super) struct TableChange {
 }
 
 impl TableChange {
-    pub(super) async fn write(&self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    pub(super) async fn write(&self, session: &mut dyn Session) -> Result<(), sqlx::Error> {
         for batch in batches(&self.deletes) {
-            execute(connection, self.table.delete(batch.len()), batch).await?;
+            execute(session, self.table.delete(batch.len()), batch).await?;
         }
         for batch in batches(&self.upserts) {
-            execute(connection, self.table.upsert(batch.len()), batch).await?;
+            execute(session, self.table.upsert(batch.len()), batch).await?;
         }
         Ok(())
     }
@@ -110,15 +110,13 @@ impl Table {
     }
 }
 
-async fn execute(connection: &mut AnyConnection, sql: String, rows: &[Row]) -> Result<(), sqlx::Error> {
-    let mut query = sqlx::query(AssertSqlSafe(sql));
-    for cell in rows.iter().flatten() {
-        query = match cell {
-            Cell::Text(text) => query.bind(text.as_str()),
-            Cell::Int(number) => query.bind(*number),
-        };
-    }
-    query.execute(connection).await.map(|_| ())
+async fn execute(session: &mut dyn Session, sql: String, rows: &[Row]) -> Result<(), sqlx::Error> {
+    let bound = |cell| match cell {
+        &Cell::Int(number) => Bound::Number(number),
+        Cell::Text(text) => text.into(),
+    };
+    let bound: Vec<Bound<'_>> = rows.iter().flatten().map(bound).collect();
+    session.execute(&sql, &bound).await.map(|_| ())
 }
 
 /// Cuts rows into batches of at most [`ROWS`] rows and about [`BYTES`] of text, never an empty one.

@@ -15,9 +15,17 @@ use crate::store::scim::{Resource, Resources, Slice};
 
 /// Resources looked at in one go.
 const SLICE: i64 = 500;
+/// So few are not read again when they are shown.
+const MOST_KNOWN: usize = 4;
 
-/// A resource that fits: its sort key and its place.
-type Match = (Option<String>, i64);
+/// A resource that fits.
+#[derive(Debug)]
+struct Match {
+    sort_key: Option<String>,
+    pk: i64,
+    /// Itself, where few were looked at.
+    known: Option<Resource>,
+}
 
 impl Server {
     pub(super) async fn list(
@@ -112,9 +120,10 @@ async fn picked(resources: &Resources, call: &Call, kinds: &[Kind], query: &Quer
         return Err(error.into());
     }
     match &query.sort {
-        Some(sort) => matches
-            .sort_by(|one, other| compare(one.0.as_ref(), other.0.as_ref(), sort.descending).then(one.1.cmp(&other.1))),
-        None => matches.sort_by_key(|(_, pk)| *pk),
+        Some(sort) => matches.sort_by(|one, other| {
+            compare(one.sort_key.as_ref(), other.sort_key.as_ref(), sort.descending).then(one.pk.cmp(&other.pk))
+        }),
+        None => matches.sort_by_key(|found| found.pk),
     }
     let total = matches.len();
     let count = usize::try_from(query.count).unwrap_or_default();
@@ -123,9 +132,9 @@ async fn picked(resources: &Resources, call: &Call, kinds: &[Kind], query: &Quer
         Paging::Index(start) => (whole_number(start - 1), None),
         Paging::Cursor(None) => (0, None),
         Paging::Cursor(Some(Cursor::Offset(skip))) => (whole_number(skip), None),
-        Paging::Cursor(Some(Cursor::After(pk))) => (matches.partition_point(|(_, known)| *known <= pk), None),
+        Paging::Cursor(Some(Cursor::After(pk))) => (matches.partition_point(|found| found.pk <= pk), None),
         Paging::Cursor(Some(Cursor::Before(pk))) => {
-            let end = matches.partition_point(|(_, known)| *known < pk);
+            let end = matches.partition_point(|found| found.pk < pk);
             (end.saturating_sub(count), Some(end))
         }
     };
@@ -136,7 +145,7 @@ async fn picked(resources: &Resources, call: &Call, kinds: &[Kind], query: &Quer
         Paging::Cursor(_) if count > 0 => cursors(&mut page, &matches, (begin, end), query),
         Paging::Cursor(_) => {}
     }
-    page.resources = in_order(resources, call, &matches[begin..end], query).await?;
+    page.resources = in_order(resources, call, matches.drain(begin..end).collect(), query).await?;
     Ok(page)
 }
 
@@ -145,23 +154,25 @@ fn cursors(page: &mut Page, matches: &[Match], (begin, end): (usize, usize), que
     let now = clock::now().0;
     let sorted = query.sort.is_some();
     if end < matches.len() && end > begin {
-        let next = if sorted { Cursor::Offset(number(end)) } else { Cursor::After(matches[end - 1].1) };
+        let next = if sorted { Cursor::Offset(number(end)) } else { Cursor::After(matches[end - 1].pk) };
         page.next = Some(next.encode(&query.digest, now));
     }
     if begin > 0 && begin < matches.len() {
         let back = number(begin).saturating_sub(query.count).max(0);
-        let previous = if sorted { Cursor::Offset(back) } else { Cursor::Before(matches[begin].1) };
+        let previous = if sorted { Cursor::Offset(back) } else { Cursor::Before(matches[begin].pk) };
         page.previous = Some(previous.encode(&query.digest, now));
     }
 }
 
 /// The resources of a page, in its order.
-async fn in_order(resources: &Resources, call: &Call, page: &[Match], query: &Query) -> Result<Vec<Value>, Refusal> {
-    let pks: Vec<i64> = page.iter().map(|(_, pk)| *pk).collect();
-    let found = resources.at(&pks).await?;
+async fn in_order(resources: &Resources, call: &Call, page: Vec<Match>, query: &Query) -> Result<Vec<Value>, Refusal> {
+    let pks: Vec<i64> = page.iter().map(|found| found.pk).collect();
+    let unread: Vec<i64> = page.iter().filter(|found| found.known.is_none()).map(|found| found.pk).collect();
+    let mut found: Vec<Resource> = page.into_iter().filter_map(|found| found.known).collect();
+    found.extend(resources.at(&unread).await?);
     let mut shown: std::collections::BTreeMap<i64, Value> = std::collections::BTreeMap::new();
     for kind in Kind::ALL {
-        let of_kind: Vec<Resource> = found.iter().filter(|resource| resource.kind == kind).cloned().collect();
+        let of_kind: Vec<Resource> = found.extract_if(.., |resource| resource.kind == kind).collect();
         let places: Vec<i64> = of_kind.iter().map(|resource| resource.pk).collect();
         let values = whole(resources, call, of_kind, &projection(kind, query)).await?;
         shown.extend(places.into_iter().zip(values));
@@ -175,16 +186,19 @@ async fn matching(
     (filter, sort): (Option<&Compiled>, Option<&Sort>),
     matches: &mut Vec<Match>,
 ) -> Result<(), Refusal> {
-    let mut look = |views: Vec<(i64, Document)>| {
+    let mut look = |views: Vec<(i64, Document)>, mut known: Vec<Resource>| {
         for (pk, view) in views {
             if filter.is_none_or(|filter| filter.fits(&view)) {
-                matches.push((sort.and_then(|sort| sort_key(kind, &sort.by, &view)), pk));
+                let sort_key = sort.and_then(|sort| sort_key(kind, &sort.by, &view));
+                let known = known.extract_if(.., |resource| resource.pk == pk).next();
+                matches.push(Match { sort_key, pk, known });
             }
         }
     };
     if let Some(key) = filter.and_then(Compiled::key) {
         let candidates = resources.with_key(kind, &key).await?;
-        look(views(resources, base, candidates, filter).await?);
+        let known = if candidates.len() <= MOST_KNOWN { candidates.clone() } else { Vec::new() };
+        look(views(resources, base, candidates, filter).await?, known);
         return Ok(());
     }
     let mut after = 0;
@@ -192,7 +206,7 @@ async fn matching(
         let slice = resources.slice(kind, Slice::After(after), SLICE).await?;
         let Some(last) = slice.last() else { return Ok(()) };
         after = last.pk;
-        look(views(resources, base, slice, filter).await?);
+        look(views(resources, base, slice, filter).await?, Vec::new());
     }
 }
 

@@ -1,11 +1,10 @@
 //! The rows by which people are found under their mail addresses. They only narrow what is looked at; whether somebody has an address,
 //! and of which type, is decided by `scim::evaluate`.
 
-use serde_json::Value;
-use sqlx::{AnyConnection, AssertSqlSafe};
-
 use super::{LONGEST_LIST, padded};
 use crate::scim::{Document, fold};
+use crate::store::session::{Bound, Session};
+use serde_json::Value;
 
 /// What of an address is kept, in characters: `PostgreSQL` has a limit for what is in an index.
 const LONGEST: usize = 256;
@@ -17,7 +16,7 @@ pub(super) fn key(address: &str) -> String {
 
 /// Keeps the addresses that `document` has, where they are not those of `before`.
 pub(super) async fn keep(
-    connection: &mut AnyConnection,
+    session: &mut dyn Session,
     pk: i64,
     before: Option<&Document>,
     document: &Document,
@@ -27,23 +26,22 @@ pub(super) async fn keep(
         return Ok(());
     }
     if known.is_some() {
-        forget(connection, pk).await?;
+        forget(session, pk).await?;
     }
     let emails = document.get(EMAILS).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let keys: Vec<String> =
         emails.iter().filter_map(|email| email.get("value").and_then(Value::as_str)).map(key).collect();
     for keys in keys.chunks(LONGEST_LIST) {
         let padded = padded(keys);
-        let query = sqlx::query(AssertSqlSafe(insertion(padded.len()))).bind(pk);
-        let query = padded.iter().fold(query, |query, key| query.bind(key.as_str()));
-        query.execute(&mut *connection).await?;
+        let bound: Vec<Bound<'_>> = std::iter::once(pk.into()).chain(padded.iter().map(|key| (*key).into())).collect();
+        session.execute(&insertion(padded.len()), &bound).await?;
     }
     Ok(())
 }
 
 /// Forgets all addresses of a resource.
-pub(super) async fn forget(connection: &mut AnyConnection, pk: i64) -> Result<(), sqlx::Error> {
-    sqlx::query(DELETE_ADDRESSES).bind(pk).execute(&mut *connection).await.map(|_| ())
+pub(super) async fn forget(session: &mut dyn Session, pk: i64) -> Result<(), sqlx::Error> {
+    session.execute(DELETE_ADDRESSES, &[pk.into()]).await.map(|_| ())
 }
 
 fn insertion(count: usize) -> String {

@@ -2,9 +2,9 @@
 //!
 //! Never sends, and never reads an address from anywhere but the resource itself.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use sqlx::{Any, Row as _, Transaction};
 use tokio::sync::Notify;
 
 use super::feed::{display_name, emails};
@@ -13,6 +13,7 @@ use crate::ids::{Timestamp, UserId};
 use crate::mail::{Letter, Occasion};
 use crate::scim::Kind;
 use crate::store::outbox;
+use crate::store::session::{Columns, Session};
 
 /// That letters are wanted, and what they need.
 #[derive(Clone, Debug)]
@@ -53,21 +54,24 @@ impl Resources {
     /// the account was usable once, whoever is told.
     pub(super) async fn tell(
         &self,
-        transaction: &mut Transaction<'static, Any>,
+        session: &mut dyn Session,
         person: &Resource,
         turn: Option<Turn>,
         now_ms: i64,
     ) -> Result<bool, sqlx::Error> {
         let Some(turn) = turn else { return Ok(false) };
-        let ordering = i64::from(self.registrations.is_some());
         let first = match turn {
-            Turn::Opened => sqlx::query(FIRST_USE).bind(person.pk).bind(ordering).execute(&mut **transaction).await?,
-            Turn::Closed => sqlx::any::AnyQueryResult::default(),
+            Turn::Opened => {
+                let bound = [person.pk.into(), self.registrations.is_some().into()];
+                session.execute(FIRST_USE, &bound).await? > 0
+            }
+            Turn::Closed => false,
         };
-        let row = sqlx::query(SELECT_PERSON).bind(person.pk).fetch_one(&mut **transaction).await?;
-        let (localpart, used): (Option<String>, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let read = |row: &dyn Columns| Ok((row.text(0)?.map(Cow::into_owned), row.the_number(1)?));
+        let known = session.first(SELECT_PERSON, &[person.pk.into()], read).await?;
+        let (localpart, used) = known.ok_or(sqlx::Error::RowNotFound)?;
         let occasion = match turn {
-            Turn::Opened if first.rows_affected() > 0 => Occasion::Registered,
+            Turn::Opened if first => Occasion::Registered,
             // Whoever's account is not made yet is told once it is, and of nothing before.
             _ if used == 0 => return Ok(false),
             Turn::Opened => Occasion::Activated,
@@ -82,7 +86,7 @@ impl Resources {
             display_name: display_name(&person.document).unwrap_or_default(),
             user_id: UserId::new(&localpart.unwrap_or_default(), &letters.server_name).to_string(),
         };
-        outbox::queue(transaction, &letter, Timestamp(now_ms)).await?;
+        outbox::queue(session, &letter, Timestamp(now_ms)).await?;
         Ok(true)
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
-use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use super::write::Trouble;
 use super::{LONGEST_LIST, kind_of, listed, padded, storable};
 use crate::scim::Error;
 use crate::scim::evaluate::Compiled;
 use crate::scim::patch::MemberChange;
+use crate::store::session::{Bound, Columns, Session};
 
 /// What operations come to, whatever order they came in.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ const LONGEST_ID: usize = 256;
 /// # Errors
 /// `invalidValue` for what cannot be an id; nothing is done then.
 pub(super) async fn change(
-    connection: &mut AnyConnection,
+    session: &mut dyn Session,
     client: &str,
     group: i64,
     changes: &[MemberChange],
@@ -44,19 +44,19 @@ pub(super) async fn change(
             MemberChange::Remove(ids) => outcome.remove(ids),
             MemberChange::Clear => outcome = Outcome { cleared: true, ..Outcome::default() },
             MemberChange::RemoveWhere(filter) => {
-                let fitting = fitting(connection, client, group, &outcome, filter).await?;
+                let fitting = fitting(session, client, group, &outcome, filter).await?;
                 outcome.remove(&fitting);
             }
         }
     }
     let gone: Vec<String> = if outcome.cleared {
-        let current = current(connection, group).await?;
+        let current = current(session, group).await?;
         current.into_iter().filter(|id| !outcome.added.contains(id)).collect()
     } else {
         outcome.removed.into_iter().filter(|id| storable(id)).collect()
     };
-    let deleted = delete(connection, group, &gone).await?;
-    let inserted = insert(connection, group, &outcome.added.into_iter().collect::<Vec<_>>()).await?;
+    let deleted = delete(session, group, &gone).await?;
+    let inserted = insert(session, group, &outcome.added.into_iter().collect::<Vec<_>>()).await?;
     Ok(deleted + inserted > 0)
 }
 
@@ -81,7 +81,7 @@ impl Outcome {
 /// The ids of members that a filter fits, as things stand in the middle of a request. Looks at all of them: nobody filters members by
 /// anything but their id without meaning many.
 async fn fitting(
-    connection: &mut AnyConnection,
+    session: &mut dyn Session,
     client: &str,
     group: i64,
     outcome: &Outcome,
@@ -89,18 +89,17 @@ async fn fitting(
 ) -> Result<Vec<String>, Trouble> {
     let mut ids = outcome.added.clone();
     if !outcome.cleared {
-        ids.extend(current(connection, group).await?);
+        ids.extend(current(session, group).await?);
     }
     let ids: Vec<String> = ids.into_iter().collect();
     let mut fitting = Vec::new();
     let mut kinds: BTreeMap<String, i64> = BTreeMap::new();
     for ids in ids.chunks(LONGEST_LIST) {
         let padded = padded(ids);
-        let query = sqlx::query(AssertSqlSafe(listed(SELECT_KINDS, 2, padded.len()))).bind(client);
-        let query = padded.iter().fold(query, |query, id| query.bind(id.as_str()));
-        for row in query.fetch_all(&mut *connection).await? {
-            kinds.insert(row.try_get(0)?, row.try_get(1)?);
-        }
+        let bound: Vec<Bound<'_>> =
+            std::iter::once(client.into()).chain(padded.iter().map(|id| (*id).into())).collect();
+        let kind = |row: &dyn Columns| Ok((row.the_text(0)?.into_owned(), row.the_number(1)?));
+        kinds.extend(session.rows(&listed(SELECT_KINDS, 2, padded.len()), &bound, kind).await?);
     }
     for id in ids {
         let member = match kinds.get(&id) {
@@ -114,31 +113,30 @@ async fn fitting(
     Ok(fitting)
 }
 
-async fn current(connection: &mut AnyConnection, group: i64) -> Result<Vec<String>, sqlx::Error> {
-    let rows = sqlx::query(SELECT_MEMBER_IDS).bind(group).fetch_all(&mut *connection).await?;
-    rows.iter().map(|row| row.try_get(0)).collect()
+async fn current(session: &mut dyn Session, group: i64) -> Result<Vec<String>, sqlx::Error> {
+    session.rows(SELECT_MEMBER_IDS, &[group.into()], |row| Ok(row.the_text(0)?.into_owned())).await
 }
 
-async fn delete(connection: &mut AnyConnection, group: i64, gone: &[String]) -> Result<u64, sqlx::Error> {
+async fn delete(session: &mut dyn Session, group: i64, gone: &[String]) -> Result<u64, sqlx::Error> {
     let mut deleted = 0;
     for ids in gone.chunks(LONGEST_LIST) {
         let padded = padded(ids);
-        let query = sqlx::query(AssertSqlSafe(listed(DELETE_MEMBERS, 2, padded.len()))).bind(group);
-        let query = padded.iter().fold(query, |query, id| query.bind(id.as_str()));
-        deleted += query.execute(&mut *connection).await?.rows_affected();
+        deleted += session.execute(&listed(DELETE_MEMBERS, 2, padded.len()), &of_group(group, &padded)).await?;
     }
     Ok(deleted)
 }
 
-async fn insert(connection: &mut AnyConnection, group: i64, new: &[String]) -> Result<u64, sqlx::Error> {
+async fn insert(session: &mut dyn Session, group: i64, new: &[String]) -> Result<u64, sqlx::Error> {
     let mut inserted = 0;
     for ids in new.chunks(LONGEST_LIST) {
         let padded = padded(ids);
-        let query = sqlx::query(AssertSqlSafe(insertion(padded.len()))).bind(group);
-        let query = padded.iter().fold(query, |query, id| query.bind(id.as_str()));
-        inserted += query.execute(&mut *connection).await?.rows_affected();
+        inserted += session.execute(&insertion(padded.len()), &of_group(group, &padded)).await?;
     }
     Ok(inserted)
+}
+
+fn of_group<'b>(group: i64, ids: &[&'b String]) -> Vec<Bound<'b>> {
+    std::iter::once(group.into()).chain(ids.iter().map(|id| (*id).into())).collect()
 }
 
 fn insertion(count: usize) -> String {

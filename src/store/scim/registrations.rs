@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
+use sqlx::Row as _;
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row as _};
 use tokio::sync::Notify;
 
 use super::letters::Turn;
@@ -14,6 +14,7 @@ use super::write::{News, Trouble, in_time};
 use super::{Resource, Resources, WHAT, resource};
 use crate::ids::{Localpart, Timestamp};
 use crate::store::audit::{AuditRecord, note};
+use crate::store::session::{Columns, Session};
 use crate::store::{Store, StoreError};
 
 const WHAT_WRITE: &str = "write down what became of an account";
@@ -80,7 +81,7 @@ impl Resources {
     /// Orders an account for somebody new, or anew for somebody who is activated and whose order was refused before.
     pub(super) async fn order(
         &self,
-        connection: &mut AnyConnection,
+        session: &mut dyn Session,
         person: &Resource,
         (is_new, now_ms): (bool, i64),
     ) -> Result<(), sqlx::Error> {
@@ -88,7 +89,7 @@ impl Resources {
             return Ok(());
         }
         let sql = if is_new { ORDER } else { ORDER_AGAIN };
-        sqlx::query(sql).bind(person.pk).bind(now_ms).execute(&mut *connection).await.map(|_| ())
+        session.execute(sql, &[person.pk.into(), now_ms.into()]).await.map(|_| ())
     }
 
     /// Orders whose time has come, the oldest first, of people who are active.
@@ -96,9 +97,8 @@ impl Resources {
     /// # Errors
     /// See [`StoreError`].
     pub async fn registrations_due(&self, now: Timestamp, at_most: u32) -> Result<Vec<Ordered>, StoreError> {
-        let query = sqlx::query(DUE).bind(self.client.as_str()).bind(now.0).bind(i64::from(at_most));
-        let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
-        rows.iter().map(ordered).collect()
+        let bound = [self.client(), now.0.into(), i64::from(at_most).into()];
+        self.store.many(WHAT, (DUE, &bound), ordered).await
     }
 
     /// Writes down that the homeserver is about to be asked, with its row of the audit.
@@ -108,10 +108,9 @@ impl Resources {
     pub async fn registration_begins(&self, order: &Ordered, record: &AuditRecord) -> Result<(), StoreError> {
         let work = async {
             let mut writing = self.begin().await?;
-            let transaction = writing.transaction();
-            let query = sqlx::query(BEGIN).bind(self.client.as_str()).bind(order.stable_id.as_str());
-            query.execute(&mut **transaction).await?;
-            note(transaction, std::slice::from_ref(record)).await?;
+            let session = writing.session();
+            session.execute(BEGIN, &[self.client(), (&order.stable_id).into()]).await?;
+            note(session, std::slice::from_ref(record)).await?;
             writing.commit(&self.turns).await
         };
         in_time(WHAT_WRITE, work).await
@@ -142,20 +141,19 @@ impl Resources {
     ) -> Result<bool, Trouble> {
         let cause = if let Ended::Refused(cause) = ended { cause.as_str() } else { "" };
         let mut writing = self.begin().await?;
-        let transaction = writing.transaction();
-        let query = sqlx::query(END).bind(self.client.as_str()).bind(order.stable_id.as_str());
-        query.bind(ended.state()).bind(cause).bind(now.0).execute(&mut **transaction).await?;
-        note(transaction, record.map(std::slice::from_ref).unwrap_or_default()).await?;
+        let session = writing.session();
+        let bound = [self.client(), (&order.stable_id).into(), ended.state().into(), cause.into(), now.0.into()];
+        session.execute(END, &bound).await?;
+        note(session, record.map(std::slice::from_ref).unwrap_or_default()).await?;
         let mut told = false;
         if !matches!(ended, Ended::Refused(_)) {
             // They may have been deactivated meanwhile.
-            let person = sqlx::query(PERSON).bind(order.person.pk).fetch_optional(&mut **transaction).await?;
-            let person = person.as_ref().and_then(|row| resource(row).ok());
-            if let Some(person) = person.filter(|person| person.active) {
-                told = self.tell(transaction, &person, Some(Turn::Opened), now.0).await?;
+            let person = session.first(PERSON, &[order.person.pk.into()], |row| Ok(resource(row).ok())).await?;
+            if let Some(person) = person.flatten().filter(|person| person.active) {
+                told = self.tell(session, &person, Some(Turn::Opened), now.0).await?;
             }
         }
-        self.announce(transaction, false, now.0).await?;
+        self.announce(session, false, now.0).await?;
         writing.commit(&self.turns).await?;
         Ok(told)
     }
@@ -238,23 +236,15 @@ impl Store {
     }
 }
 
-fn ordered(row: &AnyRow) -> Result<Ordered, StoreError> {
-    // The resource's own columns stand first.
-    let person = resource(row)?;
-    let columns = || -> Result<_, sqlx::Error> {
-        let texts: (String, String, String) = (row.try_get(8)?, row.try_get(9)?, row.try_get(10)?);
-        let numbers: (i64, i64) = (row.try_get(11)?, row.try_get(12)?);
-        Ok((texts, numbers))
-    };
-    let ((stable_id, localpart, state), (queued_at, attempts)) =
-        columns().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
+fn ordered(row: &dyn Columns) -> Result<Ordered, sqlx::Error> {
     Ok(Ordered {
-        stable_id,
-        localpart: localpart.into(),
-        queued_at: Timestamp(queued_at),
-        attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
-        begun: state == "sent",
-        person,
+        // The resource's own columns stand first.
+        person: resource(row)?,
+        stable_id: row.the_text(8)?.into_owned(),
+        localpart: row.the_text(9)?.into_owned().into(),
+        begun: row.the_text(10)? == "sent",
+        queued_at: Timestamp(row.the_number(11)?),
+        attempts: u32::try_from(row.the_number(12)?).unwrap_or(u32::MAX),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Writes to `SQLite` take turns, and those that wait for each other share a commit: what costs most is that it reaches the disk. Each
 //! write is whole or not at all by itself, and none is answered before the commit that holds it is done.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,6 +11,8 @@ use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::Resources;
 use super::write::{Trouble, WHAT};
+use crate::store::near::Writer;
+use crate::store::session::Session;
 use crate::store::{Backend, Store, StoreError};
 
 /// Most writes in one commit.
@@ -27,7 +30,7 @@ pub(super) struct Turns {
 /// Writes that are done and not committed. Dropped, all of them are undone, and whoever waits is told.
 #[derive(Debug)]
 pub(super) struct Batch {
-    pub(super) transaction: Transaction<'static, Any>,
+    pub(super) writer: Writer,
     waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
 }
 
@@ -44,10 +47,10 @@ pub(super) enum Writing {
 }
 
 impl Writing {
-    pub(super) fn transaction(&mut self) -> &mut Transaction<'static, Any> {
+    pub(super) fn session(&mut self) -> &mut dyn Session {
         match self {
-            Self::Shared(_, batch) => &mut batch.transaction,
-            Self::Own(transaction) => transaction,
+            Self::Shared(_, batch) => &mut batch.writer,
+            Self::Own(transaction) => &mut **transaction,
         }
     }
 
@@ -63,9 +66,9 @@ impl Writing {
 impl Resources {
     /// Begins to write: in turn with the others where the database takes one writer at a time.
     pub(super) async fn begin(&self) -> Result<Writing, sqlx::Error> {
-        Ok(match self.store.backend {
-            Backend::Sqlite(_) => {
-                let (turn, batch) = self.turns.take(&self.store).await?;
+        Ok(match &self.store.backend {
+            Backend::Sqlite(file) => {
+                let (turn, batch) = self.turns.take(&self.store, file).await?;
                 Writing::Shared(turn, batch)
             }
             Backend::Postgres => Writing::Own(self.store.begin().await?),
@@ -84,14 +87,14 @@ impl Drop for InLine<'_> {
 
 impl Turns {
     /// Waits for a turn, and gives the batch that is open or a new one.
-    pub(super) async fn take(&self, store: &Store) -> Result<(Turn, Batch), sqlx::Error> {
+    pub(super) async fn take(&self, store: &Store, file: &Path) -> Result<(Turn, Batch), sqlx::Error> {
         self.in_line.fetch_add(1, Ordering::Relaxed);
         let in_line = InLine(&self.in_line);
         let mut turn = Arc::clone(&self.batch).lock_owned().await;
         drop(in_line);
         let batch = match turn.take() {
             Some(batch) => batch,
-            None => Batch { transaction: store.begin().await?, waiting: Vec::new() },
+            None => Batch { writer: store.near.begin(file).await?, waiting: Vec::new() },
         };
         Ok((Turn(turn), batch))
     }
@@ -124,8 +127,8 @@ impl Turns {
 /// Not to be given up half-way, whoever goes away: nobody would know whether it was done.
 fn commit(turn: OwnedMutexGuard<Option<Batch>>, batch: Batch) {
     tokio::spawn(async move {
-        let Batch { transaction, waiting } = batch;
-        let done = transaction.commit().await;
+        let Batch { writer, waiting } = batch;
+        let done = writer.commit().await;
         for waiting in waiting {
             // Who is not there any more need not be told.
             let _ = waiting.send(done.as_ref().copied().map_err(|error| StoreError::from_sqlx(WHAT, error)));

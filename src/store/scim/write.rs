@@ -1,18 +1,18 @@
 //! Creating, changing and deleting resources. Each write is one transaction, done before it is answered, whole or not at all; writes to
 //! one resource come one after the other. Whoever comes later sees what came before.
 
+use std::borrow::Cow;
+use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
-use sqlx::any::AnyRow;
-use sqlx::{Any, AnyConnection, Row as _, Transaction};
-
 use super::letters::Turn;
-use super::{Resource, Resources, addresses, letters, members, number, resource, storable};
+use super::{Resource, Resources, addresses, first_number, letters, members, number, resource, storable};
 use crate::ids::Localpart;
 use crate::scim::patch::MemberChange;
 use crate::scim::{Document, Error, Kind, fold};
+use crate::store::session::{Columns as Row, Session};
 use crate::store::{Backend, CALL_LIMIT, StoreError, too_slow};
+use serde_json::Value;
 
 pub(super) const WHAT: &str = "write a SCIM resource";
 /// How often a write is tried that another one got in the way of.
@@ -147,8 +147,8 @@ impl Resources {
         loop {
             tries += 1;
             let attempt = async {
-                match self.store.backend {
-                    Backend::Sqlite(_) => self.in_turn(job, now_ms).await,
+                match &self.store.backend {
+                    Backend::Sqlite(file) => self.in_turn(file, job, now_ms).await,
                     Backend::Postgres => self.alone(job, now_ms).await,
                 }
             };
@@ -177,7 +177,7 @@ impl Resources {
     /// A job with a transaction of its own.
     async fn alone(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, Trouble> {
         let mut transaction = self.store.begin().await?;
-        let (done, news) = self.perform(&mut transaction, job, now_ms).await?;
+        let (done, news) = self.perform(&mut *transaction, job, now_ms).await?;
         transaction.commit().await?;
         self.spread(news);
         Ok(done)
@@ -185,20 +185,20 @@ impl Resources {
 
     /// A job that shares its transaction with those that wait to write, and is undone by itself where it is refused. A refusal may rest on
     /// what others have just written, so it waits for the commit as well.
-    async fn in_turn(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, Trouble> {
-        let (turn, mut batch) = self.turns.take(&self.store).await?;
-        sqlx::query(SAVEPOINT).execute(&mut *batch.transaction).await?;
-        let done = self.perform(&mut batch.transaction, job, now_ms).await;
+    async fn in_turn(&self, file: &Path, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, Trouble> {
+        let (turn, mut batch) = self.turns.take(&self.store, file).await?;
+        batch.writer.execute(SAVEPOINT, &[]).await?;
+        let done = self.perform(&mut batch.writer, job, now_ms).await;
         match &done {
             Ok(_) => {}
-            Err(Trouble::Refused(_)) => undo(&mut batch.transaction).await?,
+            Err(Trouble::Refused(_)) => undo(&mut batch.writer).await?,
             Err(Trouble::Sql(sqlx::Error::Database(cause))) if cause.is_unique_violation() => {
-                undo(&mut batch.transaction).await?;
+                undo(&mut batch.writer).await?;
             }
             // The connection may be gone: nothing of the batch is kept.
             Err(_) => return done.map(|(done, _)| done),
         }
-        sqlx::query(RELEASE).execute(&mut *batch.transaction).await?;
+        batch.writer.execute(RELEASE, &[]).await?;
         self.turns.end(turn, batch).await?;
         let (done, news) = done?;
         self.spread(news);
@@ -208,41 +208,41 @@ impl Resources {
     /// What a job comes to, and whom it is news for.
     async fn perform(
         &self,
-        transaction: &mut Transaction<'static, Any>,
+        session: &mut dyn Session,
         job: &Job<'_>,
         now_ms: i64,
     ) -> Result<(Option<Resource>, News), Trouble> {
         let (done, turn) = match job {
             Job::Create(new) => {
-                let made = self.insert(transaction, new, now_ms).await?;
+                let made = self.insert(session, new, now_ms).await?;
                 if made.kind == Kind::User {
-                    self.order(transaction, &made, (true, now_ms)).await?;
+                    self.order(session, &made, (true, now_ms)).await?;
                 }
                 let turn = letters::on_creation(&made);
                 (made, turn)
             }
             Job::Change(kind, id, decide) => {
-                let Some(before) = self.locked(transaction, *kind, id).await? else {
+                let Some(before) = self.locked(session, *kind, id).await? else {
                     return Ok((None, News::default()));
                 };
-                let after = self.replace(transaction, before.clone(), *decide, now_ms).await?;
+                let after = self.replace(session, before.clone(), *decide, now_ms).await?;
                 let turn = letters::on_change(&before, &after);
                 if turn == Some(Turn::Opened) {
-                    self.order(transaction, &after, (false, now_ms)).await?;
+                    self.order(session, &after, (false, now_ms)).await?;
                 }
                 (after, turn)
             }
             Job::Delete(kind, id, check) => {
-                let Some(before) = self.locked(transaction, *kind, id).await? else {
+                let Some(before) = self.locked(session, *kind, id).await? else {
                     return Ok((None, News::default()));
                 };
                 check(&before)?;
-                self.remove(transaction, &before, now_ms).await?;
+                self.remove(session, &before, now_ms).await?;
                 let turn = letters::on_deletion(&before);
                 (before, turn)
             }
         };
-        let letter = self.tell(transaction, &done, turn, now_ms).await?;
+        let letter = self.tell(session, &done, turn, now_ms).await?;
         Ok((Some(done), News { letter, account: turn == Some(Turn::Opened) }))
     }
 
@@ -258,13 +258,13 @@ impl Resources {
 
     async fn replace(
         &self,
-        connection: &mut AnyConnection,
+        session: &mut dyn Session,
         before: Resource,
         decide: &Decide<'_>,
         now_ms: i64,
     ) -> Result<Resource, Trouble> {
         let change = decide(&before)?;
-        let moved = members::change(connection, &self.client, before.pk, &change.members).await?;
+        let moved = members::change(session, &self.client, before.pk, &change.members).await?;
         if !moved && change.document == before.document {
             return Ok(before);
         }
@@ -275,27 +275,27 @@ impl Resources {
             modified: now_ms.max(before.modified),
             ..before.clone()
         };
-        self.update(connection, &after).await?;
-        addresses::keep(connection, after.pk, Some(&before.document), &after.document).await?;
-        self.announce(connection, before.active && !after.active, now_ms).await?;
+        self.update(session, &after).await?;
+        addresses::keep(session, after.pk, Some(&before.document), &after.document).await?;
+        self.announce(session, before.active && !after.active, now_ms).await?;
         Ok(after)
     }
 
-    async fn remove(&self, connection: &mut AnyConnection, before: &Resource, now_ms: i64) -> Result<(), Trouble> {
+    async fn remove(&self, session: &mut dyn Session, before: &Resource, now_ms: i64) -> Result<(), Trouble> {
         let id = before.id.as_str();
-        sqlx::query(TOUCH_GROUPS).bind(id).bind(now_ms).execute(&mut *connection).await?;
-        sqlx::query(DELETE_MEMBERSHIPS).bind(id).execute(&mut *connection).await?;
-        sqlx::query(DELETE_MEMBERS).bind(before.pk).execute(&mut *connection).await?;
+        session.execute(TOUCH_GROUPS, &[id.into(), now_ms.into()]).await?;
+        session.execute(DELETE_MEMBERSHIPS, &[id.into()]).await?;
+        session.execute(DELETE_MEMBERS, &[before.pk.into()]).await?;
         match before.kind {
             Kind::User => {
-                addresses::forget(connection, before.pk).await?;
-                sqlx::query(BURY).bind(before.pk).bind(now_ms).execute(&mut *connection).await?;
+                addresses::forget(session, before.pk).await?;
+                session.execute(BURY, &[before.pk.into(), now_ms.into()]).await?;
             }
             Kind::Group => {
-                sqlx::query(DELETE).bind(before.pk).execute(&mut *connection).await?;
+                session.execute(DELETE, &[before.pk.into()]).await?;
             }
         }
-        Ok(self.announce(connection, before.kind == Kind::User, now_ms).await?)
+        Ok(self.announce(session, before.kind == Kind::User, now_ms).await?)
     }
 
     /// Whether somebody new would be somebody who was deleted and returns.
@@ -307,21 +307,20 @@ impl Resources {
         let localpart = new.localpart.as_ref().map(Localpart::as_str);
         let looking = async {
             let mut connection = self.store.pool.acquire().await?;
-            self.buried(&mut connection, external_id, localpart).await
+            self.buried(&mut *connection, external_id, localpart).await
         };
         Ok(self.store.bounded("read SCIM resources", looking).await?.is_some())
     }
 
-    async fn insert(&self, connection: &mut AnyConnection, new: &New, now_ms: i64) -> Result<Resource, Trouble> {
+    async fn insert(&self, session: &mut dyn Session, new: &New, now_ms: i64) -> Result<Resource, Trouble> {
         let mut localpart = new.localpart.as_ref().map(|localpart| localpart.as_str().to_owned());
         let mut stable_id = new.id.clone();
         let mut used = 0;
         let external_id = new.document.get("externalId").and_then(Value::as_str);
         if new.kind == Kind::User
-            && let Some(buried) = self.buried(connection, external_id, localpart.as_deref()).await?
+            && let Some(buried) = self.buried(session, external_id, localpart.as_deref()).await?
         {
-            let unbury = sqlx::query(UNBURY).bind(self.client.as_str()).bind(buried.stable_id.as_str());
-            unbury.execute(&mut *connection).await?;
+            session.execute(UNBURY, &[self.client(), (&buried.stable_id).into()]).await?;
             stable_id = buried.stable_id;
             used = buried.used;
             localpart = buried.localpart.or(localpart);
@@ -336,48 +335,48 @@ impl Resources {
             modified: now_ms,
             active: stated(&new.document).unwrap_or(true),
         };
-        let columns = Columns::of(&made);
-        let row = sqlx::query(INSERT)
-            .bind(self.client.as_str())
-            .bind(number(made.kind))
-            .bind(made.id.as_str())
-            .bind(columns.user_ci)
-            .bind(columns.display_ci)
-            .bind(columns.external_id)
-            .bind(localpart)
-            .bind(stable_id)
-            .bind(columns.document)
-            .bind(now_ms)
-            .bind(i64::from(made.active))
-            .bind(used)
-            .fetch_one(&mut *connection)
-            .await?;
-        made.pk = row.try_get(0)?;
-        addresses::keep(connection, made.pk, None, &made.document).await?;
+        made.pk = {
+            let columns = Columns::of(&made);
+            let bound = [
+                self.client(),
+                number(made.kind).into(),
+                (&made.id).into(),
+                columns.user_ci.as_deref().into(),
+                columns.display_ci.as_deref().into(),
+                columns.external_id.into(),
+                localpart.as_deref().into(),
+                (&stable_id).into(),
+                (&columns.document).into(),
+                now_ms.into(),
+                made.active.into(),
+                used.into(),
+            ];
+            session.first(INSERT, &bound, first_number).await?.ok_or(sqlx::Error::RowNotFound)?
+        };
+        addresses::keep(session, made.pk, None, &made.document).await?;
         let members = [MemberChange::Add(new.members.clone())];
-        members::change(connection, &self.client, made.pk, &members).await?;
-        self.announce(connection, false, now_ms).await?;
+        members::change(session, &self.client, made.pk, &members).await?;
+        self.announce(session, false, now_ms).await?;
         Ok(made)
     }
 
     /// Somebody who was deleted: by external id, or by name where no external id speaks against it.
     async fn buried(
         &self,
-        connection: &mut AnyConnection,
+        session: &mut dyn Session,
         external_id: Option<&str>,
         localpart: Option<&str>,
     ) -> Result<Option<Buried>, sqlx::Error> {
-        let query = sqlx::query(SELECT_BURIED).bind(self.client.as_str()).bind(external_id).bind(localpart);
-        let rows = query.fetch_all(&mut *connection).await?;
-        let buried = |row: &AnyRow| -> Result<Buried, sqlx::Error> {
+        let buried = |row: &dyn Row| {
             Ok(Buried {
-                stable_id: row.try_get(0)?,
-                localpart: row.try_get(1)?,
-                external_id: row.try_get(2)?,
-                used: row.try_get(3)?,
+                stable_id: row.the_text(0)?.into_owned(),
+                localpart: row.text(1)?.map(Cow::into_owned),
+                external_id: row.text(2)?.map(Cow::into_owned),
+                used: row.the_number(3)?,
             })
         };
-        let mut all: Vec<Buried> = rows.iter().map(buried).collect::<Result<_, _>>()?;
+        let bound = [self.client(), external_id.into(), localpart.into()];
+        let mut all = session.rows(SELECT_BURIED, &bound, buried).await?;
         let same = |person: &Buried| person.external_id.is_some() && person.external_id.as_deref() == external_id;
         let near = |person: &Buried| person.external_id.is_none() || external_id.is_none();
         let found = all.iter().position(same).or_else(|| all.iter().position(near));
@@ -385,7 +384,7 @@ impl Resources {
     }
 
     /// A resource as the last write left it, no other write to it until this one is done.
-    async fn locked(&self, connection: &mut AnyConnection, kind: Kind, id: &str) -> Result<Option<Resource>, Trouble> {
+    async fn locked(&self, session: &mut dyn Session, kind: Kind, id: &str) -> Result<Option<Resource>, Trouble> {
         if !storable(id) {
             return Ok(None);
         }
@@ -393,41 +392,39 @@ impl Resources {
             Backend::Sqlite(_) => SELECT_TO_CHANGE,
             Backend::Postgres => SELECT_FOR_UPDATE,
         };
-        let query = sqlx::query(sql).bind(self.client.as_str()).bind(number(kind)).bind(id);
-        let row = query.fetch_optional(&mut *connection).await?;
-        Ok(row.as_ref().map(resource).transpose()?)
+        Ok(session.first(sql, &[self.client(), number(kind).into(), id.into()], resource).await?)
     }
 
-    async fn update(&self, connection: &mut AnyConnection, after: &Resource) -> Result<(), sqlx::Error> {
+    async fn update(&self, session: &mut dyn Session, after: &Resource) -> Result<(), sqlx::Error> {
         let columns = Columns::of(after);
-        let query = sqlx::query(UPDATE)
-            .bind(after.pk)
-            .bind(columns.user_ci)
-            .bind(columns.display_ci)
-            .bind(columns.external_id)
-            .bind(columns.document)
-            .bind(after.version)
-            .bind(after.modified)
-            .bind(i64::from(after.active));
-        query.execute(&mut *connection).await.map(|_| ())
+        let bound = [
+            after.pk.into(),
+            columns.user_ci.as_deref().into(),
+            columns.display_ci.as_deref().into(),
+            columns.external_id.into(),
+            (&columns.document).into(),
+            after.version.into(),
+            after.modified.into(),
+            after.active.into(),
+        ];
+        session.execute(UPDATE, &bound).await.map(|_| ())
     }
 
     /// Counts the change, last of all: whoever does so waits for nobody afterwards.
     pub(super) async fn announce(
         &self,
-        connection: &mut AnyConnection,
+        session: &mut dyn Session,
         urgent: bool,
         now_ms: i64,
     ) -> Result<(), sqlx::Error> {
         let urgent = urgent || self.hurried;
-        let query = sqlx::query(ANNOUNCE).bind(self.client.as_str()).bind(now_ms).bind(i64::from(urgent));
-        query.execute(&mut *connection).await.map(|_| ())
+        session.execute(ANNOUNCE, &[self.client(), now_ms.into(), urgent.into()]).await.map(|_| ())
     }
 }
 
 /// Back to where the job began.
-async fn undo(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-    sqlx::query(ROLLBACK_TO).execute(connection).await.map(|_| ())
+async fn undo(session: &mut dyn Session) -> Result<(), sqlx::Error> {
+    session.execute(ROLLBACK_TO, &[]).await.map(|_| ())
 }
 
 /// What somebody else has: the databases refuse it, `PostgreSQL` with the index's name, `SQLite` with the columns'.
@@ -459,21 +456,21 @@ fn stated(document: &Document) -> Option<bool> {
 }
 
 /// What is looked up, beside the document.
-struct Columns {
+struct Columns<'r> {
     user_ci: Option<String>,
     display_ci: Option<String>,
-    external_id: Option<String>,
+    external_id: Option<&'r str>,
     document: String,
 }
 
-impl Columns {
-    fn of(resource: &Resource) -> Self {
+impl<'r> Columns<'r> {
+    fn of(resource: &'r Resource) -> Self {
         let text = |name: &str| resource.document.get(name).and_then(Value::as_str);
         Self {
             user_ci: text("userName").map(fold),
             display_ci: text("displayName").map(fold),
-            external_id: text("externalId").map(str::to_owned),
-            document: Value::Object(resource.document.clone()).to_string(),
+            external_id: text("externalId"),
+            document: serde_json::to_string(&resource.document).unwrap_or_default(),
         }
     }
 }
