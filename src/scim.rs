@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no randomness. `store::scim` keeps what is decided here, `http::scim` carries it.
 
 pub mod access;
+pub mod body;
 pub mod bulk;
 pub mod discovery;
 pub mod document;

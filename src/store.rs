@@ -265,7 +265,8 @@ impl Store {
 const PING: &str = "SELECT COUNT(*) FROM facts";
 
 /// Readers beside a writer (WAL), writers that wait for each other, and a commit that survives a power cut.
-const SQLITE_SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL;";
+const SQLITE_SETTINGS: &str =
+    "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL; PRAGMA cache_size = -1000;";
 
 /// Connections to `url`, each prepared by `settings` (several statements, or none).
 async fn connect(url: &str, settings: &'static str) -> Result<AnyPool, StoreError> {

@@ -32,7 +32,7 @@ use crate::bridge::localpart::Mapping;
 use crate::clock;
 use crate::scim::access::Roles;
 use crate::scim::route::Route;
-use crate::scim::{Error, Kind, discovery, document};
+use crate::scim::{Error, Kind, body, discovery, document};
 use crate::store::scim::{Letters, Resources, WriteError};
 use crate::store::{Store, StoreError};
 
@@ -333,8 +333,7 @@ async fn read_body(headers: &HeaderMap, body: Body, largest: usize) -> Result<Re
         BrokenBody::TooLate => Error::new(408, "the body took too long to arrive"),
         BrokenBody::CutOff => Error::invalid_syntax("the body broke off"),
     })?;
-    let parsed: Result<Value, _> = serde_json::from_slice(&bytes);
-    Ok(match parsed {
+    Ok(match body::parse(&bytes) {
         Err(error) => Err(Error::invalid_syntax(format!(
             "the body is not JSON (line {}, column {})",
             error.line(),

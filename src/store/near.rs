@@ -19,6 +19,10 @@ use super::{Backend, Reach, Store, StoreError};
 
 /// Statements kept prepared by each connection.
 const PREPARED: usize = 64;
+/// Pages, of 4 KiB, that wait in the write-ahead log before they are put where they belong: one that changes often is written there once.
+const CHECKPOINT_PAGES: i64 = 4_000;
+/// What each connection keeps of the file, in KiB with a minus sign; the system keeps the rest.
+const CACHE_KIB: i64 = -1_000;
 /// Connections for reading that are kept open.
 const MOST_READERS: usize = 4;
 /// How long a write waits for others to end theirs.
@@ -150,7 +154,11 @@ fn open(file: &Path, only_reads: bool) -> rusqlite::Result<Connection> {
         connection.pragma_update(None, "query_only", true)?;
     } else {
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // What a savepoint needs to be undone fits into memory; a file for it would be made and removed for every write.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     }
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(PREPARED);
     Ok(connection)
 }
@@ -313,5 +321,69 @@ impl Store {
             (Backend::Sqlite(file), Reach::Write) => Some(file),
             (Backend::Sqlite(_), Reach::Look) | (Backend::Postgres, _) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    async fn store(folder: &Path) -> Store {
+        Store::open(&format!("sqlite://{}", folder.join("usher.db").display())).await.unwrap()
+    }
+
+    fn pair(row: &dyn Columns) -> Result<(String, i64), sqlx::Error> {
+        Ok((row.the_text(0)?.into_owned(), row.the_number(1)?))
+    }
+
+    #[tokio::test]
+    async fn parameters_are_told_by_their_numbers_in_whatever_order_they_stand() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        let bound = [Bound::Number(7), "seven".into()];
+        for sql in ["SELECT $2, CAST($1 AS BIGINT)", "SELECT $2, CAST($1 AS BIGINT) WHERE $1 = 7 AND $2 = 'seven'"] {
+            assert_eq!(store.few("look", (sql, &bound), pair).await.unwrap(), [("seven".to_owned(), 7)]);
+            assert_eq!(store.many("look", (sql, &bound), pair).await.unwrap(), [("seven".to_owned(), 7)]);
+        }
+        let empty = store.few("look", ("SELECT NULL, 1", &[]), pair).await.unwrap_err();
+        assert!(matches!(empty, StoreError::Damaged { .. }), "{empty}");
+    }
+
+    #[tokio::test]
+    async fn a_write_is_there_once_it_is_committed_and_never_when_it_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        let file = folder.path().join("usher.db");
+        let insert = "INSERT INTO facts (name, value) VALUES ($1, $2)";
+        let facts = async || {
+            let found = store.few("look", ("SELECT name, 1 FROM facts WHERE name LIKE 'near %'", &[]), pair).await;
+            found.unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let mut dropped = store.near.begin(&file).await.unwrap();
+        assert_eq!(dropped.execute(insert, &["near one".into(), "1".into()]).await.unwrap(), 1);
+        assert!(facts().await.is_empty(), "nobody sees what is not committed");
+        drop(dropped);
+        let mut kept = store.near.begin(&file).await.unwrap();
+        kept.execute(insert, &["near two".into(), "2".into()]).await.unwrap();
+        let twice = kept.execute(insert, &["near two".into(), "2".into()]).await.unwrap_err();
+        assert!(twice.as_database_error().unwrap().is_unique_violation(), "{twice}");
+        kept.commit().await.unwrap();
+        assert_eq!(facts().await, ["near two"]);
+    }
+
+    #[tokio::test]
+    async fn closing_leaves_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        let file = folder.path().join("usher.db");
+        store.few("look", ("SELECT 'a', 1", &[]), pair).await.unwrap();
+        store.near.begin(&file).await.unwrap().commit().await.unwrap();
+        let writing = store.near.begin(&file).await.unwrap();
+        store.close().await;
+        writing.commit().await.unwrap();
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["usher.db"]);
     }
 }

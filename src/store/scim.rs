@@ -10,6 +10,7 @@ mod members;
 #[cfg(test)]
 mod plans;
 mod registrations;
+mod shelf;
 mod turns;
 mod write;
 
@@ -37,6 +38,7 @@ pub struct Resources {
     client: String,
     /// `SQLite` takes one writer at a time: those of one process wait here, in order, and not in the file's lock.
     turns: Arc<turns::Turns>,
+    shelf: shelf::Shelf,
     letters: Option<Letters>,
     registrations: Option<Registrations>,
     /// Every change is told to the loop as one that waits for nothing.
@@ -88,6 +90,7 @@ impl Resources {
             store,
             client: client.to_owned(),
             turns: Arc::default(),
+            shelf: shelf::Shelf::default(),
             letters: None,
             registrations: None,
             hurried: false,
@@ -169,13 +172,31 @@ impl Resources {
         self.client.as_str().into()
     }
 
-    /// How many there are.
+    /// At most `limit` resources of a slice, in order, and how many there are in all.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn count(&self, kind: Kind) -> Result<i64, StoreError> {
-        let found = self.store.many(WHAT, (COUNT, &[self.client(), number(kind).into()]), first_number).await?;
-        Ok(found.first().copied().unwrap_or_default())
+    pub async fn page(&self, kind: Kind, slice: Slice, limit: i64) -> Result<(i64, Vec<Resource>), StoreError> {
+        let revision = self.revision().await?;
+        let total = match self.shelf.count(revision, kind) {
+            Some(total) => total,
+            None => {
+                let bound = [self.client(), number(kind).into()];
+                let counted = self.store.many(WHAT, (COUNT, &bound), first_number).await?;
+                let total = counted.first().copied().unwrap_or_default();
+                self.shelf.counted(revision, kind, total);
+                total
+            }
+        };
+        if limit == 0 {
+            return Ok((total, Vec::new()));
+        }
+        let found = self.slice(kind, self.shelf.shortened(revision, kind, slice), limit).await?;
+        if let Slice::Offset(skip) = slice {
+            let pks: Vec<i64> = found.iter().map(|resource| resource.pk).collect();
+            self.shelf.walked(revision, (kind, skip), &pks);
+        }
+        Ok((total, found))
     }
 
     /// At most `limit` resources of a slice, in order.

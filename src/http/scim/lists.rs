@@ -61,7 +61,6 @@ fn projection(kind: Kind, query: &Query) -> Projection {
 
 /// Everything of a kind, in order of creation: the database knows the page.
 async fn paged(resources: &Resources, call: &Call, kind: Kind, query: &Query) -> Result<Page, Refusal> {
-    let total = resources.count(kind).await?;
     let (slice, start) = match query.paging {
         Paging::Index(start) => (Slice::Offset(start - 1), Some(start)),
         Paging::Cursor(None) => (Slice::After(0), None),
@@ -69,11 +68,12 @@ async fn paged(resources: &Resources, call: &Call, kind: Kind, query: &Query) ->
         Paging::Cursor(Some(Cursor::Before(pk))) => (Slice::Before(pk), None),
         Paging::Cursor(Some(Cursor::Offset(skip))) => (Slice::Offset(skip), None),
     };
+    // One more than asked for tells whether there is another page.
+    let limit = if query.count == 0 { 0 } else { query.count + 1 };
+    let (total, mut found) = resources.page(kind, slice, limit).await?;
     if query.count == 0 {
         return Ok(Page { total, start, ..Page::default() });
     }
-    // One more than asked for tells whether there is another page.
-    let mut found = resources.slice(kind, slice, query.count + 1).await?;
     let more = i64::try_from(found.len()).unwrap_or(i64::MAX) > query.count;
     let backwards = matches!(slice, Slice::Before(_));
     if more && backwards {

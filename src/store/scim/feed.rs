@@ -11,6 +11,7 @@ use super::{Resources, WHAT, kind_of};
 use crate::directory::{Alias, Departed, GroupKind, RawGroup, User};
 use crate::ids::{Localpart, StableId, Timestamp};
 use crate::scim::{Document, Kind};
+use crate::store::session::Columns;
 use crate::store::{StoreError, damaged};
 
 /// How many changes there were.
@@ -46,11 +47,11 @@ impl Resources {
     /// # Errors
     /// See [`StoreError`].
     pub async fn revision(&self) -> Result<Revision, StoreError> {
-        let query = sqlx::query(SELECT_REVISION).bind(self.client.as_str());
-        let row = self.store.bounded(WHAT, query.fetch_optional(&self.store.pool)).await?;
-        let Some(row) = row else { return Ok(Revision::default()) };
-        let columns = || Ok(Revision { number: row.try_get(0)?, urgent: row.try_get(1)?, changed_at: row.try_get(2)? });
-        columns().map_err(|error: sqlx::Error| StoreError::from_sqlx(WHAT, &error))
+        let read = |row: &dyn Columns| {
+            Ok(Revision { number: row.the_number(0)?, urgent: row.the_number(1)?, changed_at: row.the_number(2)? })
+        };
+        let found = self.store.few(WHAT, (SELECT_REVISION, &[self.client()]), read).await?;
+        Ok(found.first().copied().unwrap_or_default())
     }
 
     /// Whether the loop has done everything that the changes up to this number ask for.
@@ -82,10 +83,13 @@ impl Resources {
     pub async fn provisioned(&self) -> Result<Provisioned, StoreError> {
         let mut provisioned = Provisioned::default();
         let mut positions: BTreeMap<i64, usize> = BTreeMap::new();
+        // In order; groups share the ids of who is in them.
+        let mut ids: Vec<(i64, StableId)> = Vec::new();
         let query = sqlx::query(SELECT_ALL).bind(self.client.as_str());
         let mut rows = query.fetch(&self.store.pool);
         while let Some(row) = self.store.bounded(WHAT, rows.try_next()).await? {
             let row = Row::read(&row)?;
+            ids.push((row.pk, row.stable_id.clone()));
             match row.kind {
                 Kind::User => provisioned.users.extend(row.user()),
                 Kind::Group => {
@@ -98,10 +102,14 @@ impl Resources {
         let query = sqlx::query(SELECT_LINKS).bind(self.client.as_str());
         let mut rows = query.fetch(&self.store.pool);
         while let Some(row) = self.store.bounded(WHAT, rows.try_next()).await? {
-            let link = || Ok::<(i64, Option<String>), sqlx::Error>((row.try_get(0)?, row.try_get(1)?));
+            let link = || Ok::<(i64, Option<i64>), sqlx::Error>((row.try_get(0)?, row.try_get(1)?));
             let (group, member) = link().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
             match (positions.get(&group), member) {
-                (Some(position), Some(member)) => provisioned.groups[*position].members.push(member.into()),
+                (Some(position), Some(pk)) => {
+                    // Who came meanwhile is in the next read.
+                    let member = ids.binary_search_by_key(&pk, |(pk, _)| *pk).ok().map(|place| ids[place].1.clone());
+                    provisioned.groups[*position].members.extend(member);
+                }
                 (Some(position), None) => *provisioned.dangling.entry(*position).or_default() += 1,
                 (None, _) => {}
             }
@@ -202,7 +210,7 @@ pub(super) const SELECT_ALL: &str = "SELECT pk, kind, stable_id, localpart, doc,
      WHERE client = $1 AND deleted_at IS NULL ORDER BY pk";
 const SELECT_DEPARTED: &str = "SELECT stable_id, localpart, deleted_at FROM scim_resources \
      WHERE client = $1 AND kind = 0 AND deleted_at IS NOT NULL AND localpart IS NOT NULL ORDER BY pk";
-pub(super) const SELECT_LINKS: &str = "SELECT l.group_pk, m.stable_id FROM scim_members l JOIN scim_resources g ON g.pk = l.group_pk \
+pub(super) const SELECT_LINKS: &str = "SELECT l.group_pk, m.pk FROM scim_members l JOIN scim_resources g ON g.pk = l.group_pk \
      LEFT JOIN scim_resources m ON m.id = l.member_id AND m.client = g.client AND m.deleted_at IS NULL \
      WHERE g.client = $1 ORDER BY l.group_pk, l.member_id";
 

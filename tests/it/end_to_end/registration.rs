@@ -197,7 +197,20 @@ async fn a_deactivation_does_not_wait_for_the_end_of_a_first_synchronisation() {
     until("jon is locked", async || is_locked(&world, "jon").await).await;
     let seen = world.proxy.seen();
     let lock = seen.iter().skip(before).position(|seen| makes_an_account(seen) && seen.body["locked"] == true);
-    let meanwhile = seen.iter().skip(before).take(lock.expect("the lock")).filter(|seen| seen.is_write()).count();
+    let meanwhile = seen
+        .iter()
+        .skip(before)
+        .take(lock.unwrap_or_else(|| {
+            panic!(
+                "no lock in {:#?}",
+                seen.iter()
+                    .filter(|seen| makes_an_account(seen))
+                    .map(|seen| (&seen.path, &seen.body))
+                    .collect::<Vec<_>>()
+            )
+        }))
+        .filter(|seen| seen.is_write())
+        .count();
     assert!(meanwhile <= WRITES_IN_FIVE_SECONDS, "{meanwhile} writes went before the lock");
     let done = additions(&world);
     until("and the synchronisation goes on", async || additions(&world) > done).await;
@@ -206,26 +219,26 @@ async fn a_deactivation_does_not_wait_for_the_end_of_a_first_synchronisation() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_let_in_on_the_word_of_a_homeserver_that_is_away() {
-    let mut world = World::new().await;
+    let mut world = World::alone().await;
     let provider = provisioned(&mut world);
     let daemon = served(&world, &provider).await;
     let as_admin = async || {
         let request = world.http.get(format!("{}/Users", provider.base)).bearer_auth(world.stage.admin_token());
         request.send().await.unwrap().status().as_u16()
     };
+    let as_provider = async || provider.call("GET", "/Users", Value::Null).await.0;
     for fault in [Fault::DropBefore, Fault::Answer(502, json!({}))] {
         world.proxy.spoil(move |seen| {
             let asks = seen.path.ends_with("/account/whoami") || seen.path.ends_with("/admin");
             asks.then(|| fault.clone())
         });
         assert_eq!(as_admin().await, 503);
-        assert_eq!(
-            provider.call("GET", "/Users", Value::Null).await.0,
-            200,
-            "a provider's own token needs nobody's word"
-        );
+        assert_eq!(as_provider().await, 200, "a provider's own token needs nobody's word");
     }
     world.proxy.behave();
+    world.stage.synapse().await.stop();
+    assert_eq!((as_admin().await, as_provider().await), (503, 200), "the homeserver itself is away");
+    world.stage.synapse().await.restart().await;
     assert_eq!(as_admin().await, 200, "a refusal for want of an answer is not remembered");
     daemon.stop().await.code(0);
 }
