@@ -4,12 +4,14 @@
 mod attributes;
 mod clocks;
 mod leavers;
+mod portrait;
 mod recalled;
 mod witness;
 
 pub use attributes::{Attributes, Digest, keyed, normal_emails};
 pub use clocks::{Clocks, TOLERANCE_MS, TWO_LOOKS_MS};
 pub use leavers::{Cause, DAY_MS, Ending, Leaver, LeaverNews, Order, Stage};
+pub use portrait::{Photo, PictureKind, Portrait, Upload};
 pub use witness::{SHORTEST_GAP_MS, Witnessing};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,6 +93,7 @@ impl Ledger {
                 Lesson::Mode { mirrored } => self.mirrored = Some(mirrored),
                 Lesson::Leaver { user, news } => self.heed(&user, &news),
                 Lesson::Named { user, digest } => self.attributes.entry(user).or_default().name = Some(digest),
+                Lesson::Pictured { user, digest } => self.dealt_with_photo(&user, digest),
             }
         }
     }

@@ -6,6 +6,7 @@
 mod accounts;
 mod adoption;
 mod attributes;
+mod avatars;
 mod creation;
 mod creators;
 mod deeds;
@@ -37,7 +38,7 @@ use serde_json::Value;
 
 pub use accounts::{FRESH_READ_MS, WAITS_FOR_READ};
 pub use adoption::to_adopt;
-pub use deeds::{AccountDeed, Emails, End};
+pub use deeds::{AccountDeed, Attribute, Avatar, Emails, End};
 pub use estate::WAITS_FOR_ESTATE;
 pub use explain::explain;
 pub use gc::clean_up_waits;
@@ -302,8 +303,10 @@ pub enum Reason {
     },
     /// A room would have no administrator once somebody's account has ended (S-86).
     LastAdministrator,
-    /// The directory has another name, or other addresses (S-50).
+    /// The directory has another name, photo, or other addresses (S-50).
     AttributeDiffers,
+    /// The directory has none any more (S-50).
+    AttributeGone,
     /// What is remembered of leavers is mirrored (S-51).
     Mirror,
     /// Never entitled here.
@@ -553,6 +556,11 @@ pub enum Lesson {
     },
     /// The directory's display name of somebody was dealt with (S-50).
     Named {
+        user: UserId,
+        digest: Digest,
+    },
+    /// The same of somebody's photo.
+    Pictured {
         user: UserId,
         digest: Digest,
     },
