@@ -20,7 +20,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{EventId, Key, Localpart, RoomId, StableId, Timestamp, UserId};
-use crate::plan::{Class, Lesson, StepId};
+use crate::plan::{Class, Dealt, Lesson, StepId};
 
 /// The whole memory, loaded at start and kept by the loop. Every part survives restarts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -92,8 +92,10 @@ impl Ledger {
                 }
                 Lesson::Mode { mirrored } => self.mirrored = Some(mirrored),
                 Lesson::Leaver { user, news } => self.heed(&user, &news),
-                Lesson::Named { user, digest } => self.attributes.entry(user).or_default().name = Some(digest),
-                Lesson::Pictured { user, digest } => self.dealt_with_photo(&user, digest),
+                Lesson::Named { user, what: Dealt::Name(name) } => {
+                    self.attributes.entry(user).or_default().name = Some(name);
+                }
+                Lesson::Named { user, what: Dealt::Photo(photo) } => self.dealt_with_photo(&user, photo),
             }
         }
     }

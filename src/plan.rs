@@ -554,16 +554,18 @@ pub enum Lesson {
         user: UserId,
         news: LeaverNews,
     },
-    /// The directory's display name of somebody was dealt with (S-50).
+    /// The directory's display name or photo of somebody was dealt with (S-50).
     Named {
         user: UserId,
-        digest: Digest,
+        what: Dealt,
     },
-    /// The same of somebody's photo.
-    Pictured {
-        user: UserId,
-        digest: Digest,
-    },
+}
+
+/// What was dealt with: written, or left out for what the person chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dealt {
+    Name(Digest),
+    Photo(Digest),
 }
 
 /// Compares what should be with what is. Pure: the same arguments give the same plan.

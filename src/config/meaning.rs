@@ -250,7 +250,10 @@ impl<'a> World<'a> {
         let idle = |path: &str, why: &str| self.add(Severity::Advice, path, format!("has no effect: {why}"));
         match &self.config.source {
             Source::Ldap(ldap) if ldap.attributes.avatar.is_some() && !wanted => {
-                idle("source.attributes.avatar", "photos are read only where `userProvisioner.avatar` says when they are written");
+                idle(
+                    "source.attributes.avatar",
+                    "photos are read only where `userProvisioner.avatar` says when they are written",
+                );
             }
             Source::Ldap(_) => {}
             Source::File(_) | Source::MsGraph(_) | Source::Scim(_) => {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::members::is_protected;
-use super::{AccountDeed, Attribute, Lesson, Note, Planner, Reason, Withheld};
+use super::{AccountDeed, Attribute, Dealt, Lesson, Note, Planner, Reason, Withheld};
 use crate::config::SyncMode;
 use crate::desired::Profile;
 use crate::ids::UserId;
@@ -48,9 +48,7 @@ impl Planner<'_> {
         let differs = account.display_name.as_deref().map(str::trim) != Some(&**wanted);
         let digest = match mode {
             SyncMode::Always => None,
-            SyncMode::Initial | SyncMode::WhenDirectoryChanges => {
-                Some(self.ledger.digest_of_name(wanted))
-            }
+            SyncMode::Initial | SyncMode::WhenDirectoryChanges => Some(self.ledger.digest_of_name(wanted)),
         };
         let write = match mode {
             SyncMode::Always => true,
@@ -65,7 +63,7 @@ impl Planner<'_> {
             && known != Some(&digest)
             && (mode == SyncMode::WhenDirectoryChanges || known.is_none())
         {
-            self.plan.lessons.push(Lesson::Named { user: user.clone(), digest });
+            self.plan.lessons.push(Lesson::Named { user: user.clone(), what: Dealt::Name(digest) });
         }
     }
 

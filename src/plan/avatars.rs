@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Attribute, Avatar, Lesson, Planner, Reason, Withheld};
+use super::{Attribute, Avatar, Dealt, Lesson, Planner, Reason, Withheld};
 use crate::config::SyncMode;
 use crate::desired::Profile;
 use crate::ledger::{Digest, Photo, Portrait};
@@ -51,7 +51,7 @@ impl Planner<'_> {
             self.attribute(user, Attribute::Avatar(Box::new(avatar)), Reason::AttributeDiffers, withheld);
         } else {
             let left = Some(&photo.digest).filter(|_| mode == SyncMode::WhenDirectoryChanges && wall.dealt.is_none());
-            let lesson = |digest: &Digest| Lesson::Pictured { user: user.clone(), digest: digest.clone() };
+            let lesson = |photo: &Digest| Lesson::Named { user: user.clone(), what: Dealt::Photo(photo.clone()) };
             self.plan.lessons.extend(wall.arrived.or(left).map(lesson));
         }
     }

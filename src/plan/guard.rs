@@ -316,11 +316,7 @@ impl Guard<'_> {
             Lesson::Vanished(_) => !lost && !switched,
             Lesson::Group { memory, .. } if memory.users.is_empty() => !is_emptied(&memory.name),
             Lesson::Mode { .. } => !switched,
-            Lesson::Group { .. }
-            | Lesson::Forgiven { .. }
-            | Lesson::Leaver { .. }
-            | Lesson::Named { .. }
-            | Lesson::Pictured { .. } => true,
+            Lesson::Group { .. } | Lesson::Forgiven { .. } | Lesson::Leaver { .. } | Lesson::Named { .. } => true,
         });
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{
-    AccountDeed, Action, Attribute, Class, Deed, End, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step,
+    AccountDeed, Action, Attribute, Class, Deed, End, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange,
+    Step,
 };
 use crate::ids::{RoomId, UserId};
 use crate::observed::CREATOR;

@@ -121,7 +121,10 @@ impl Reconciler {
         due: Vec<Step>,
         desired: &Desired,
     ) -> (Vec<Step>, Vec<(Step, ActError)>) {
-        let (mut ready, mut failed, mut uploads) = (Vec::with_capacity(due.len()), Vec::new(), 0);
+        let (mut ready, mut failed) = (Vec::with_capacity(due.len()), Vec::new());
+        // The bot uploads them, which in a first pass is still to be made.
+        let there = self.observed.as_ref().is_some_and(|observed| observed.bot_registered.get() == Some(&true));
+        let mut uploads = if there { 0 } else { UPLOADS_PER_SLICE };
         for mut step in due {
             let Some((user, avatar)) = unsent(&mut step) else {
                 ready.push(step);
