@@ -266,7 +266,7 @@ impl Reconciler {
         self.complete(&desired).await?;
         self.read_emails(&desired).await?;
         if *scope == Scope::Everything {
-            self.read_photos(&desired).await?;
+            self.read_photos(&desired).await;
         }
         self.read_estates().await?;
         let mut plan = self.plan(&desired, scope, now);

@@ -82,8 +82,7 @@ impl Attribute {
         }
     }
 
-    /// What it becomes, for people to read and as part of a step's identity: what the directory says anew is another change, not the
-    /// same one undone.
+    /// What it becomes, as part of a step's identity: what the directory says anew is another change, not the same one undone.
     #[must_use]
     pub(super) fn identity(&self) -> &str {
         match self {

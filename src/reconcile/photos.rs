@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Reconciler;
 use super::survey::alive;
-use super::{PassError, Reconciler};
 use crate::actuate::ActError;
 use crate::bridge::Sighting;
 use crate::desired::{Desired, Profile};
@@ -57,9 +57,9 @@ impl Album {
 impl Reconciler {
     /// Looks at the photos of people whose entry was never looked at or has changed since: bounded, so that a first look at 100 000 people
     /// takes its time and nothing else waits for it (S-50). A source that cannot be asked is asked in the next pass.
-    pub(super) async fn read_photos(&mut self, desired: &Desired) -> Result<(), PassError> {
+    pub(super) async fn read_photos(&mut self, desired: &Desired) {
         if desired.attributes.avatars.is_none() || self.parts.actuator.is_none() || self.album.is_full() {
-            return Ok(());
+            return;
         }
         let people = self.unseen(desired);
         for handful in people.chunks(LOOKS_AT_ONCE) {
@@ -72,7 +72,6 @@ impl Reconciler {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        Ok(())
     }
 
     /// Whose entries are to be looked at, in the order of their ids, on from the last one.

@@ -158,6 +158,7 @@ async fn photos_become_avatars_and_are_looked_at_once() {
     world.proxy.behave();
     world.must_be_settled().await;
     world.usher(&["plan"]).await.code(0).says("the homeserver does not take this photo");
+    world.usher(&["plan", "--json"]).await.code(0).says("set_avatar").says("sha256");
     assert_eq!(shown(&world, "ann").await, Some(picture("white")), "the last one it took");
 
     let own = format!("/_matrix/client/v3/profile/{}/avatar_url", escape(&world.user("bob")));
