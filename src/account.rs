@@ -3,12 +3,14 @@
 //! Every write looks at the account first: what was planned on an older view is refused when the world is another by now, and nobody
 //! protected is ever written to, whatever a plan says (S-54). Never decides what should be done.
 
+mod attributes;
 pub mod mas;
 mod register;
 pub mod registrar;
 pub mod synapse;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,17 +20,14 @@ pub use register::{Link, Newcomer, Place};
 use crate::actuate::{ActError, ActErrorKind, Outcome, classify};
 use crate::config::Pattern;
 use crate::ids::{RoomId, UserId};
-use crate::ledger::normal_emails;
 use crate::matrix::{Homeserver, MatrixError};
 use crate::observed::Member;
-use crate::plan::{AccountDeed, Emails, End};
+use crate::plan::{AccountDeed, Attribute, Emails, End};
 
 /// How often, and how far apart, a homeserver that took a final step is asked whether it has finished. Together less than the shortest
 /// time a write may take; what takes longer is asked again in the next round.
 const END_LOOKS: u32 = 8;
 const END_PAUSE: Duration = Duration::from_millis(500);
-/// Between two display names: each becomes an event in every room of the person.
-const NAME_PAUSE: Duration = Duration::from_millis(250);
 
 /// An account as its backend shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +41,8 @@ pub struct AccountView {
     /// Another application service's.
     pub of_a_service: bool,
     pub display_name: Option<String>,
+    /// An `mxc://` URI.
+    pub avatar: Option<Arc<str>>,
     pub emails: Emails,
 }
 
@@ -60,6 +61,8 @@ pub trait AccountBackend: Send + Sync {
     /// Opens a deactivated account again. What was erased stays so, and a lock stays.
     async fn reactivate(&self, user: &UserId) -> Result<(), MatrixError>;
     async fn set_display_name(&self, user: &UserId, name: &str) -> Result<(), MatrixError>;
+    /// Makes what an `mxc://` URI names the account's avatar; `None`: it has none any more.
+    async fn set_avatar(&self, user: &UserId, url: Option<&str>) -> Result<(), MatrixError>;
     /// Makes these the account's mail addresses, in normal form; whatever else is bound to it stays.
     async fn set_emails(&self, user: &UserId, emails: &Emails) -> Result<(), MatrixError>;
     /// Whose account has this address.
@@ -118,24 +121,9 @@ impl Accounts {
             AccountDeed::TurnDown { room, text } => self.turn_down(&attempt, user, (room, text, &seen)).await?,
             AccountDeed::HandOver { room, to } => self.hand_over(&attempt, user, (room, to, &seen)).await?,
             AccountDeed::Close(end) => self.end(&attempt, user, (*end, &seen)).await?,
-            AccountDeed::SetDisplayName(name) => {
-                if seen.display_name.as_deref().map(str::trim) != Some(&**name) {
-                    self.backend.set_display_name(user, name).await.map_err(classify)?;
-                    tokio::time::sleep(NAME_PAUSE).await;
-                }
-            }
-            AccountDeed::SetEmails { emails, .. } => self.set_emails(&attempt, user, (emails, &seen)).await?,
+            AccountDeed::Set(attribute) => self.set(&attempt, user, (attribute, &seen)).await?,
         }
         Ok(Outcome::default())
-    }
-
-    /// The addresses of an account in normal form; `None`: there is none. A read.
-    ///
-    /// # Errors
-    /// When the backend refuses or is away.
-    pub async fn emails(&self, user: &UserId) -> Result<Option<Vec<String>>, MatrixError> {
-        let seen = self.backend.look(user).await?;
-        Ok(seen.map(|seen| normal_emails(seen.emails.0.iter().map(String::as_str))))
     }
 
     /// Plans say the same; here it does not matter why one says otherwise (S-54).
@@ -237,26 +225,6 @@ impl Accounts {
         }
         Err(error(attempt, "the homeserver has not finished yet; it is asked again", ActErrorKind::Stale))
     }
-
-    /// Synapse moves an address silently from whoever has it (S-54), so each new one is asked after first.
-    async fn set_emails(
-        &self,
-        attempt: &str,
-        user: &UserId,
-        (wanted, seen): (&Emails, &AccountView),
-    ) -> Result<(), ActError> {
-        let standing = normal_emails(seen.emails.0.iter().map(String::as_str));
-        if standing == wanted.0 {
-            return Ok(());
-        }
-        for address in wanted.0.iter().filter(|address| !standing.contains(address)) {
-            let owner = self.backend.owner_of_email(address).await.map_err(classify)?;
-            if let Some(owner) = owner.filter(|owner| owner != user) {
-                return Err(error(attempt, &format!("an address is {owner}'s already"), ActErrorKind::Refused));
-            }
-        }
-        self.backend.set_emails(user, wanted).await.map_err(classify)
-    }
 }
 
 fn error(attempt: &str, cause: &str, kind: ActErrorKind) -> ActError {
@@ -272,7 +240,9 @@ fn verb(deed: &AccountDeed) -> &'static str {
         AccountDeed::HandOver { .. } => "hand over a room of",
         AccountDeed::Close(End::Erase) => "erase",
         AccountDeed::Close(End::Deactivate) => "deactivate",
-        AccountDeed::SetDisplayName(_) => "set the display name of",
-        AccountDeed::SetEmails { .. } => "set the mail addresses of",
+        AccountDeed::Set(Attribute::DisplayName(_)) => "set the display name of",
+        AccountDeed::Set(Attribute::Emails { .. }) => "set the mail addresses of",
+        AccountDeed::Set(Attribute::Avatar(_)) => "set the avatar of",
+        AccountDeed::Set(Attribute::NoAvatar { .. }) => "remove the avatar of",
     }
 }

@@ -3,6 +3,7 @@
 //! A dry run builds none (DESIGN decision 3). `LiveActuator` is the exhaustive match from [`Action`] to requests; the tests' fake
 //! homeserver is another.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use serde_json::Value;
 use crate::account::synapse::Synapse;
 use crate::account::{Accounts, Shield};
 use crate::ids::{EventId, Key, RoomAlias, RoomId, UserId};
+use crate::ledger::PictureKind;
 use crate::matrix::{Homeserver, MatrixError, Membership, Trouble};
 use crate::observed::PowerLevels;
 use crate::plan::{Action, Creation, Deed, RoomRef, StateChange};
@@ -74,6 +76,12 @@ pub trait Actuator: Send + Sync {
     /// # Errors
     /// When whoever keeps the accounts refuses or is away.
     async fn emails_of(&self, user: &UserId) -> Result<Option<Vec<String>>, MatrixError>;
+
+    /// Brings a photo to the homeserver, to become an avatar; hands back its `mxc://` URI.
+    ///
+    /// # Errors
+    /// [`ActErrorKind::Refused`] for one the homeserver will not have; else as [`Actuator::perform`].
+    async fn upload(&self, picture: Arc<[u8]>, kind: PictureKind) -> Result<String, ActError>;
 }
 
 /// Does actions on the real homeserver: the exhaustive match from [`Action`] to requests. What to do was decided before; here is only
@@ -338,6 +346,10 @@ impl Actuator for LiveActuator {
 
     async fn emails_of(&self, user: &UserId) -> Result<Option<Vec<String>>, MatrixError> {
         self.accounts.emails(user).await
+    }
+
+    async fn upload(&self, picture: Arc<[u8]>, kind: PictureKind) -> Result<String, ActError> {
+        self.homeserver.upload(picture, kind).await.map_err(classify)
     }
 }
 

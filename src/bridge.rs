@@ -1,9 +1,12 @@
 //! Sources (S-1 to S-11). A source is one file here plus one line in [`build`]; nothing downstream knows which one it was.
 
+use std::fmt;
+
 use async_trait::async_trait;
 
 use crate::config::{Config, Source};
-use crate::directory::Snapshot;
+use crate::directory::{Snapshot, Stamp};
+use crate::ids::StableId;
 
 pub mod file;
 pub mod ldap;
@@ -29,6 +32,15 @@ pub trait Bridge: Send + Sync {
         Hint::Nothing
     }
 
+    /// The photos of these people as far as they can be seen now, one small read each (S-50); whoever is left out was not seen. A source
+    /// without photos shows nobody.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn photos(&mut self, _people: &[StableId]) -> Result<Vec<Sighting>, SourceError> {
+        Ok(Vec::new())
+    }
+
     /// For `usher source test`: each step on the way to a read, in order, the last one the first that failed.
     async fn probe(&mut self) -> Vec<Probe>;
 }
@@ -41,6 +53,23 @@ pub enum Hint {
     Changed,
     /// Somebody was deactivated: that waits for nothing.
     Urgent,
+}
+
+/// Somebody's entry, looked at for its photo.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sighting {
+    pub id: StableId,
+    /// The entry's change stamp at that moment.
+    pub stamp: Stamp,
+    /// `None`: the entry has none.
+    pub photo: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Sighting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = self.photo.as_ref().map(Vec::len);
+        f.debug_struct("Sighting").field("id", &self.id).field("stamp", &self.stamp).field("size", &size).finish()
+    }
 }
 
 /// A source that could not be read at all.
@@ -71,6 +100,9 @@ pub struct Probe {
 /// When the configuration names files that cannot be read, or a source that this build does not have.
 pub fn build(config: &Config) -> Result<Box<dyn Bridge>, SourceError> {
     let source: Box<dyn Bridge> = match &config.source {
+        Source::Ldap(ldap) if config.user_provisioner.avatar.is_some() => {
+            Box::new(ldap::LdapBridge::with_photos(ldap)?)
+        }
         Source::Ldap(ldap) => Box::new(ldap::LdapBridge::new(ldap)?),
         Source::File(file) => Box::new(file::FileBridge::new(file)),
         Source::MsGraph(_) => return Err(unbuilt("ms-graph-ad")),

@@ -39,6 +39,7 @@ pub use load::{load, load_with};
 pub use mailer::{Mailer, Smtp, SmtpLogin, SmtpTls};
 pub use problem::{Loaded, Problem, Severity};
 pub use source_scim::SingleSignOn;
+pub use user_provisioner::{Deprovisioning, SyncMode, UserProvisioner};
 pub use value::parse_duration;
 
 use crate::ids::{Localpart, RoomSlot, SpaceId, Timestamp, UserId};
@@ -373,33 +374,6 @@ impl Space {
     }
 }
 
-/// S-50 to S-53.
-#[derive(Clone, Debug, Default)]
-pub struct UserProvisioner {
-    pub deprovisioning: Option<Deprovisioning>,
-    pub synapse_attributes: Vec<String>,
-    pub display_name: DisplayNameSync,
-}
-
-/// When a synchronised display name is written (S-50).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DisplayNameSync {
-    #[default]
-    Always,
-    Initial,
-    WhenDirectoryChanges,
-}
-
-/// Present only when `deprovisioning.enabled` is true.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Deprovisioning {
-    pub soft_delete_period_ms: i64,
-    pub erase: bool,
-    pub candidates_root_space: bool,
-    pub erase_inactive_after_ms: Option<i64>,
-    pub erasures_per_day: u32,
-}
-
 /// S-25.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exception {
@@ -489,6 +463,8 @@ pub struct LdapAttributes {
     pub uid: String,
     pub name: String,
     pub mail: String,
+    /// Holds people's photos; `None`: `thumbnailPhoto` or `jpegPhoto`, whichever an entry has.
+    pub avatar: Option<String>,
 }
 
 /// PEM certificate and key, from a file or inline; the key may be encrypted PKCS#8.

@@ -7,6 +7,7 @@ mod flatten;
 pub mod roll;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +41,13 @@ pub struct Snapshot {
     /// The organisation's name is what its space is called at first, and people may call it otherwise (S-15).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suggests_name: bool,
+    /// Change stamps of people's entries, where photos are wanted and the source has any (S-50).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stamps: BTreeMap<StableId, Stamp>,
 }
+
+/// What a source writes on an entry whenever it changes: another one means that the entry may be another. Compared, never read.
+pub type Stamp = Arc<str>;
 
 /// Somebody whom the source ordered out, as a SCIM client does with DELETE.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +167,8 @@ pub struct Directory {
     pub revision: Option<i64>,
     /// The organisation's name is a suggestion (S-15).
     pub suggests_name: bool,
+    /// Change stamps of people's entries, where photos are wanted and the source has any (S-50).
+    pub stamps: BTreeMap<StableId, Stamp>,
     /// Localparts claimed by several users: nothing is done to or because of them beyond existing bindings (S-5).
     pub conflicts: BTreeMap<Localpart, Vec<StableId>>,
     names: BTreeMap<Alias, BTreeSet<StableId>>,

@@ -4,12 +4,14 @@
 mod attributes;
 mod clocks;
 mod leavers;
+mod portrait;
 mod recalled;
 mod witness;
 
 pub use attributes::{Attributes, Digest, keyed, normal_emails};
 pub use clocks::{Clocks, TOLERANCE_MS, TWO_LOOKS_MS};
 pub use leavers::{Cause, DAY_MS, Ending, Leaver, LeaverNews, Order, Stage};
+pub use portrait::{Photo, PictureKind, Portrait, Upload};
 pub use witness::{SHORTEST_GAP_MS, Witnessing};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{EventId, Key, Localpart, RoomId, StableId, Timestamp, UserId};
-use crate::plan::{Class, Lesson, StepId};
+use crate::plan::{Class, Dealt, Lesson, StepId};
 
 /// The whole memory, loaded at start and kept by the loop. Every part survives restarts.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -90,7 +92,10 @@ impl Ledger {
                 }
                 Lesson::Mode { mirrored } => self.mirrored = Some(mirrored),
                 Lesson::Leaver { user, news } => self.heed(&user, &news),
-                Lesson::Named { user, digest } => self.attributes.entry(user).or_default().name = Some(digest),
+                Lesson::Named { user, what: Dealt::Name(name) } => {
+                    self.attributes.entry(user).or_default().name = Some(name);
+                }
+                Lesson::Named { user, what: Dealt::Photo(photo) } => self.dealt_with_photo(&user, photo),
             }
         }
     }

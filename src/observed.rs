@@ -9,6 +9,7 @@ mod power_levels;
 mod simulate;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -141,6 +142,9 @@ pub struct Account {
     pub foreign_service: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
+    /// An `mxc://` URI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub avatar: Option<Arc<str>>,
 }
 
 /// Whether an account exists.
@@ -160,6 +164,13 @@ impl Accounts {
             None if self.listed || self.absent.contains(user) => Presence::Missing,
             None => Presence::Unknown,
         }
+    }
+
+    /// Whether somebody is known to have an account that is in use: neither locked nor closed.
+    #[must_use]
+    pub fn are_open(&self, user: &UserId) -> bool {
+        let in_use = |account: &Account| !account.locked && !account.deactivated;
+        self.listed && self.people.get(user).is_some_and(in_use)
     }
 
     /// Takes in who the server admins are: all of them, as they are now.

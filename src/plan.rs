@@ -6,6 +6,7 @@
 mod accounts;
 mod adoption;
 mod attributes;
+mod avatars;
 mod creation;
 mod creators;
 mod deeds;
@@ -37,7 +38,7 @@ use serde_json::Value;
 
 pub use accounts::{FRESH_READ_MS, WAITS_FOR_READ};
 pub use adoption::to_adopt;
-pub use deeds::{AccountDeed, Emails, End};
+pub use deeds::{AccountDeed, Attribute, Avatar, Emails, End};
 pub use estate::WAITS_FOR_ESTATE;
 pub use explain::explain;
 pub use gc::clean_up_waits;
@@ -302,8 +303,10 @@ pub enum Reason {
     },
     /// A room would have no administrator once somebody's account has ended (S-86).
     LastAdministrator,
-    /// The directory has another name, or other addresses (S-50).
+    /// The directory has another name, photo, or other addresses (S-50).
     AttributeDiffers,
+    /// The directory has none any more (S-50).
+    AttributeGone,
     /// What is remembered of leavers is mirrored (S-51).
     Mirror,
     /// Never entitled here.
@@ -551,11 +554,18 @@ pub enum Lesson {
         user: UserId,
         news: LeaverNews,
     },
-    /// The directory's display name of somebody was dealt with (S-50).
+    /// The directory's display name or photo of somebody was dealt with (S-50).
     Named {
         user: UserId,
-        digest: Digest,
+        what: Dealt,
     },
+}
+
+/// What was dealt with: written, or left out for what the person chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dealt {
+    Name(Digest),
+    Photo(Digest),
 }
 
 /// Compares what should be with what is. Pure: the same arguments give the same plan.

@@ -12,6 +12,7 @@ mod external;
 mod fights;
 mod lessons;
 mod outside;
+mod photos;
 mod recall;
 mod standing;
 mod survey;
@@ -107,6 +108,8 @@ pub struct Reconciler {
     recalled: BTreeSet<UserId>,
     /// The last of those without an account who were looked up by their external id (S-5).
     matched_after: Option<StableId>,
+    /// Photos on their way to the homeserver.
+    album: photos::Album,
     progress: watch::Sender<Progress>,
     stop: CancellationToken,
 }
@@ -192,6 +195,7 @@ impl Reconciler {
             exposure: exposure::Exposure::default(),
             recalled: BTreeSet::new(),
             matched_after: None,
+            album: photos::Album::default(),
             progress,
             stop,
         })
@@ -261,6 +265,9 @@ impl Reconciler {
         let desired = self.desire(now);
         self.complete(&desired).await?;
         self.read_emails(&desired).await?;
+        if *scope == Scope::Everything {
+            self.read_photos(&desired).await;
+        }
         self.read_estates().await?;
         let mut plan = self.plan(&desired, scope, now);
         // Whom the next plan turns to instead is looked at as well: each time somebody new.
@@ -338,13 +345,17 @@ impl Reconciler {
             if due.is_empty() || self.stop.is_cancelled() || rounds >= MOST_ROUNDS || self.parts.actuator.is_none() {
                 break;
             }
+            let count = due.len();
+            let (due, not_uploaded) = self.upload_photos(due, &decided.desired).await;
+            let whole = whole && due.len() + not_uploaded.len() == count;
             // Removals must be written down: without the database none is done (S-81 survives restarts).
             let foreseen = self.foresee(&plan, &due).await?;
             let total = result.done + result.failed + due.len() as u64;
             self.progress.send_modify(|progress| progress.total = total);
             // Removals count for a day (S-81): they are written down soon after they are done.
             let length = if due.iter().any(|step| step.takes().is_some()) { execute::SLICE } else { feed.slice() };
-            let report = self.slice(due, length).await;
+            let mut report = self.slice(due, length).await;
+            report.failed.extend(not_uploaded);
             result.done += report.done.len() as u64;
             // What was not as planned is planned anew from a fresh read, and fails only if it is left over in the end.
             let stale = report.failed.iter().filter(|(_, error)| error.kind == ActErrorKind::Stale).count();
@@ -364,6 +375,7 @@ impl Reconciler {
         if rounds >= MOST_ROUNDS {
             tracing::warn!(rounds, "the same steps come back in every round: something undoes what usher does");
         }
+        self.album.close();
         result.failed += self.stale(&plan);
         result.held = plan.held_count() as u64;
         if *scope == Scope::Everything && self.parts.actuator.is_some() {

@@ -1,7 +1,7 @@
 //! Accounts through Matrix Authentication Service's admin API, where that is in charge of them (S-55).
 //!
 //! It answers before its jobs have told the homeserver: what is locked or unlocked is looked for on the homeserver too, where usher may
-//! look there (`accounts.admin_token`, a personal session with Synapse's admin scope). Display names are no business of the service: they
+//! look there (`accounts.admin_token`, a personal session with Synapse's admin scope). Display names and avatars are no business of the service: they
 //! are set as the person, through the puppet registration. Never sends a password, and never shows a mail address or a token.
 
 use std::collections::BTreeSet;
@@ -249,6 +249,7 @@ impl AccountBackend for Mas {
                 admin: record.admin,
                 of_a_service: true,
                 display_name: record.display_name,
+                avatar: record.avatar,
                 ..AccountView::default()
             }));
         };
@@ -262,6 +263,7 @@ impl AccountBackend for Mas {
             erased: record.erased,
             of_a_service: record.service.is_some(),
             display_name: record.display_name,
+            avatar: record.avatar,
             emails: Emails(emails),
         }))
     }
@@ -297,6 +299,10 @@ impl AccountBackend for Mas {
 
     async fn set_display_name(&self, user: &UserId, name: &str) -> Result<(), MatrixError> {
         self.homeserver.set_name_as(user, name).await
+    }
+
+    async fn set_avatar(&self, user: &UserId, url: Option<&str>) -> Result<(), MatrixError> {
+        self.homeserver.set_avatar_as(user, url).await
     }
 
     async fn set_emails(&self, user: &UserId, emails: &Emails) -> Result<(), MatrixError> {

@@ -32,6 +32,7 @@ impl AccountBackend for Synapse {
             of_a_service: record.service.is_some(),
             emails: Emails(record.emails().map(str::to_owned).collect()),
             display_name: record.display_name,
+            avatar: record.avatar,
         }))
     }
 
@@ -60,6 +61,10 @@ impl AccountBackend for Synapse {
 
     async fn set_display_name(&self, user: &UserId, name: &str) -> Result<(), MatrixError> {
         self.0.set_account_name(user, name).await
+    }
+
+    async fn set_avatar(&self, user: &UserId, url: Option<&str>) -> Result<(), MatrixError> {
+        self.0.set_account_avatar(user, url).await
     }
 
     /// The request replaces everything bound to the account, so what is no mail address is sent back unchanged.

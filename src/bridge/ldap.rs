@@ -6,6 +6,7 @@
 //!   read       base, OUs, people, groups         search     paging; range: members in parts
 //!   entry      bytes of one entry (ber)          change     "has anything changed?"
 //!   person     what an entry says of itself      tree       entries -> Snapshot; order, notices
+//!   photos     who looks how, one at a time
 //!   diagnosis  `usher source test`               apart      a thread of its own for each read
 //! ```
 //! Never writes to the directory, never follows referrals, never mixes two servers in one read: where one gave only a part, the next
@@ -19,6 +20,7 @@ pub mod entry;
 pub(crate) mod notices;
 mod order;
 pub mod person;
+mod photos;
 mod range;
 mod read;
 mod search;
@@ -27,17 +29,18 @@ mod tls;
 pub mod tree;
 mod trouble;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use secrecy::ExposeSecret as _;
 
 use super::localpart::Mapping;
-use super::{Bridge, Probe, SourceError};
+use super::{Bridge, Probe, Sighting, SourceError};
 use crate::clock;
 use crate::config::LdapSource;
 use crate::directory::{Completeness, Snapshot, dn};
-use crate::ids::Timestamp;
+use crate::ids::{StableId, Timestamp};
 
 use change::Mark;
 use person::Interpretation;
@@ -56,6 +59,15 @@ pub struct LdapBridge {
     dangling: Option<Vec<u64>>,
     /// Reads in a row that were not believed for members that began to dangle, and for nothing else.
     disbelieved: u32,
+    /// Where the people of the last read are.
+    homes: Homes,
+}
+
+/// DNs of people, and the server that has them so.
+#[derive(Debug, Default)]
+struct Homes {
+    uri: String,
+    entries: BTreeMap<StableId, String>,
 }
 
 /// What a read needs to know; the same for all of them.
@@ -86,6 +98,18 @@ impl LdapBridge {
     /// # Errors
     /// Settings that cannot work, and certificate files that cannot be used.
     pub fn new(source: &LdapSource) -> Result<Self, SourceError> {
+        Self::of(source, None)
+    }
+
+    /// As [`LdapBridge::new`], and people's photos can be looked at.
+    ///
+    /// # Errors
+    /// As [`LdapBridge::new`].
+    pub fn with_photos(source: &LdapSource) -> Result<Self, SourceError> {
+        Self::of(source, Some(photos::attributes(source)))
+    }
+
+    fn of(source: &LdapSource, photos: Option<Vec<String>>) -> Result<Self, SourceError> {
         let mut source = source.clone();
         source.bind_dn = source.bind_dn.filter(|dn| !dn.is_empty());
         let addresses: Result<Vec<_>, _> = source.uris.iter().map(|uri| Address::parse(uri)).collect();
@@ -99,11 +123,12 @@ impl LdapBridge {
             mapping: mapping.map_err(unusable)?,
             by_class: source.user_filter.is_none(),
             groups_by_class: source.group_filter.is_none(),
+            photos,
         };
         let searches = Searches::of(&source, &how);
         let tls = Tls::new(&source)?;
         let servers = Arc::new(Servers { source, addresses, tls, how, searches });
-        Ok(Self { servers, last: None, dangling: None, disbelieved: 0 })
+        Ok(Self { servers, last: None, dangling: None, disbelieved: 0, homes: Homes::default() })
     }
 
     /// A member that has just begun to dangle may be somebody who was moved while we read, seen at neither place: such a read is not
@@ -154,8 +179,7 @@ impl Servers {
         let mut session = Session::open(address, &self.source, &self.tls).await?;
         let reading = Reading { source: &self.source, how: &self.how, searches: &self.searches };
         let read = read::read(&mut session, reading).await;
-        // Said for the server's log; nobody waits for it.
-        let _ = session.ldap.with_timeout(std::time::Duration::from_millis(200)).unbind().await;
+        session.end().await;
         read
     }
 
@@ -197,10 +221,11 @@ impl Bridge for LdapBridge {
     async fn fetch(&mut self) -> Result<Snapshot, SourceError> {
         self.last = None;
         let servers = Arc::clone(&self.servers);
-        let (Read { mut grown, mark }, mut remarks) =
+        let (Read { mut grown, mark, uri }, mut remarks) =
             apart::run(async move || servers.read_from_any().await).await.map_err(|error| no_thread(&error))??;
         grown.snapshot.source = format!("ldap {}", self.servers.source.base);
         grown.snapshot.notices.append(&mut remarks);
+        self.homes = Homes { uri, entries: std::mem::take(&mut grown.entries) };
         let mark = if self.distrust_new_gaps(&mut grown) { None } else { mark };
         self.last = mark.map(|mark| Last { mark, next_expiry: grown.next_expiry });
         Ok(grown.snapshot)
@@ -211,6 +236,18 @@ impl Bridge for LdapBridge {
             Some(last) => !self.ask_unchanged(last).await,
             None => true,
         }
+    }
+
+    /// From the server of the last read: another one may be behind or ahead of it.
+    async fn photos(&mut self, people: &[StableId]) -> Result<Vec<Sighting>, SourceError> {
+        let Servers { source, addresses, tls, how, .. } = &*self.servers;
+        let address = addresses.iter().find(|address| address.uri == self.homes.uri);
+        let (Some(names), Some(address)) = (&how.photos, address) else { return Ok(Vec::new()) };
+        let mut session = Session::open(address, source, tls).await?;
+        let homes = people.iter().filter_map(|id| self.homes.entries.get_key_value(id));
+        let seen = photos::look(&mut session, source, names, homes).await;
+        session.end().await;
+        Ok(seen?)
     }
 
     async fn probe(&mut self) -> Vec<Probe> {
@@ -265,7 +302,7 @@ fn check(source: &LdapSource, addresses: &[Address]) -> Result<(), String> {
         );
     }
     let names = [&source.attributes.uid, &source.attributes.name, &source.attributes.mail];
-    if let Some(name) = names.into_iter().find(|name| !is_attribute_name(name)) {
+    if let Some(name) = names.into_iter().chain(&source.attributes.avatar).find(|name| !is_attribute_name(name)) {
         return Err(format!("attributes: `{name}` is no attribute name"));
     }
     let encrypted = source.start_tls || addresses.iter().all(|address| address.tls_first);

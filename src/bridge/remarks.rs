@@ -5,8 +5,9 @@
 
 use async_trait::async_trait;
 
-use super::{Bridge, Hint, Probe, SourceError};
+use super::{Bridge, Hint, Probe, Sighting, SourceError};
 use crate::directory::{Completeness, Snapshot};
+use crate::ids::StableId;
 
 /// A source that is listened to.
 pub struct Remarked {
@@ -48,6 +49,10 @@ impl Bridge for Remarked {
 
     async fn hint(&mut self) -> Hint {
         self.source.hint().await
+    }
+
+    async fn photos(&mut self, people: &[StableId]) -> Result<Vec<Sighting>, SourceError> {
+        self.source.photos(people).await
     }
 
     async fn probe(&mut self) -> Vec<Probe> {

@@ -12,6 +12,6 @@ pub(super) async fn run(files: &[PathBuf], dry_run: bool, once: bool) -> Result<
     match (once, purpose) {
         (true, Purpose::Look) => plan::run(files, false, None).await,
         (true, Purpose::Act) => apply::once(&config, true, &app::until_signalled()).await,
-        (false, purpose) => app::run(&config, purpose, app::until_signalled()).await.map(|()| Exit::Done),
+        (false, purpose) => Box::pin(app::run(&config, purpose, app::until_signalled())).await.map(|()| Exit::Done),
     }
 }

@@ -17,6 +17,7 @@ pub(super) fn check(config: &Config, positions: &Positions, report: &Report) {
     world.renames();
     world.exceptions();
     world.accounts();
+    world.avatars();
     world.registration();
     world.federation();
     world.puppet();
@@ -233,10 +234,37 @@ impl<'a> World<'a> {
         if !self.config.user_provisioner.synapse_attributes.is_empty() {
             self.error("userProvisioner.synapse.attributes", why);
         }
+        if self.config.user_provisioner.avatar.is_some() {
+            self.error("userProvisioner.avatar", why);
+        }
         if let Source::Scim(scim) = &self.config.source
             && scim.register_users != RegisterUsers::No
         {
             self.error("source.register_users", why);
+        }
+    }
+
+    /// S-50: no other source has photos.
+    fn avatars(&self) {
+        let wanted = self.config.user_provisioner.avatar.is_some();
+        let idle = |path: &str, why: &str| self.add(Severity::Advice, path, format!("has no effect: {why}"));
+        match &self.config.source {
+            Source::Ldap(ldap) if ldap.attributes.avatar.is_some() && !wanted => {
+                idle(
+                    "source.attributes.avatar",
+                    "photos are read only where `userProvisioner.avatar` says when they are written",
+                );
+            }
+            Source::Ldap(_) => {}
+            Source::File(_) | Source::MsGraph(_) | Source::Scim(_) => {
+                const WHY: &str = "only a source of type `ldap` gives photos";
+                if wanted {
+                    idle("userProvisioner.avatar", WHY);
+                }
+                if matches!(&self.config.source, Source::File(file) if file.attributes.avatar.is_some()) {
+                    idle("source.attributes.avatar", WHY);
+                }
+            }
         }
     }
 

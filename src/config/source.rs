@@ -47,11 +47,12 @@ pub(super) fn attributes(section: &mut Section<'_>) -> LdapAttributes {
     let mut name = |key: &'static str, default: &str| {
         inner.as_mut().and_then(|inner| inner.text(key)).unwrap_or_else(|| default.to_owned())
     };
-    let attributes = LdapAttributes { uid: name("uid", "uid"), name: name("name", "cn"), mail: name("mail", "mail") };
+    let (uid, common_name, mail) = (name("uid", "uid"), name("name", "cn"), name("mail", "mail"));
+    let avatar = inner.as_mut().and_then(|inner| inner.text("avatar"));
     if let Some(inner) = inner {
         inner.finish();
     }
-    attributes
+    LdapAttributes { uid, name: common_name, mail, avatar }
 }
 
 fn file(section: &mut Section<'_>) -> FileSource {

@@ -1,10 +1,44 @@
-//! `userProvisioner`: attribute sync and offboarding (S-50 to S-53).
+//! `userProvisioner`: attribute sync and offboarding (S-50 to S-53), the types and their reading.
 
 use super::section::Section;
 use super::value::Field;
-use super::{Deprovisioning, DisplayNameSync, UserProvisioner};
 
 const DAY: i64 = 86_400_000;
+
+/// S-50 to S-53.
+#[derive(Clone, Debug, Default)]
+pub struct UserProvisioner {
+    pub deprovisioning: Option<Deprovisioning>,
+    pub synapse_attributes: Vec<String>,
+    pub display_name: SyncMode,
+    /// `None`: photos of the directory are never looked at.
+    pub avatar: Option<SyncMode>,
+}
+
+/// When a name or photo of the directory is written (S-50).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncMode {
+    #[default]
+    Always,
+    Initial,
+    WhenDirectoryChanges,
+}
+
+/// Present only when `deprovisioning.enabled` is true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deprovisioning {
+    pub soft_delete_period_ms: i64,
+    pub erase: bool,
+    pub candidates_root_space: bool,
+    pub erase_inactive_after_ms: Option<i64>,
+    pub erasures_per_day: u32,
+}
+
+const MODES: [(&str, SyncMode); 3] = [
+    ("always", SyncMode::Always),
+    ("initial", SyncMode::Initial),
+    ("when_directory_changes", SyncMode::WhenDirectoryChanges),
+];
 
 pub(super) fn user_provisioner(root: &mut Section<'_>) -> UserProvisioner {
     let mut provisioner = UserProvisioner::default();
@@ -19,12 +53,10 @@ pub(super) fn user_provisioner(root: &mut Section<'_>) -> UserProvisioner {
             synapse.list("attributes").iter().filter_map(attribute).map(str::to_owned).collect();
         synapse.finish();
     }
-    let modes = [
-        ("always", DisplayNameSync::Always),
-        ("initial", DisplayNameSync::Initial),
-        ("when_directory_changes", DisplayNameSync::WhenDirectoryChanges),
-    ];
-    provisioner.display_name = section.choice("displayName", DisplayNameSync::Always, &modes);
+    provisioner.display_name = section.choice("displayName", SyncMode::Always, &MODES);
+    let wanted = MODES.map(|(name, mode)| (name, Some(mode)));
+    let avatars: Vec<(&str, Option<SyncMode>)> = [("never", None)].into_iter().chain(wanted).collect();
+    provisioner.avatar = section.choice("avatar", None, &avatars);
     let outer = section.field("user_soft_delete_period").or(oldest);
     if let Some(mut inner) = section.section("deprovisioning") {
         provisioner.deprovisioning = deprovisioning(&mut inner, outer);

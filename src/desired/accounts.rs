@@ -1,12 +1,12 @@
-//! What accounts should be like (S-50, S-51): who is leaving, and whose names and addresses follow the directory.
+//! What accounts should be like (S-50, S-51): who is leaving, and whose names, addresses and photos follow the directory.
 //!
 //! Pure. Never looks at an account: what is there is `observed`, and the comparison is `plan/accounts` and `plan/attributes`.
 
 use std::sync::Arc;
 
 use super::People;
-use crate::config::{AccountsBackend, Config, DisplayNameSync};
-use crate::directory::Directory;
+use crate::config::{AccountsBackend, Config, SyncMode};
+use crate::directory::{Directory, Stamp};
 use crate::ids::{StableId, UserId};
 use crate::ledger::normal_emails;
 use crate::plan::{Emails, Reason};
@@ -26,8 +26,9 @@ pub struct Leaving {
 /// Which attributes follow the directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AttributePolicy {
-    pub names: Option<DisplayNameSync>,
+    pub names: Option<SyncMode>,
     pub emails: bool,
+    pub avatars: Option<SyncMode>,
 }
 
 /// What the directory says of an active person.
@@ -37,6 +38,9 @@ pub struct Profile {
     /// In the homeserver's form (S-109); `None`: the directory has none.
     pub name: Option<Arc<str>>,
     pub emails: Emails,
+    /// Their entry in the directory, and its change stamp where photos are wanted.
+    pub id: StableId,
+    pub stamp: Option<Stamp>,
 }
 
 impl AttributePolicy {
@@ -46,13 +50,17 @@ impl AttributePolicy {
             config.accounts.backend != AccountsBackend::None
                 && provisioner.synapse_attributes.iter().any(|known| known == name)
         };
-        Self { names: wanted("displayName").then_some(provisioner.display_name), emails: wanted("emails") }
+        Self {
+            names: wanted("displayName").then_some(provisioner.display_name),
+            emails: wanted("emails"),
+            avatars: provisioner.avatar.filter(|_| config.accounts.backend != AccountsBackend::None),
+        }
     }
 
     /// Whether anything follows the directory at all.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.names.is_none() && !self.emails
+        self.names.is_none() && !self.emails && self.avatars.is_none()
     }
 
     pub(super) fn profiles(self, directory: &Directory, people: &People) -> Vec<Profile> {
@@ -64,6 +72,8 @@ impl AttributePolicy {
             user: people.user(person).clone(),
             name: user.display_name.as_deref().and_then(normal_name),
             emails: Emails(normal_emails(user.emails.iter().map(String::as_str))),
+            id: user.id.clone(),
+            stamp: self.avatars.and_then(|_| directory.stamps.get(&user.id).cloned()),
         };
         active.map(profile).collect()
     }

@@ -1,4 +1,5 @@
-//! What was last seen or written of people's attributes (S-50), as keyed digests: mail addresses and names are never kept.
+//! What was last seen or written of people's attributes (S-50), as keyed digests: mail addresses and names are never kept. Photos have
+//! a file of their own.
 //!
 //! Pure. The key is drawn once a database ([`Ledger::key`]); without it nobody can try addresses against the digests.
 
@@ -6,13 +7,14 @@ use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use super::Ledger;
+use super::{Ledger, Portrait};
 use crate::ids::{Timestamp, UserId};
+use crate::plan::Attribute;
 
 /// How long an address that is another account's is left alone before it is tried once more, in milliseconds.
 const REFUSED_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// A keyed digest, in hexadecimal.
+/// A digest, in hexadecimal; keyed, but for those of photos.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Digest(pub String);
@@ -33,6 +35,9 @@ pub struct Attributes {
     /// Addresses the homeserver would not take, and until when they are left alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<(Digest, Timestamp)>,
+    /// Their photo and avatar. Apart, because where nobody asks for photos there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub portrait: Option<Box<Portrait>>,
 }
 
 /// HMAC-SHA-256 (RFC 2104) of `text`, in hexadecimal.
@@ -81,19 +86,36 @@ impl Ledger {
         known.read_at = Some(now);
     }
 
-    pub(super) fn saw_name(&mut self, user: &UserId, name: &str) {
-        let digest = self.digest_of_name(name);
-        self.attributes.entry(user.clone()).or_default().name = Some(digest);
+    /// An attribute was written.
+    pub(super) fn wrote(&mut self, user: &UserId, attribute: &Attribute) {
+        match attribute {
+            Attribute::DisplayName(name) => {
+                let digest = self.digest_of_name(name);
+                self.attributes.entry(user.clone()).or_default().name = Some(digest);
+            }
+            Attribute::Emails { digest, .. } => {
+                let known = self.attributes.entry(user.clone()).or_default();
+                known.emails = Some(digest.clone());
+                known.refused = None;
+            }
+            Attribute::Avatar(avatar) => {
+                self.sends_avatar(user, avatar.upload());
+                self.dealt_with_photo(user, avatar.photo.digest.clone());
+            }
+            Attribute::NoAvatar { .. } => self.removed_avatar(user),
+        }
     }
 
-    pub(super) fn saw_emails(&mut self, user: &UserId, digest: Digest) {
-        let known = self.attributes.entry(user.clone()).or_default();
-        known.emails = Some(digest);
-        known.refused = None;
-    }
-
-    pub(super) fn refuse_emails(&mut self, user: &UserId, digest: &Digest, now: Timestamp) {
-        self.attributes.entry(user.clone()).or_default().refused = Some((digest.clone(), now.plus_ms(REFUSED_MS)));
+    /// An attribute was not written, for certain.
+    pub(super) fn could_not_write(&mut self, user: &UserId, attribute: &Attribute, now: Timestamp) {
+        match attribute {
+            Attribute::Emails { digest, .. } => {
+                let until = now.plus_ms(REFUSED_MS);
+                self.attributes.entry(user.clone()).or_default().refused = Some((digest.clone(), until));
+            }
+            // What of these the homeserver will not have is told apart where its answer is known.
+            Attribute::DisplayName(_) | Attribute::Avatar(_) | Attribute::NoAvatar { .. } => {}
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Ledger;
 use crate::ids::{Localpart, RoomId, StableId, Timestamp, UserId};
-use crate::plan::{AccountDeed, Action, Reason, Step};
+use crate::plan::{AccountDeed, Action, Attribute, Reason, Step};
 
 /// How long a final step counts against `erasures_per_day`, in milliseconds.
 pub const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -176,12 +176,12 @@ impl Ledger {
                     leaver.stage = Stage::Closing;
                 }
             }
+            AccountDeed::Set(Attribute::Avatar(avatar)) => self.sends_avatar(user, avatar.upload()),
             AccountDeed::Unlock
             | AccountDeed::RemovePushers
             | AccountDeed::TurnDown { .. }
             | AccountDeed::HandOver { .. }
-            | AccountDeed::SetDisplayName(_)
-            | AccountDeed::SetEmails { .. } => {}
+            | AccountDeed::Set(_) => {}
         }
     }
 
@@ -207,15 +207,11 @@ impl Ledger {
                 self.closings.push(now);
                 self.forget(user);
             }
-            (AccountDeed::SetDisplayName(name), Ending::Done) => self.saw_name(user, name),
-            (AccountDeed::SetEmails { digest, .. }, Ending::Done) => self.saw_emails(user, digest.clone()),
-            (AccountDeed::SetEmails { digest, .. }, Ending::Refused) => self.refuse_emails(user, digest, now),
+            (AccountDeed::Set(attribute), Ending::Done) => self.wrote(user, attribute),
+            (AccountDeed::Set(attribute), Ending::Refused) => self.could_not_write(user, attribute, now),
             (AccountDeed::TurnDown { .. } | AccountDeed::HandOver { .. }, _)
-            | (
-                AccountDeed::Unlock | AccountDeed::RemovePushers | AccountDeed::SetDisplayName(_),
-                Ending::Refused | Ending::Unknown,
-            )
-            | (AccountDeed::Lock { .. } | AccountDeed::Close(_) | AccountDeed::SetEmails { .. }, Ending::Unknown) => {}
+            | (AccountDeed::Unlock | AccountDeed::RemovePushers, Ending::Refused | Ending::Unknown)
+            | (AccountDeed::Lock { .. } | AccountDeed::Close(_) | AccountDeed::Set(_), Ending::Unknown) => {}
         }
     }
 

@@ -3,14 +3,15 @@
 //! Mail addresses stand in paths and bodies here and nowhere else: no error and no log shows them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::read::truth;
+use super::read::{picture, truth};
 use super::{Homeserver, MatrixError, Request, Trouble};
 use crate::ids::UserId;
-use crate::ledger::Leaver;
+use crate::ledger::{Leaver, PictureKind};
 
 const USER: &str = "/_synapse/admin/v2/users/{}";
 /// Account data type that mirrors the leavers.
@@ -28,6 +29,8 @@ pub struct AccountRecord {
     /// The application service that owns it.
     pub service: Option<String>,
     pub display_name: Option<String>,
+    /// An `mxc://` URI.
+    pub avatar: Option<Arc<str>>,
     /// Everything bound to the account, as it came.
     pub threepids: Vec<Threepid>,
 }
@@ -70,6 +73,8 @@ struct RawRecord {
     #[serde(default)]
     displayname: Option<String>,
     #[serde(default)]
+    avatar_url: Option<String>,
+    #[serde(default)]
     threepids: Vec<Threepid>,
 }
 
@@ -92,6 +97,7 @@ impl Homeserver {
             erased: truth(&raw.erased),
             service: raw.appservice_id,
             display_name: raw.displayname,
+            avatar: picture(raw.avatar_url.as_deref()),
             threepids: raw.threepids,
         }))
     }
@@ -124,6 +130,15 @@ impl Homeserver {
     /// When the homeserver refuses or is away.
     pub async fn set_account_name(&self, user: &UserId, name: &str) -> Result<(), MatrixError> {
         self.change_account(user, json!({ "displayname": name }), format!("set the display name of {user}")).await
+    }
+
+    /// Sets the avatar of an account that exists; `None`: takes it away.
+    ///
+    /// # Errors
+    /// When the homeserver refuses or is away.
+    pub async fn set_account_avatar(&self, user: &UserId, url: Option<&str>) -> Result<(), MatrixError> {
+        let body = json!({ "avatar_url": url.unwrap_or_default() });
+        self.change_account(user, body, format!("set the avatar of {user}")).await
     }
 
     /// Replaces everything bound to an account that exists.
@@ -216,6 +231,33 @@ impl Homeserver {
         let path = "/_matrix/client/v3/profile/{}/displayname";
         let request = Request::put(path, &[user.as_str()], json!({ "displayname": name }));
         self.act_as(user, request.to(format!("set the display name of {user}"))).await.map(drop)
+    }
+
+    /// Sets somebody's avatar, as them; `None`: takes it away.
+    ///
+    /// # Errors
+    /// As [`Homeserver::set_name_as`].
+    pub async fn set_avatar_as(&self, user: &UserId, url: Option<&str>) -> Result<(), MatrixError> {
+        let path = "/_matrix/client/v3/profile/{}/avatar_url";
+        let request = Request::put(path, &[user.as_str()], json!({ "avatar_url": url.unwrap_or_default() }));
+        self.act_as(user, request.to(format!("set the avatar of {user}"))).await.map(drop)
+    }
+
+    /// Uploads a picture as the bot; hands back its `mxc://` URI.
+    ///
+    /// # Errors
+    /// When the homeserver refuses (it is too large for it, say) or is away.
+    pub async fn upload(&self, picture: Arc<[u8]>, kind: PictureKind) -> Result<String, MatrixError> {
+        let attempt = format!("upload a photo of {} bytes", picture.len());
+        let request = Request::upload("/_matrix/media/v3/upload", picture, kind.media_type()).to(&attempt);
+        let answer: Value = self.call_as_bot(request).await?.json(&attempt)?;
+        answer.get("content_uri").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| MatrixError {
+            attempted: attempt,
+            cause: "the answer names no content_uri".to_owned(),
+            status: None,
+            code: None,
+            trouble: Trouble::Malformed,
+        })
     }
 
     /// Whether the homeserver has handed its accounts over to Matrix Authentication Service (MSC2965's metadata).

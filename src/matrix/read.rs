@@ -4,6 +4,7 @@
 //! empty: a full read fails, or names the rooms it could not read ([`Homeserver::reread`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Deserializer};
@@ -452,6 +453,8 @@ struct RawAccount {
     deactivated: Value,
     #[serde(default)]
     displayname: Option<String>,
+    #[serde(default)]
+    avatar_url: Option<String>,
     /// Only where one account is asked for.
     #[serde(default)]
     appservice_id: Option<String>,
@@ -465,8 +468,14 @@ impl RawAccount {
             deactivated: truth(&self.deactivated),
             foreign_service: self.appservice_id.is_some(),
             display_name: self.displayname.clone(),
+            avatar: picture(self.avatar_url.as_deref()),
         }
     }
+}
+
+/// No avatar comes as nothing or as an empty text.
+pub(super) fn picture(url: Option<&str>) -> Option<Arc<str>> {
+    url.filter(|url| !url.is_empty()).map(Arc::from)
 }
 
 /// Flags come as booleans or, from older servers, as numbers.

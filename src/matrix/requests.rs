@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -32,6 +32,13 @@ impl Method {
     }
 }
 
+/// What a request carries.
+#[derive(Clone)]
+pub(super) enum Body {
+    Json(Value),
+    Media { bytes: Arc<[u8]>, media_type: &'static str },
+}
+
 /// A request to be sent. Its `Debug` shows the endpoint only.
 #[derive(Clone)]
 pub struct Request {
@@ -40,7 +47,7 @@ pub struct Request {
     pub(super) endpoint: &'static str,
     /// Path and query, escaped.
     pub(super) target: String,
-    pub(super) body: Option<Value>,
+    pub(super) body: Option<Body>,
     pub(super) timeout: Duration,
     /// What is attempted on what, for errors.
     pub(super) attempt: String,
@@ -64,11 +71,15 @@ impl Request {
     }
 
     pub(super) fn put(endpoint: &'static str, ids: &[&str], body: Value) -> Self {
-        Self { body: Some(body), ..Self::new(Method::Put, endpoint, ids) }
+        Self { body: Some(Body::Json(body)), ..Self::new(Method::Put, endpoint, ids) }
     }
 
     pub(super) fn post(endpoint: &'static str, ids: &[&str], body: Value) -> Self {
-        Self { body: Some(body), ..Self::new(Method::Post, endpoint, ids) }
+        Self { body: Some(Body::Json(body)), ..Self::new(Method::Post, endpoint, ids) }
+    }
+
+    pub(super) fn upload(endpoint: &'static str, bytes: Arc<[u8]>, media_type: &'static str) -> Self {
+        Self { body: Some(Body::Media { bytes, media_type }), ..Self::new(Method::Post, endpoint, &[]) }
     }
 
     pub(super) fn delete(endpoint: &'static str, ids: &[&str]) -> Self {

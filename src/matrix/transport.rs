@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::pace::Pace;
-use super::requests::{Method, Request, Requests};
+use super::requests::{Body, Method, Request, Requests};
 use super::{MatrixError, Trouble};
 use crate::ids::Timestamp;
 
@@ -259,7 +259,7 @@ struct Call {
     token: SecretString,
     method: Method,
     endpoint: &'static str,
-    body: Option<Value>,
+    body: Option<Body>,
 }
 
 impl fmt::Debug for Call {
@@ -290,14 +290,20 @@ impl OutgoingRequest for Call {
         let mut bearer = http::HeaderValue::from_str(&format!("Bearer {}", self.token.expose_secret()))?;
         bearer.set_sensitive(true);
         let mut body = T::default();
-        if let Some(json) = &self.body {
-            body.put_slice(&serde_json::to_vec(json)?);
+        let mut media_type = "application/json";
+        match &self.body {
+            None => {}
+            Some(Body::Json(json)) => body.put_slice(&serde_json::to_vec(json)?),
+            Some(Body::Media { bytes, media_type: own }) => {
+                media_type = own;
+                body.put_slice(bytes);
+            }
         }
         let request = http::Request::builder()
             .method(self.method.as_str())
             .uri(self.url)
             .header(http::header::AUTHORIZATION, bearer)
-            .header(http::header::CONTENT_TYPE, "application/json");
+            .header(http::header::CONTENT_TYPE, media_type);
         Ok(request.body(body)?)
     }
 }

@@ -8,7 +8,7 @@ use super::fold::join_rule;
 use super::{Account, CREATED_FOR, Known, MARKER_TYPE, Marker, Member, Observed, PowerLevels, Room, StateEvent};
 use crate::actuate::Outcome;
 use crate::ids::{EventId, Interner, Key, RoomId, UserId};
-use crate::plan::{AccountDeed, Action, Creation, Deed, End, RoomRef, StateChange};
+use crate::plan::{AccountDeed, Action, Attribute, Creation, Deed, End, RoomRef, StateChange};
 
 impl Creation {
     /// The createRoom body as it is sent: the planned one, with our identity in the create content, the marker, the fencing alias and
@@ -151,10 +151,7 @@ impl Observed {
                 return;
             }
             AccountDeed::Unlock | AccountDeed::Close(_) => drop(self.estates.remove(user)),
-            AccountDeed::Lock { .. }
-            | AccountDeed::RemovePushers
-            | AccountDeed::SetDisplayName(_)
-            | AccountDeed::SetEmails { .. } => {}
+            AccountDeed::Lock { .. } | AccountDeed::RemovePushers | AccountDeed::Set(_) => {}
         }
         if let AccountDeed::Close(_) = deed {
             for room in self.rooms.values_mut().chain(self.outside.values_mut()) {
@@ -173,12 +170,15 @@ impl Observed {
                 account.deactivated = true;
                 if *end == End::Erase {
                     account.display_name = None;
+                    account.avatar = None;
                 }
             }
-            AccountDeed::SetDisplayName(name) => account.display_name = Some(name.trim().to_owned()),
+            AccountDeed::Set(Attribute::DisplayName(name)) => account.display_name = Some(name.trim().to_owned()),
+            AccountDeed::Set(Attribute::Avatar(avatar)) => account.avatar = Some(avatar.upload().url),
+            AccountDeed::Set(Attribute::NoAvatar { .. }) => account.avatar = None,
             // The first two are not observed, the others were dealt with.
             AccountDeed::RemovePushers
-            | AccountDeed::SetEmails { .. }
+            | AccountDeed::Set(Attribute::Emails { .. })
             | AccountDeed::HandOver { .. }
             | AccountDeed::TurnDown { .. } => {}
         }

@@ -1,4 +1,4 @@
-//! Display names and mail addresses that differ from the directory's (S-50).
+//! Display names and mail addresses that differ from the directory's, and whose attributes are compared at all (S-50).
 //!
 //! Pure. Existing accounts of active people only; never a protected user's, never a locked or closed account's. Addresses are compared by
 //! digest: no plan and no ledger holds one, except the step that writes it.
@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::members::is_protected;
-use super::{AccountDeed, Lesson, Note, Planner, Reason, Withheld};
-use crate::config::DisplayNameSync;
+use super::{AccountDeed, Attribute, Dealt, Lesson, Note, Planner, Reason, Withheld};
+use crate::config::SyncMode;
 use crate::desired::Profile;
 use crate::ids::UserId;
 use crate::observed::{Account, Presence};
@@ -35,34 +35,35 @@ impl Planner<'_> {
             if desired.attributes.emails && !shared.contains(&profile.user) {
                 self.emails(profile);
             }
+            if let Some(mode) = desired.attributes.avatars {
+                self.avatar(profile, account, mode);
+            }
         }
     }
 
-    fn name(&mut self, profile: &Profile, account: &Account, mode: DisplayNameSync) {
+    fn name(&mut self, profile: &Profile, account: &Account, mode: SyncMode) {
         let Some(wanted) = &profile.name else { return };
         let user = &profile.user;
         let known = self.ledger.attributes.get(user).and_then(|known| known.name.as_ref());
         let differs = account.display_name.as_deref().map(str::trim) != Some(&**wanted);
         let digest = match mode {
-            DisplayNameSync::Always => None,
-            DisplayNameSync::Initial | DisplayNameSync::WhenDirectoryChanges => {
-                Some(self.ledger.digest_of_name(wanted))
-            }
+            SyncMode::Always => None,
+            SyncMode::Initial | SyncMode::WhenDirectoryChanges => Some(self.ledger.digest_of_name(wanted)),
         };
         let write = match mode {
-            DisplayNameSync::Always => true,
-            DisplayNameSync::Initial => known.is_none(),
+            SyncMode::Always => true,
+            SyncMode::Initial => known.is_none(),
             // What stands when it is first seen is the person's own choice.
-            DisplayNameSync::WhenDirectoryChanges => known.is_some() && known != digest.as_ref(),
+            SyncMode::WhenDirectoryChanges => known.is_some() && known != digest.as_ref(),
         };
         if differs && write {
-            let deed = AccountDeed::SetDisplayName(wanted.clone());
-            self.account_step(user, deed, Reason::AttributeDiffers, (None, None));
+            let name = Attribute::DisplayName(wanted.clone());
+            self.attribute(user, name, Reason::AttributeDiffers, None);
         } else if let Some(digest) = digest
             && known != Some(&digest)
-            && (mode == DisplayNameSync::WhenDirectoryChanges || known.is_none())
+            && (mode == SyncMode::WhenDirectoryChanges || known.is_none())
         {
-            self.plan.lessons.push(Lesson::Named { user: user.clone(), digest });
+            self.plan.lessons.push(Lesson::Named { user: user.clone(), what: Dealt::Name(digest) });
         }
     }
 
@@ -78,8 +79,18 @@ impl Planner<'_> {
         let refused = known.refused.as_ref().filter(|(refused, until)| *refused == digest && *until > self.now);
         let withheld = refused
             .map(|(_, until)| Withheld::Refused { code: "an address is another account's".to_owned(), until: *until });
-        let deed = AccountDeed::SetEmails { emails: profile.emails.clone(), digest };
-        self.account_step(user, deed, Reason::AttributeDiffers, (withheld, None));
+        let emails = Attribute::Emails { emails: profile.emails.clone(), digest };
+        self.attribute(user, emails, Reason::AttributeDiffers, withheld);
+    }
+
+    pub(super) fn attribute(
+        &mut self,
+        user: &UserId,
+        attribute: Attribute,
+        reason: Reason,
+        withheld: Option<Withheld>,
+    ) {
+        self.account_step(user, AccountDeed::Set(attribute), reason, (withheld, None));
     }
 
     /// People who share an address with somebody: nobody can tell whose it is.

@@ -1,12 +1,12 @@
 //! What is done to an account, as data (S-50 to S-53).
 //!
-//! Pure. Never shows a mail address.
+//! Pure. Never shows a mail address, and holds no photo's bytes.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::ids::{RoomId, StableId, UserId};
-use crate::ledger::Digest;
+use crate::ledger::{Digest, Photo, Upload};
 
 /// What is done to an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,11 +31,67 @@ pub enum AccountDeed {
     },
     /// The final step (S-53).
     Close(End),
-    SetDisplayName(Arc<str>),
-    SetEmails {
+    /// Something follows the directory (S-50).
+    Set(Attribute),
+}
+
+/// What of an account follows the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attribute {
+    DisplayName(Arc<str>),
+    Emails {
         emails: Emails,
         digest: Digest,
     },
+    Avatar(Box<Avatar>),
+    /// The photo is gone from the directory: so is the avatar, if it is still this one.
+    NoAvatar {
+        url: Arc<str>,
+    },
+}
+
+/// A photo that becomes an avatar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Avatar {
+    pub photo: Photo,
+    /// Its `mxc://` URI, once it is uploaded; until then it cannot be set.
+    pub uploaded: Option<Arc<str>>,
+    /// What is the avatar now: whatever else it has become meanwhile is left alone.
+    pub standing: Option<Arc<str>>,
+}
+
+impl Avatar {
+    /// Where it is on the homeserver; where nothing was uploaded because nothing is sent, a place that stands for it.
+    #[must_use]
+    pub fn upload(&self) -> Upload {
+        let digest = self.photo.digest.clone();
+        let url = self.uploaded.clone().unwrap_or_else(|| format!("mxc://unsent/{}", self.photo.short()).into());
+        Upload { digest, url }
+    }
+}
+
+impl Attribute {
+    /// What is done, in a word or two.
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::DisplayName(_) => "name",
+            Self::Emails { .. } => "give",
+            Self::Avatar(_) => "set avatar",
+            Self::NoAvatar { .. } => "remove avatar",
+        }
+    }
+
+    /// What it becomes, as part of a step's identity: what the directory says anew is another change, not the same one undone.
+    #[must_use]
+    pub(super) fn identity(&self) -> &str {
+        match self {
+            Self::DisplayName(name) => name,
+            Self::Emails { digest, .. } => &digest.0,
+            Self::Avatar(avatar) => &avatar.photo.digest.0,
+            Self::NoAvatar { url } => url,
+        }
+    }
 }
 
 /// What the final step does.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Action, Deed, Header, Plan, RoomRef, Step};
+use super::{AccountDeed, Action, Attribute, Deed, Header, Plan, RoomRef, Step};
 use crate::ids::Timestamp;
 use crate::observed::CREATOR;
 
@@ -64,6 +64,9 @@ fn step(step: &Step) -> Value {
                     json!({ "user": change.user, "key": change.key, "from": from, "to": change.to, "reason": change.reason.to_string() })
                 })
                 .collect();
+        }
+        Action::Account { deed: AccountDeed::Set(Attribute::Avatar(avatar)), .. } => {
+            out["photo"] = json!({ "bytes": avatar.photo.size, "sha256": avatar.photo.short() });
         }
         _ => {}
     }

@@ -32,6 +32,7 @@ impl fmt::Display for Reason {
             Self::GraceOver { since } => write!(f, "end of grace that began {}", since.to_minute()),
             Self::LastAdministrator => f.write_str("its last administrator is leaving"),
             Self::AttributeDiffers => f.write_str("the directory has it so"),
+            Self::AttributeGone => f.write_str("the directory has none any more"),
             Self::Mirror => f.write_str("kept in Matrix, too, in case the database is lost"),
             Self::NeverEntitled => f.write_str("was never entitled to be here"),
             Self::LevelRule => f.write_str("the directory gives other levels"),
@@ -66,6 +67,7 @@ impl Reason {
             Self::GraceOver { .. } => "grace_over",
             Self::LastAdministrator => "last_administrator",
             Self::AttributeDiffers => "attribute_differs",
+            Self::AttributeGone => "attribute_gone",
             Self::Mirror => "mirror",
             Self::NeverEntitled => "never_entitled",
             Self::LevelRule => "level_rule",
@@ -102,6 +104,7 @@ impl Reason {
             | Self::GraceOver { .. }
             | Self::LastAdministrator
             | Self::AttributeDiffers
+            | Self::AttributeGone
             | Self::Mirror
             | Self::LevelRule
             | Self::NotInRoom

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{
-    AccountDeed, Action, Class, Deed, End, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange, Step,
+    AccountDeed, Action, Attribute, Class, Deed, End, HeldItem, Key, LevelChange, Note, Plan, RoomRef, StateChange,
+    Step,
 };
 use crate::ids::{RoomId, UserId};
 use crate::observed::CREATOR;
@@ -149,7 +150,7 @@ impl Page<'_> {
         }
     }
 
-    /// What is done to an account: never an address.
+    /// What is done to an account: never an address, nor a picture.
     fn account(&self, user: &UserId, deed: &AccountDeed) -> (char, String) {
         let user = self.short(user);
         match deed {
@@ -157,10 +158,14 @@ impl Page<'_> {
             AccountDeed::Unlock => ('+', user),
             AccountDeed::TurnDown { room, .. } => ('-', format!("{user}: {}", self.named(room))),
             AccountDeed::HandOver { room, to } => ('~', format!("{user}'s {} to {}", self.named(room), self.short(to))),
-            AccountDeed::SetDisplayName(name) => ('~', format!("{user} \"{name}\"")),
-            AccountDeed::SetEmails { emails, .. } => {
-                ('~', format!("{user}: {}", counted(emails.0.len() as u64, "address", "addresses")))
-            }
+            AccountDeed::Set(attribute) => match attribute {
+                Attribute::DisplayName(name) => ('~', format!("{user} \"{name}\"")),
+                Attribute::Emails { emails, .. } => {
+                    ('~', format!("{user}: {}", counted(emails.0.len() as u64, "address", "addresses")))
+                }
+                Attribute::Avatar(avatar) => ('~', format!("{user}: {}", avatar.photo)),
+                Attribute::NoAvatar { .. } => ('-', user),
+            },
         }
     }
 
@@ -390,8 +395,7 @@ impl Action {
                 AccountDeed::HandOver { .. } => "hand over",
                 AccountDeed::Close(End::Erase) => "erase",
                 AccountDeed::Close(End::Deactivate) => "deactivate",
-                AccountDeed::SetDisplayName(_) => "name",
-                AccountDeed::SetEmails { .. } => "give",
+                AccountDeed::Set(attribute) => attribute.verb(),
             },
             Self::MirrorLeavers { .. } => "note down",
             Self::Leave { .. } => "leave",

@@ -44,7 +44,7 @@ impl Action {
                 AccountDeed::Lock { .. } | AccountDeed::RemovePushers | AccountDeed::TurnDown { .. } => Phase::Locks,
                 AccountDeed::HandOver { .. } => Phase::HandOvers,
                 AccountDeed::Unlock => Phase::Unlocks,
-                AccountDeed::SetDisplayName(_) | AccountDeed::SetEmails { .. } => Phase::Attributes,
+                AccountDeed::Set(_) => Phase::Attributes,
                 AccountDeed::Close(_) => Phase::Closings,
             },
             Self::MirrorLeavers { .. } => Phase::Mirror,
@@ -179,9 +179,7 @@ impl Step {
             Action::Account { user, deed: AccountDeed::HandOver { room, .. } | AccountDeed::TurnDown { room, .. } } => {
                 format!("{user} {room}")
             }
-            // What the directory says anew is another change, not the same one undone.
-            Action::Account { user, deed: AccountDeed::SetDisplayName(name) } => format!("{user} {name}"),
-            Action::Account { user, deed: AccountDeed::SetEmails { digest, .. } } => format!("{user} {}", digest.0),
+            Action::Account { user, deed: AccountDeed::Set(attribute) } => format!("{user} {}", attribute.identity()),
             action => action.user().map(ToString::to_string).unwrap_or_default(),
         };
         let verb = match &self.action {

@@ -13,8 +13,8 @@ use crate::desired::Desired;
 use crate::execute::Report;
 use crate::ids::{Timestamp, UserId};
 use crate::ledger::{Ending, Order};
-use crate::observed::{Known, Observed, Presence};
-use crate::plan::{AccountDeed, Action, Lesson, LevelChange, Plan, Step, WAITS_FOR_READ, Withheld};
+use crate::observed::{Account, Known, Observed};
+use crate::plan::{AccountDeed, Action, Attribute, Lesson, LevelChange, Plan, Step, WAITS_FOR_READ, Withheld};
 use crate::store::audit::{AuditRecord, SENT};
 use crate::store::{GivenOrder, Store, StoreError};
 
@@ -36,7 +36,7 @@ impl Reconciler {
         let mut attributes = 0;
         let mut closings = 0;
         let fits = |step: &Step| match &step.action {
-            Action::Account { deed: AccountDeed::SetDisplayName(_) | AccountDeed::SetEmails { .. }, .. } => {
+            Action::Account { deed: AccountDeed::Set(_), .. } => {
                 attributes += 1;
                 attributes <= ATTRIBUTES_PER_SLICE
             }
@@ -75,6 +75,11 @@ impl Reconciler {
         }
         for (step, error) in &report.failed {
             self.ledger.settle(step, ending(step, error), now);
+            if let Action::Account { user, deed: AccountDeed::Set(Attribute::Avatar(_)) } = &step.action
+                && error.kind == ActErrorKind::Refused
+            {
+                self.ledger.refuse_photo(user);
+            }
             records.extend(self.records(step, began, &format!("{:?}: {}", error.kind, error.cause).to_lowercase()));
         }
         self.audit(&records).await?;
@@ -103,6 +108,7 @@ impl Reconciler {
                 account.locked = record.locked;
                 account.deactivated = record.deactivated;
                 account.display_name = record.display_name;
+                account.avatar = record.avatar;
             }
             (Ok(None), _) => drop(observed.accounts.people.remove(user)),
             (Ok(Some(_)), None) => {}
@@ -180,10 +186,7 @@ impl Reconciler {
         }
         let now = clock::now();
         let Some(observed) = &self.observed else { return Ok(()) };
-        let open = |user: &UserId| match observed.accounts.presence(user) {
-            Presence::Exists(account) => observed.accounts.listed && !account.locked && !account.deactivated,
-            Presence::Missing | Presence::Unknown => false,
-        };
+        let open = |user: &UserId| observed.accounts.are_open(user);
         let mut unread = Vec::new();
         let mut stale = BTreeSet::new();
         for profile in &desired.profiles {
@@ -316,14 +319,27 @@ fn change(step: &Step, observed: Option<&Observed>) -> (String, String) {
             AccountDeed::TurnDown { .. } => pair("invited", ""),
             AccountDeed::HandOver { .. } => pair("", "administrator"),
             AccountDeed::Close(end) => pair("locked", &format!("{end:?}").to_lowercase()),
-            AccountDeed::SetDisplayName(name) => {
+            AccountDeed::Set(attribute) => {
                 let known = observed.and_then(|observed| observed.accounts.people.get(user));
-                let before = known.and_then(|account| account.display_name.clone()).unwrap_or_default();
-                (before, name.to_string())
+                written(attribute, known)
             }
-            AccountDeed::SetEmails { emails, .. } => pair("", &format!("{emails:?}")),
         },
         Action::SetState { state, .. } => pair("", &state.label()),
         _ => pair("", ""),
+    }
+}
+
+/// The same of an attribute. A picture is known by its place and its digest.
+fn written(attribute: &Attribute, known: Option<&Account>) -> (String, String) {
+    let name = || known.and_then(|account| account.display_name.clone()).unwrap_or_default();
+    let avatar = || known.and_then(|account| account.avatar.as_deref()).unwrap_or_default().to_owned();
+    match attribute {
+        Attribute::DisplayName(wanted) => (name(), wanted.to_string()),
+        Attribute::Emails { emails, .. } => (String::new(), format!("{emails:?}")),
+        Attribute::Avatar(wanted) => {
+            let place = wanted.uploaded.as_deref().unwrap_or("not uploaded");
+            (avatar(), format!("{place} ({})", wanted.photo))
+        }
+        Attribute::NoAvatar { .. } => (avatar(), String::new()),
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use secrecy::ExposeSecret as _;
-use usher::config::{self, AccountsBackend, Config, Loaded, Problem, Severity, Source, load_with};
+use usher::config::{self, AccountsBackend, Config, Loaded, Problem, Severity, Source, SyncMode, load_with};
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -125,6 +125,45 @@ fn a_minimal_file_gets_the_documented_defaults() {
     assert!(config.spaces.is_none() && config.provisioner.invite_to_public_rooms && !config.provisioner.gc_enabled);
     assert_eq!((config.provisioner.room_version.as_str(), config.provisioner.max_rate), ("12", 30));
     assert_eq!(config.source.check_interval_ms(), 60_000);
+}
+
+#[test]
+fn photos_are_wanted_where_it_says_so_and_only_an_ldap_source_has_any() {
+    let modes = [("initial", SyncMode::Initial), ("always", SyncMode::Always)];
+    let modes = modes.into_iter().chain([("when_directory_changes", SyncMode::WhenDirectoryChanges)]);
+    let expected = modes.map(|(name, mode)| (name, Some(mode))).chain([("never", None)]);
+    let ldap = |more: &str, avatar: &str| {
+        load_text(&format!(
+            "homeserver: {{ url: 'http://127.0.0.1:8008', server_name: example.com }}\n\
+             source: {{ type: ldap, uri: 'ldaps://l', base: 'dc=x', {more} }}\nuserProvisioner: {{ avatar: {avatar} }}\n"
+        ))
+    };
+    for (name, mode) in expected {
+        let loaded = ldap("", name);
+        assert_eq!(listed(&loaded.problems), "");
+        assert_eq!(good(loaded).user_provisioner.avatar, mode);
+    }
+    assert_eq!(good(with_base("")).user_provisioner.avatar, None);
+    let mapped = |config: Config| match config.source {
+        Source::Ldap(ldap) => ldap.attributes.avatar,
+        _ => panic!("an ldap source"),
+    };
+    assert_eq!(mapped(good(ldap("attributes: { avatar: photo }", "always"))).as_deref(), Some("photo"));
+    assert_eq!(mapped(good(ldap("", "always"))), None);
+    let idle = [
+        (
+            ldap("attributes: { avatar: photo }", "never"),
+            "source.attributes.avatar: has no effect: photos are read only",
+        ),
+        (
+            with_base("userProvisioner: { avatar: always }"),
+            "userProvisioner.avatar: has no effect: only a source of type",
+        ),
+    ];
+    for (loaded, advice) in idle {
+        let text = listed(&loaded.problems);
+        assert!(text.starts_with("advice") && text.contains(advice) && text.lines().count() == 1, "{text}");
+    }
 }
 
 #[test]

@@ -47,6 +47,7 @@ async fn all(ground: &Ground) {
     cases::accounts::what_a_leaver_leaves_behind_is_handed_over_and_turned_down(ground).await;
     cases::accounts::only_differences_of_attributes_are_written(ground).await;
     cases::accounts::an_address_of_another_account_is_never_moved(ground).await;
+    cases::accounts::an_avatar_takes_the_place_it_was_planned_for_and_no_other(ground).await;
     cases::accounts::leavers_are_mirrored_in_the_bots_account_data(ground).await;
     cases::members::an_unknown_token_is_fatal(ground).await;
     cases::reads::a_full_read_stays_within_its_budget(ground).await;

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod aliases;
+mod avatars;
 mod brownfield;
 pub mod child;
 mod cleanup;

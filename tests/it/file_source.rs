@@ -44,7 +44,12 @@ fn source(path: &Path) -> FileSource {
         path: path.to_owned(),
         check_interval_ms: 1000,
         base: None,
-        attributes: LdapAttributes { uid: "uid".to_owned(), name: "cn".to_owned(), mail: "mail".to_owned() },
+        attributes: LdapAttributes {
+            uid: "uid".to_owned(),
+            name: "cn".to_owned(),
+            mail: "mail".to_owned(),
+            avatar: None,
+        },
         strict_localparts: false,
     }
 }
@@ -118,8 +123,12 @@ async fn ldif_reads_as_the_server_that_holds_it() {
 #[tokio::test]
 async fn active_directory_entries_have_primary_groups_and_marks_and_no_computers() {
     let shelf = Shelf::new();
-    let names =
-        LdapAttributes { uid: "sAMAccountName".to_owned(), name: "displayName".to_owned(), mail: "mail".to_owned() };
+    let names = LdapAttributes {
+        uid: "sAMAccountName".to_owned(),
+        name: "displayName".to_owned(),
+        mail: "mail".to_owned(),
+        avatar: None,
+    };
     let path = shelf.put("ad.ldif", ACTIVE_DIRECTORY);
     let snapshot = FileBridge::new(&FileSource { attributes: names, ..source(&path) }).fetch().await.unwrap();
     assert_eq!(

@@ -7,6 +7,7 @@
 
 mod churn;
 mod failures;
+mod photos;
 mod relay;
 mod scripted;
 mod several;

@@ -31,6 +31,7 @@ pub fn content(text: &str, source: &FileSource) -> Result<Content, String> {
         mapping: Mapping::new(None, &names.uid, source.strict_localparts)?,
         by_class: true,
         groups_by_class: true,
+        photos: None,
     };
     let is_base = |entry: &&Entry| dn::normalise(&entry.dn).as_deref() == Some(base.as_str());
     let base_entry = entries.iter().find(is_base);

@@ -41,6 +41,7 @@ pub struct Notices {
     without_id: Tally,
     without_uid: Tally,
     unnamed: Tally,
+    without_stamp: Tally,
 }
 
 impl Notices {
@@ -74,6 +75,11 @@ impl Notices {
         self.unnamed.add(|| format!("{}: {}", shown(dn), hide_addresses(&why.to_string())));
     }
 
+    /// A person whose entry does not tell when it was changed, where that is wanted.
+    pub fn without_stamp(&mut self, dn: &str) {
+        self.without_stamp.add(|| shown(dn));
+    }
+
     /// One line for each kind there is.
     #[must_use]
     pub fn into_texts(self, uid: &str) -> Vec<String> {
@@ -104,6 +110,11 @@ impl Notices {
                 "; they are left out",
             ),
             self.entries_outside.text("entry is outside the base", "entries are outside the base", "; left out"),
+            self.without_stamp.text(
+                "person shows neither modifyTimestamp nor whenChanged",
+                "people show neither modifyTimestamp nor whenChanged",
+                ": their photos are not looked at; give the bind user the right to read it",
+            ),
         ]
         .into_iter()
         .flatten()

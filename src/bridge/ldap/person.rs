@@ -31,6 +31,8 @@ pub struct Interpretation {
     pub by_class: bool,
     /// Whether built-in classes decide what is a group; `false` when a `group_filter` has decided already.
     pub groups_by_class: bool,
+    /// Attributes that may hold a photo, in lower case, the preferred one first; `None`: photos are not wanted.
+    pub photos: Option<Vec<String>>,
 }
 
 impl Interpretation {
@@ -161,6 +163,7 @@ mod tests {
             mapping: Mapping::new(None, "uid", false).unwrap(),
             by_class: true,
             groups_by_class: true,
+            photos: None,
         }
     }
 

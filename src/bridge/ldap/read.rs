@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::change::{self, Mark};
 use super::entry::Entry;
 use super::person::{ID_ATTRIBUTES, Interpretation, MARK_ATTRIBUTES, PERSON_CLASSES};
+use super::photos::STAMPS;
 use super::range::{Cursor, Progress};
 use super::search::{Outcome, Query, Stop, read_one, search};
 use super::session::Session;
@@ -50,6 +51,9 @@ impl Searches {
         attributes.extend(how.mapping.attributes());
         attributes.extend(ID_ATTRIBUTES);
         attributes.extend(MARK_ATTRIBUTES);
+        if how.photos.is_some() {
+            attributes.extend(STAMPS);
+        }
         let mut attributes: Vec<String> = attributes.into_iter().map(str::to_owned).collect();
         attributes.sort_unstable();
         attributes.dedup();
@@ -95,6 +99,8 @@ pub struct Read {
     pub grown: Grown,
     /// Where the server stood before the read, if it can tell and the read is complete.
     pub mark: Option<Mark>,
+    /// The server that was read.
+    pub uri: String,
 }
 
 /// Attributes of the base, of containers and of groups.
@@ -147,7 +153,7 @@ pub async fn read(session: &mut Session, reading: Reading<'_>) -> Result<Read, T
     }
     grown.snapshot.notices.append(&mut notices);
     let mark = mark.filter(|_| grown.snapshot.completeness.is_complete());
-    Ok(Read { grown, mark })
+    Ok(Read { grown, mark, uri: session.uri.clone() })
 }
 
 fn now() -> Timestamp {

@@ -96,6 +96,9 @@ const STAND_IN: &str = "ipv6.invalid";
 /// How long a connection's end may take to be told once its answers have stopped.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(200);
+
 impl Session {
     /// Connects, encrypts if configured, and binds.
     pub async fn open(address: &Address, source: &LdapSource, tls: &Tls) -> Result<Self, Trouble> {
@@ -170,6 +173,11 @@ impl Session {
                 Err(trouble(cause, true))
             }
         }
+    }
+
+    /// Says goodbye, for the server's log; nobody waits for it.
+    pub async fn end(&mut self) {
+        let _ = self.ldap.with_timeout(GOODBYE).unbind().await;
     }
 
     /// Why the answers stopped, once `error` says they did.

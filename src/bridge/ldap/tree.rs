@@ -9,13 +9,14 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crate::directory::dn::{self, Normaliser};
 use crate::directory::roll::Roll;
-use crate::directory::{Alias, Completeness, GroupKind, RawGroup, Snapshot, User};
+use crate::directory::{Alias, Completeness, GroupKind, RawGroup, Snapshot, Stamp, User};
 use crate::ids::{StableId, Timestamp};
 
 use super::entry::Entry;
 use super::notices::Notices;
 use super::order::{self, Order};
 use super::person::{Interpretation, Person, stable_id};
+use super::photos;
 
 /// Classes of containers, in lower case.
 pub const CONTAINER_CLASSES: [&str; 5] = ["organizationalunit", "organization", "domain", "dcobject", "domaindns"];
@@ -69,6 +70,8 @@ pub struct Tree<'a> {
     dangling: Vec<u64>,
     notices: Notices,
     next_expiry: Option<Timestamp>,
+    stamps: BTreeMap<StableId, Stamp>,
+    entries: BTreeMap<StableId, String>,
 }
 
 /// The index of a group in a [`Tree`], for members that follow later.
@@ -84,6 +87,8 @@ pub struct Grown {
     pub next_expiry: Option<Timestamp>,
     /// Members inside the base that are nobody who was read, as digests, sorted.
     pub dangling: Vec<u64>,
+    /// The DNs of people whose photo may be looked at; of nobody where photos are not wanted.
+    pub entries: BTreeMap<StableId, String>,
 }
 
 impl<'a> Tree<'a> {
@@ -129,6 +134,8 @@ impl<'a> Tree<'a> {
             dangling: Vec::new(),
             notices,
             next_expiry: None,
+            stamps: BTreeMap::new(),
+            entries: BTreeMap::new(),
         }
     }
 
@@ -187,12 +194,25 @@ impl<'a> Tree<'a> {
         self.groups[home].members.push(place);
         self.places[place] = Place::Person(self.people.len());
         self.people.push(id.clone());
+        self.note_stamp(entry, &id);
         match person.into_user(id.clone()) {
             Ok(user) => self.users.push(user),
             Err(why) => {
                 self.notices.unnamed(&entry.dn, &why);
                 self.unnamed.push(id);
             }
+        }
+    }
+
+    /// Keeps what tells whether somebody's photo is to be looked at, and where.
+    fn note_stamp(&mut self, entry: &Entry, id: &StableId) {
+        let Some(names) = &self.how.photos else { return };
+        match photos::stamp(entry, names) {
+            Some(stamp) => {
+                self.stamps.insert(id.clone(), stamp);
+                self.entries.insert(id.clone(), entry.dn.clone());
+            }
+            None => self.notices.without_stamp(&entry.dn),
         }
     }
 
@@ -355,9 +375,10 @@ impl<'a> Tree<'a> {
             completeness,
             notices: self.notices.into_texts(&self.how.uid),
             unnamed: self.unnamed,
+            stamps: self.stamps,
             ..Snapshot::default()
         };
-        Grown { snapshot, next_expiry: self.next_expiry, dangling: self.dangling }
+        Grown { snapshot, next_expiry: self.next_expiry, dangling: self.dangling, entries: self.entries }
     }
 
     fn link_containers(&mut self) {

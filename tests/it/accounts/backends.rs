@@ -11,7 +11,7 @@ use usher::config::Pattern;
 use usher::ids::UserId;
 use usher::ledger::keyed;
 use usher::matrix::{Access, Homeserver, Trouble};
-use usher::plan::{AccountDeed, Emails, End};
+use usher::plan::{AccountDeed, Attribute, Emails, End};
 
 use super::mas::{CLIENT, PROVIDER, SECRET, StandIn};
 use crate::fake::Fake;
@@ -103,6 +103,11 @@ async fn all(ground: &Ground, backend: &dyn AccountBackend) {
 
     backend.set_display_name(&ann.user, "Ann Example").await.unwrap();
     assert_eq!(backend.look(&ann.user).await.unwrap().unwrap().display_name.as_deref(), Some("Ann Example"));
+
+    for url in [Some("mxc://lab.test/one"), Some("mxc://lab.test/two"), None] {
+        backend.set_avatar(&ann.user, url).await.unwrap();
+        assert_eq!(backend.look(&ann.user).await.unwrap().unwrap().avatar.as_deref(), url);
+    }
 
     for (person, end) in [(ben, End::Erase), (cid, End::Deactivate)] {
         backend.end(&person.user, end).await.unwrap();
@@ -206,9 +211,9 @@ async fn the_hand_refuses_alike_through_both() {
         assert_eq!(kind(&root, AccountDeed::Lock { id: None }).await, ActErrorKind::Forbidden);
         assert_eq!(kind(ground.homeserver.bot(), AccountDeed::Lock { id: None }).await, ActErrorKind::Forbidden);
         assert_eq!(kind(&ben.user, AccountDeed::Close(End::Erase)).await, ActErrorKind::Stale);
-        let wanted = AccountDeed::SetEmails { emails: emails(&["taken@x.org"]), digest: keyed("", "") };
-        assert_eq!(kind(&ben.user, wanted).await, ActErrorKind::Refused);
-        hand.perform(&ann.user, &AccountDeed::SetEmails { emails: emails(&[]), digest: keyed("", "") }).await.unwrap();
+        let set = |list: &[&str]| AccountDeed::Set(Attribute::Emails { emails: emails(list), digest: keyed("", "") });
+        assert_eq!(kind(&ben.user, set(&["taken@x.org"])).await, ActErrorKind::Refused);
+        hand.perform(&ann.user, &set(&[])).await.unwrap();
     }
     assert!(ground.fake.count() > 0);
 }

@@ -196,8 +196,7 @@ impl Sim {
             AccountDeed::RemovePushers
             | AccountDeed::TurnDown { .. }
             | AccountDeed::HandOver { .. }
-            | AccountDeed::SetDisplayName(_)
-            | AccountDeed::SetEmails { .. } => {}
+            | AccountDeed::Set(_) => {}
         }
     }
 

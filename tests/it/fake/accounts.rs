@@ -11,10 +11,17 @@ impl Account {
         let links = self.links.iter().map(|(provider, id)| json!({ "auth_provider": provider, "external_id": id }));
         json!({
             "external_ids": links.collect::<Vec<_>>(),
-            "name": user, "displayname": self.display_name, "admin": self.admin, "locked": self.locked,
+            "name": user, "displayname": self.display_name, "avatar_url": self.avatar, "admin": self.admin, "locked": self.locked,
             "deactivated": self.deactivated, "erased": self.erased, "appservice_id": self.service,
             "threepids": threepids.collect::<Vec<_>>(),
         })
+    }
+}
+
+impl Account {
+    /// An empty URI takes the avatar away.
+    pub fn hang(&mut self, url: &str) {
+        self.avatar = Some(url.to_owned()).filter(|url| !url.is_empty());
     }
 }
 
@@ -58,6 +65,9 @@ impl World {
         if let Some(name) = body["displayname"].as_str() {
             account.display_name = Some(name.trim().to_owned());
         }
+        if let Some(url) = body["avatar_url"].as_str() {
+            account.hang(url);
+        }
         Ok(json!({}))
     }
 
@@ -69,6 +79,7 @@ impl World {
         if erase {
             account.erased = true;
             account.display_name = None;
+            account.avatar = None;
         }
         for room in self.rooms_of(user) {
             self.leave(&room, user)?;

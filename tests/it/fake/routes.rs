@@ -77,6 +77,10 @@ fn dispatch(
     match route.as_slice() {
         ["_matrix", "client", "v3", "rooms", room, rest @ ..] => in_room(world, method, &(*room).into(), rest, &call),
         ["_matrix", "client", "v1", "rooms", room, "hierarchy"] => world.hierarchy(&(*room).into(), &call.asker.user),
+        ["_matrix", "media", "v3", "upload"] if method == "POST" => {
+            let number = world.next();
+            Ok(json!({ "content_uri": format!("mxc://{}/media{number}", world.server) }))
+        }
         ["_matrix", "client", "v3", rest @ ..] => client(world, method, rest, &call),
         ["_synapse", "admin", rest @ ..] => admin(world, method, rest, &call),
         _ => unknown(method, &call),
@@ -137,11 +141,21 @@ fn client(world: &mut World, method: &str, path: &[&str], call: &Call<'_>) -> Re
     match (method, path) {
         ("GET", ["account", "whoami"]) => Ok(json!({ "user_id": me })),
         ("GET", ["profile", user]) => match world.accounts.get(*user) {
-            Some(account) => Ok(json!({ "displayname": account.display_name })),
+            Some(account) => {
+                let mut profile = json!({ "displayname": account.display_name });
+                if let Some(url) = &account.avatar {
+                    profile["avatar_url"] = json!(url);
+                }
+                Ok(profile)
+            }
             None => refuse(404, "M_NOT_FOUND", "User not found"),
         },
         ("PUT", ["profile", user, "displayname"]) if *user == me.as_str() => {
             world.account(me).display_name = call.body["displayname"].as_str().map(|name| name.trim().to_owned());
+            Ok(json!({}))
+        }
+        ("PUT", ["profile", user, "avatar_url"]) if *user == me.as_str() => {
+            world.account(me).hang(call.body["avatar_url"].as_str().unwrap_or_default());
             Ok(json!({}))
         }
         ("POST", ["createRoom"]) => world.create(me, &call.body).map(|room| json!({ "room_id": room })),
@@ -328,8 +342,8 @@ fn users(world: &World, query: &Query) -> Value {
         .skip(from)
         .take(limit)
         .map(|(user, account)| {
-            json!({ "name": user, "displayname": account.display_name, "admin": account.admin,
-                    "locked": account.locked, "deactivated": account.deactivated, "creation_ts": account.created })
+            json!({ "name": user, "displayname": account.display_name, "avatar_url": account.avatar,
+                    "admin": account.admin, "locked": account.locked, "deactivated": account.deactivated, "creation_ts": account.created })
         })
         .collect();
     let mut answer = json!({ "total": total, "users": page });

@@ -20,6 +20,7 @@ pub struct Account {
     pub locked: bool,
     pub deactivated: bool,
     pub display_name: Option<String>,
+    pub avatar: Option<String>,
     pub created: usize,
     pub blocks_invites: bool,
     pub suspended: bool,

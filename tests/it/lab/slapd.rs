@@ -46,7 +46,12 @@ pub fn source(uri: &str) -> LdapSource {
         group_filter: None,
         bind_dn: Some(ROOT_DN.to_owned()),
         bind_password: Some(SecretString::from(PASSWORD)),
-        attributes: LdapAttributes { uid: "uid".to_owned(), name: "cn".to_owned(), mail: "mail".to_owned() },
+        attributes: LdapAttributes {
+            uid: "uid".to_owned(),
+            name: "cn".to_owned(),
+            mail: "mail".to_owned(),
+            avatar: None,
+        },
         localpart: None,
         strict_localparts: false,
         start_tls: false,

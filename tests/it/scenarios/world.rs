@@ -8,7 +8,7 @@ use usher::config::{Config, load_with};
 use usher::desired::desire;
 use usher::directory::{Directory, Snapshot};
 use usher::ids::{Key, RoomId, Timestamp, UserId};
-use usher::ledger::{Ending, Ledger, Refusal, RemovalRecord, Witnessing};
+use usher::ledger::{Ending, Ledger, Photo, Refusal, RemovalRecord, Witnessing};
 use usher::observed::{Estate, Known, Member, Observed, Room};
 use usher::plan::{
     Action, Class, Decision, Header, Plan, Scope, Step, WINDOW_MS, World, counted, explain, guarded, render,
@@ -45,6 +45,21 @@ pub struct Stage {
 
 fn part_names(step: &Step) -> Vec<String> {
     step.part_ids().into_iter().map(|id| id.0).collect()
+}
+
+/// What stands for the entry of somebody without a photo.
+const WITHOUT: &str = "no photo";
+
+/// `photos: {ann: grey}` is a JPEG; what begins with `bmp` is none, and what begins with `huge` is too large.
+fn picture(text: &str) -> Vec<u8> {
+    if text.starts_with("bmp") {
+        return text.as_bytes().to_vec();
+    }
+    let mut picture = [b"\xff\xd8\xff", text.as_bytes()].concat();
+    if text.starts_with("huge") {
+        picture.resize((1 << 20) + 1, 0);
+    }
+    picture
 }
 
 /// Maps merge, everything else replaces, `null` deletes.
@@ -167,6 +182,7 @@ impl Stage {
         let how = Witnessing { interval_ms: config.source.check_interval_ms(), holds_accounts };
         self.ledger.witness_as(&directory, how, self.now);
         self.look_at_estates();
+        self.look_at_photos(&directory);
         let world = World {
             config: String::new(),
             directory: snapshot,
@@ -194,6 +210,15 @@ impl Stage {
             let invited =
                 elsewhere.filter(|(_, room)| theirs(room, &Member::Invite)).map(|(id, _)| id.clone()).collect();
             self.observed.estates.insert(user.clone(), Estate { read_at: now, rooms, invited });
+        }
+    }
+
+    /// The loop has looked at everybody's photo.
+    fn look_at_photos(&mut self, directory: &Directory) {
+        for (id, stamp) in &directory.stamps {
+            let user = UserId::new(directory.users[id].localpart.as_str(), SERVER);
+            let photo = (**stamp != *WITHOUT).then(|| Photo::of(&picture(stamp)));
+            self.ledger.saw_photo(&user, stamp.clone(), photo);
         }
     }
 
@@ -373,6 +398,12 @@ impl Stage {
             if let Some(value) = self.directory.get(key) {
                 snapshot[key] = value.clone();
             }
+        }
+        if let Some(photos) = self.directory.get("photos") {
+            let stamp = |id: &str| photos[id].as_str().unwrap_or(WITHOUT).to_owned();
+            let users = snapshot["users"].as_array().unwrap().iter();
+            let stamps = users.map(|user| user["id"].as_str().unwrap()).map(|id| (id.to_owned(), json!(stamp(id))));
+            snapshot["stamps"] = Value::Object(stamps.collect());
         }
         if let Some(reasons) = self.directory.get("incomplete") {
             snapshot["completeness"] = json!({ "incomplete": reasons });

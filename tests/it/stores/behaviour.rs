@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use usher::ids::{Key, Timestamp, UserId};
 use usher::ledger::{
-    Absence, Attributes, Cause, Clocks, GroupMemory, Leaver, Ledger, Refusal, RemovalRecord, Stage, keyed,
+    Absence, Attributes, Cause, Clocks, GroupMemory, Leaver, Ledger, Photo, Portrait, Refusal, RemovalRecord, Stage,
+    Upload, keyed,
 };
 use usher::plan::{Class, StepId};
 use usher::store::{Fact, HeldStep, HoldRow, PassRecord, Store, StoreError, diff};
@@ -62,6 +63,14 @@ fn attributes() -> Attributes {
         emails: Some(digest("emails")),
         read_at: Some(Timestamp(7)),
         refused: Some((digest("refused"), Timestamp(8))),
+        portrait: Some(Box::new(Portrait {
+            stamp: Some("20260302090000.000001Z#000000".into()),
+            photo: Some(Photo::of(b"GIF89a")),
+            refused: true,
+            dealt: Some(digest("dealt")),
+            hung: Some("mxc://x/hung".into()),
+            sent: Some(Upload { digest: digest("sent"), url: "mxc://x/sent".into() }),
+        })),
     }
 }
 

@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 use usher::account::synapse::Synapse;
 use usher::account::{Accounts, Shield};
-use usher::actuate::ActErrorKind;
+use usher::actuate::{ActErrorKind, Actuator as _};
 use usher::config::Pattern;
 use usher::ids::{RoomId, Timestamp, UserId};
-use usher::ledger::{Cause, Leaver, Stage, keyed};
+use usher::ledger::{Cause, Leaver, Photo, PictureKind, Stage, keyed};
 use usher::observed::{Accounts as Listed, Heir, Known};
-use usher::plan::{AccountDeed, Action, Emails, End};
+use usher::plan::{AccountDeed, Action, Attribute, Avatar, Emails, End};
 
 use crate::contract::ground::{Ground, at, user};
 use crate::lab::synapse::{Person, escape};
@@ -67,7 +67,9 @@ pub async fn protected_accounts_are_refused_by_the_hand(ground: &Ground) {
         for action in [
             lock(protected),
             deed(protected, AccountDeed::Close(End::Erase)),
-            deed(protected, AccountDeed::SetDisplayName("Somebody else".into())),
+            deed(protected, name("Somebody else")),
+            deed(protected, avatar(Some("mxc://lab.test/a"), None)),
+            deed(protected, gone("mxc://lab.test/a")),
             deed(protected, emails(&["a@example.com"])),
         ] {
             ground.proxy.clear();
@@ -183,7 +185,21 @@ async fn levels_of(person: &Person, room: &RoomId) -> Value {
 
 fn emails(addresses: &[&str]) -> AccountDeed {
     let emails = Emails(addresses.iter().map(|address| (*address).to_owned()).collect());
-    AccountDeed::SetEmails { digest: keyed("", &emails.0.join("\n")), emails }
+    AccountDeed::Set(Attribute::Emails { digest: keyed("", &emails.0.join("\n")), emails })
+}
+
+fn name(name: &str) -> AccountDeed {
+    AccountDeed::Set(Attribute::DisplayName(name.into()))
+}
+
+/// A photo uploaded to `url` takes the place of `standing`.
+fn avatar(url: Option<&str>, standing: Option<&str>) -> AccountDeed {
+    let (photo, uploaded, standing) = (Photo::of(b"GIF89a"), url.map(Into::into), standing.map(Into::into));
+    AccountDeed::Set(Attribute::Avatar(Box::new(Avatar { photo, uploaded, standing })))
+}
+
+fn gone(url: &str) -> AccountDeed {
+    AccountDeed::Set(Attribute::NoAvatar { url: url.into() })
 }
 
 async fn addresses(ground: &Ground, user: &UserId) -> Vec<String> {
@@ -196,8 +212,8 @@ async fn addresses(ground: &Ground, user: &UserId) -> Vec<String> {
 
 pub async fn only_differences_of_attributes_are_written(ground: &Ground) {
     let nan = ground.person("nan").await;
-    ground.do_and_compare(&deed(&nan.user, AccountDeed::SetDisplayName("Nan Example".into()))).await;
-    let again = deed(&nan.user, AccountDeed::SetDisplayName("Nan Example".into()));
+    ground.do_and_compare(&deed(&nan.user, name("Nan Example"))).await;
+    let again = deed(&nan.user, name("Nan Example"));
     assert_eq!(writes_of(ground, &again).await, Vec::<String>::new());
 
     let path = format!("/_synapse/admin/v2/users/{}", escape(nan.user.as_str()));
@@ -221,6 +237,30 @@ pub async fn an_address_of_another_account_is_never_moved(ground: &Ground) {
     assert_eq!(ground.proxy.writes(), Vec::<String>::new());
     assert_eq!(addresses(ground, &ola.user).await, ["email:wanted@example.com"]);
     assert_eq!(addresses(ground, &pat.user).await, Vec::<String>::new());
+}
+
+pub async fn an_avatar_takes_the_place_it_was_planned_for_and_no_other(ground: &Ground) {
+    let pia = ground.person("pia").await;
+    let upload = async |picture: &[u8]| ground.hand.upload(picture.into(), PictureKind::Gif).await.unwrap();
+    let (one, two) = (upload(b"GIF89a one").await, upload(b"GIF89a two").await);
+    assert!(one.starts_with("mxc://") && one != two, "{one} {two}");
+    ground.refused(&deed(&pia.user, avatar(None, None)), ActErrorKind::Stale).await;
+    ground.do_and_compare(&deed(&pia.user, avatar(Some(&one), None))).await;
+    assert_eq!(writes_of(ground, &deed(&pia.user, avatar(Some(&one), None))).await, Vec::<String>::new());
+    ground.do_and_compare(&deed(&pia.user, avatar(Some(&two), Some(&one)))).await;
+    let profile = format!("/_matrix/client/v3/profile/{}", escape(pia.user.as_str()));
+    assert_eq!(pia.must("GET", &profile, Value::Null).await["avatar_url"], two);
+
+    let own = json!({ "avatar_url": "mxc://lab.test/own" });
+    pia.must("PUT", &format!("{profile}/avatar_url"), own).await;
+    ground.proxy.clear();
+    for late in [avatar(Some(&one), Some(&two)), gone(&two)] {
+        ground.refused(&deed(&pia.user, late), ActErrorKind::Stale).await;
+    }
+    assert_eq!(ground.proxy.writes(), Vec::<String>::new(), "what she chose meanwhile stays");
+    ground.do_and_compare(&deed(&pia.user, gone("mxc://lab.test/own"))).await;
+    assert_eq!(pia.must("GET", &profile, Value::Null).await.get("avatar_url"), None);
+    assert_eq!(writes_of(ground, &deed(&pia.user, gone(&two))).await, Vec::<String>::new());
 }
 
 pub async fn leavers_are_mirrored_in_the_bots_account_data(ground: &Ground) {
