@@ -1,6 +1,7 @@
 //! The database: `SQLite` in a file or `PostgreSQL` by URL, the same behaviour on both (S-96).
 //!
-//! Plain functions, one query each, through sqlx's `Any` driver: one query text for both, column types limited to BIGINT and TEXT.
+//! Plain functions, one query each, through sqlx's `Any` driver: one query text for both, column types limited to BIGINT and TEXT. What
+//! SCIM clients wait for goes over connections of its own where the database is `SQLite` (`near`), with the same query texts.
 //! What is kept here is only what Matrix cannot hold: the ledger, holds and approvals, the history of passes, the place in the
 //! change feed, the writer's lease, what SCIM clients provision and letters until they are sent, mail addresses among both. Never kept:
 //! tokens, passwords, message bodies.

@@ -308,10 +308,15 @@ impl Planner<'_> {
             && roots.all(|root| root.rule.blind.is_none() && self.located.contains_key(&root.key))
     }
 
-    /// Keeps the bot's account data in step with what is remembered (S-51). Not with a ledger that may be a new one.
+    /// Keeps the bot's account data in step with what is remembered, whoever is about to be unlocked left out (S-51). Not with a ledger
+    /// that may be a new one.
     fn mirror_leavers(&mut self) {
         let Some(mirrored) = self.observed.leavers.get() else { return };
-        let leavers = self.ledger.mirrored_leavers();
+        let mut leavers = self.ledger.mirrored_leavers();
+        let unlocks = |step: &&Step| matches!(step.action, Action::Account { deed: AccountDeed::Unlock, .. });
+        for step in self.plan.pending().filter(unlocks) {
+            leavers.retain(|user, _| step.action.user() != Some(user));
+        }
         if self.ledger.settled && *mirrored != leavers {
             let action = Action::MirrorLeavers { leavers };
             self.push(Step { action, reason: Reason::Mirror, place: None, withheld: None, removal: None });

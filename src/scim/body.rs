@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Deserializer, Map, Value};
 
+const MEMBERS: &str = "members";
+
 /// Parses a body. A member with an id is its id alone afterwards, which [`members`](super::document::members) takes as well; clients send
 /// nothing else of one that is theirs to say.
 ///
@@ -77,8 +79,16 @@ impl<'de> Visitor<'de> for Anything {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            let members = key.eq_ignore_ascii_case("members");
+            let members = key.eq_ignore_ascii_case(MEMBERS);
             map.insert(key, entries.next_value_seed(Self { members })?);
+        }
+        let is = |key: &str, name: &str| key.eq_ignore_ascii_case(name);
+        let path = map.iter().find(|(key, _)| is(key, "path")).and_then(|(_, path)| path.as_str());
+        // An operation of a PATCH; its path may stand behind its value.
+        if path.is_some_and(|path| is(path, MEMBERS))
+            && let Some((_, Value::Array(items))) = map.iter_mut().find(|(key, _)| is(key, "value"))
+        {
+            *items = std::mem::take(items).into_iter().map(id_alone).collect();
         }
         Ok(Value::Object(map))
     }
@@ -115,6 +125,10 @@ mod tests {
         let (short, whole) = (parse(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
         assert_eq!(short["Members"], json!(["a", "b", "c"]));
         assert_eq!(members(&short["Members"]).unwrap(), members(&whole["Members"]).unwrap());
+        let text = r#"{"op":"add","value":[{"value":"a","$ref":"/a"}],"path":"Members"}"#;
+        assert_eq!(parse(text.as_bytes()).unwrap()["value"], json!(["a"]));
+        let text = r#"{"op":"add","path":"emails","value":[{"value":"a"}]}"#;
+        assert_eq!(parse(text.as_bytes()).unwrap()["value"], json!([{ "value": "a" }]));
         let wrong = r#"{"members":[{"value":7},{"value":""},{"display":"A"},7]}"#;
         assert_eq!(parse(wrong.as_bytes()).unwrap(), serde_json::from_str::<Value>(wrong).unwrap());
     }

@@ -178,15 +178,13 @@ impl Resources {
     /// See [`StoreError`].
     pub async fn page(&self, kind: Kind, slice: Slice, limit: i64) -> Result<(i64, Vec<Resource>), StoreError> {
         let revision = self.revision().await?;
-        let total = match self.shelf.count(revision, kind) {
-            Some(total) => total,
-            None => {
-                let bound = [self.client(), number(kind).into()];
-                let counted = self.store.many(WHAT, (COUNT, &bound), first_number).await?;
-                let total = counted.first().copied().unwrap_or_default();
-                self.shelf.counted(revision, kind, total);
-                total
-            }
+        let total = if let Some(total) = self.shelf.count(revision, kind) {
+            total
+        } else {
+            let counted = self.store.many(WHAT, (COUNT, &[self.client(), number(kind).into()]), first_number).await?;
+            let total = counted.first().copied().unwrap_or_default();
+            self.shelf.counted(revision, kind, total);
+            total
         };
         if limit == 0 {
             return Ok((total, Vec::new()));

@@ -3,7 +3,8 @@
 //!
 //! Three things no usher can know are left out: a human who locks an account in the very moment between usher writing down its own lock and
 //! sending it, and one who takes usher's lock off and puts an own one on between two looks.
-//! And the database is lost only once the bot's account data has every lock: one set a moment before cannot be proven, and is only reported.
+//! And the database is lost only once the bot's account data has every lock: one set a moment before, or about to be taken off, cannot be
+//! proven, and is only reported.
 //!
 //! 500 interleavings; with `USHER_LONG=1` 20 000.
 
@@ -28,6 +29,8 @@ const MINUTE: i64 = 60_000;
 const DAY: i64 = 24 * 60 * MINUTE;
 const PERIOD: i64 = DAY;
 const EVENTS: usize = 60;
+/// Interleavings that went wrong once: a lock taken off, not yet struck from the bot's account data, then a human's lock and a lost database.
+const FOUND: [u64; 1] = [1865];
 
 /// Who locked an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -302,7 +305,7 @@ fn nobody_is_erased_early_or_while_present_and_no_human_lock_is_undone() {
     let long = std::env::var_os("USHER_LONG").is_some();
     let count = if long { 20_000 } else { 500 };
     let first = std::env::var("USHER_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = first.map_or(1..=count, |seed: u64| seed..=seed);
+    let seeds = first.map_or(1..=count, |seed: u64| seed..=seed).chain(FOUND);
     let config = config();
     let (mut locked, mut erased, mut returned) = (0, 0, 0);
     for seed in seeds {
