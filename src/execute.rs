@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::actuate::{ActError, ActErrorKind, Actuator, Outcome};
 use crate::ids::{Key, RoomId};
 use crate::observed::{Observed, PowerLevels, Room};
-use crate::plan::{Action, Creation, Deed, Phase, RoomRef, StateChange, Step};
+use crate::plan::{AccountDeed, Action, Creation, Deed, Phase, RoomRef, StateChange, Step};
 
 /// Rooms written to at once: Synapse serialises writes inside a room, and eight rooms saturate one of its cores.
 const ROOMS_AT_ONCE: usize = 8;
@@ -56,6 +56,7 @@ pub async fn run(
         report: Report::default(),
         lost: BTreeSet::new(),
         unfinished: BTreeSet::new(),
+        untold: false,
         deadline: Instant::now() + slice,
     };
     for wave in waves(steps) {
@@ -83,6 +84,8 @@ struct Slice {
     lost: BTreeSet<Key>,
     /// Things that are given up, and something about that failed: they are not left.
     unfinished: BTreeSet<Key>,
+    /// The bot's account data may still tell of locks that are to be taken off: they stay on for now.
+    untold: bool,
     deadline: Instant,
 }
 
@@ -173,6 +176,9 @@ impl Slice {
         if step.closes().is_some_and(|thing| self.unfinished.contains(thing)) {
             return true;
         }
+        if self.untold && matches!(step.action, Action::Account { deed: AccountDeed::Unlock, .. }) {
+            return true;
+        }
         if self.lost.is_empty() {
             return false;
         }
@@ -231,6 +237,7 @@ impl Slice {
             Action::DropAlias { key, .. } => {
                 self.lost.insert(key.clone());
             }
+            Action::MirrorLeavers { .. } => self.untold = error.kind == ActErrorKind::Retry,
             // A link that is missing must not be remembered as made.
             Action::SetState { state: StateChange::Child { .. }, .. } => {
                 self.lost.extend(step.place.clone());

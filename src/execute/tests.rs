@@ -15,6 +15,8 @@ use crate::plan::{Class, Reason, Removal};
 struct Scripted {
     asked: Mutex<Vec<String>>,
     refuse: Vec<&'static str>,
+    /// Fails what is refused as something that may be tried again.
+    passing: bool,
     in_flight: Mutex<BTreeMap<String, usize>>,
     most_in_one_room: Mutex<usize>,
 }
@@ -47,7 +49,8 @@ impl Actuator for Scripted {
         tokio::time::sleep(Duration::from_millis(10)).await;
         *self.in_flight.lock().unwrap().get_mut(&place).unwrap() -= 1;
         if self.refuse.iter().any(|refused| name.starts_with(refused)) {
-            return Err(ActError { attempted: name, cause: "no".into(), code: None, kind: ActErrorKind::Refused });
+            let kind = if self.passing { ActErrorKind::Retry } else { ActErrorKind::Refused };
+            return Err(ActError { attempted: name, cause: "no".into(), code: None, kind });
         }
         let room = match action {
             Action::CreateRoom(creation) => Some(RoomId::from(format!("!{}", creation.key))),
@@ -168,6 +171,21 @@ async fn what_depends_on_a_failed_making_is_skipped_and_the_rest_goes_on() {
     assert!(!asked.iter().any(|asked| asked == "set marker in !a"));
     assert!(asked.iter().any(|asked| asked == "set marker in !b"));
     assert!(asked.iter().any(|asked| asked == "invite @u3:x in !a"), "the space itself is there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_stays_on_while_the_account_data_may_tell_of_it() {
+    let steps = || {
+        let unlock = Action::Account { user: UserId::new("u1", "x"), deed: AccountDeed::Unlock };
+        let mirror = Action::MirrorLeavers { leavers: BTreeMap::new() };
+        vec![step(unlock, &space("a")), step(mirror, &space("a"))]
+    };
+    for (refuse, passing, done) in [(vec![], false, 2), (vec!["note down"], true, 0), (vec!["note down"], false, 1)] {
+        let actuator = Scripted { refuse, passing, ..Scripted::default() };
+        let report = run(steps(), &mut observed(), &actuator, &mut Always, SLICE).await;
+        let asked = actuator.asked.lock().unwrap();
+        assert_eq!((report.done.len(), asked[0].starts_with("note down")), (done, true), "{asked:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -308,14 +308,19 @@ impl Planner<'_> {
             && roots.all(|root| root.rule.blind.is_none() && self.located.contains_key(&root.key))
     }
 
-    /// Keeps the bot's account data in step with what is remembered, whoever is about to be unlocked left out (S-51). Not with a ledger
-    /// that may be a new one.
+    /// Keeps the bot's account data in step with what is remembered, whoever is back or about to be unlocked left out (S-51). Not with a
+    /// ledger that may be a new one.
     fn mirror_leavers(&mut self) {
         let Some(mirrored) = self.observed.leavers.get() else { return };
         let mut leavers = self.ledger.mirrored_leavers();
         let unlocks = |step: &&Step| matches!(step.action, Action::Account { deed: AccountDeed::Unlock, .. });
-        for step in self.plan.pending().filter(unlocks) {
-            leavers.retain(|user, _| step.action.user() != Some(user));
+        for user in self.plan.pending().filter(unlocks).filter_map(|step| step.action.user()) {
+            leavers.remove(user);
+        }
+        for lesson in &self.plan.lessons {
+            if let Lesson::Leaver { user, news: LeaverNews::Returned } = lesson {
+                leavers.remove(user);
+            }
         }
         if self.ledger.settled && *mirrored != leavers {
             let action = Action::MirrorLeavers { leavers };

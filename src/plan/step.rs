@@ -12,7 +12,8 @@ use crate::ids::{Key, UserId};
 pub enum Phase {
     Identity,
     Locks,
-    /// Before anybody is unlocked: a lock that is told of, and was taken off, could be mistaken for one that a human sets later.
+    /// Before anybody is unlocked, where it can be written: a lock that is told of, and was taken off, could be mistaken for one that a
+    /// human sets later.
     Mirror,
     Unlocks,
     /// People at the bot's own level lower themselves, or the bot could not remove them.

@@ -2,7 +2,8 @@
 //! so what SCIM clients wait for goes over connections of their own, used where they are needed (S-65).
 //!
 //! Reads never wait: what cannot be read at once, because the file is locked or gone, goes the long way through the pool, which waits
-//! and knows what to say. Writes wait for the file's lock and for the disk on a thread of their own.
+//! and knows what to say. Beginning and committing a write, which wait for the file's lock and for the disk, have a thread of their own; so
+//! has a read that may be long.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, OpenFlags, ToSql, ffi};
 use sqlx::error::{DatabaseError, ErrorKind};
+use tokio::sync::Semaphore;
 
 use super::session::{Bound, Columns, Session, Take, query};
 use super::{Backend, Reach, Store, StoreError};
@@ -31,8 +33,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MANY: usize = 64;
 
 /// The connections to one file. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Near(Arc<Mutex<Idle>>);
+#[derive(Clone, Debug)]
+pub(super) struct Near {
+    idle: Arc<Mutex<Idle>>,
+    /// So many long reads at once; more would only wait for the same disk.
+    long_reads: Arc<Semaphore>,
+}
+
+impl Default for Near {
+    fn default() -> Self {
+        Self { idle: Arc::default(), long_reads: Arc::new(Semaphore::new(MOST_READERS)) }
+    }
+}
 
 /// Connections that nobody uses just now.
 #[derive(Debug, Default)]
@@ -49,11 +61,17 @@ impl Near {
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reader(&self, file: &Path) -> rusqlite::Result<Connection> {
-        let known = self.idle().readers.pop();
+        let known = {
+            let mut idle = self.idle();
+            if idle.closed {
+                return Err(closed());
+            }
+            idle.readers.pop()
+        };
         known.map_or_else(|| open(file, true), Ok)
     }
 
@@ -80,7 +98,13 @@ impl Near {
     pub(super) async fn begin(&self, file: &Path) -> Result<Writer, sqlx::Error> {
         let (near, file) = (self.clone(), file.to_owned());
         let begin = move || {
-            let known = near.idle().writer.take();
+            let known = {
+                let mut idle = near.idle();
+                if idle.closed {
+                    return Err(closed());
+                }
+                idle.writer.take()
+            };
             let connection = known.map_or_else(|| open(&file, false), Ok)?;
             connection.execute_batch("BEGIN IMMEDIATE")?;
             Ok(Writer { connection, near })
@@ -110,6 +134,11 @@ impl Writer {
         };
         off_the_loop(commit).await
     }
+}
+
+fn closed() -> rusqlite::Error {
+    let code = ffi::Error::new(ffi::SQLITE_BUSY);
+    rusqlite::Error::SqliteFailure(code, Some("the database is being closed".to_owned()))
 }
 
 /// Does what may wait for the file or the disk.
@@ -297,8 +326,11 @@ impl Store {
         if let Some(file) = self.file() {
             let (near, file, sql) = (self.near.clone(), file.to_owned(), sql.to_owned());
             let bound: Vec<Bound<'static>> = bound.iter().cloned().map(Bound::into_owned).collect();
+            let permit = Arc::clone(&near.long_reads).acquire_owned().await;
             let reading = tokio::task::spawn_blocking(move || near.read(&file, (&sql, &bound), read));
-            if let Ok(Ok(found)) = reading.await {
+            let read = reading.await;
+            drop(permit);
+            if let Ok(Ok(found)) = read {
                 return Ok(found);
             }
         }

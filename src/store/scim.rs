@@ -165,7 +165,14 @@ impl Resources {
         if !storable(key) {
             return Ok(Vec::new());
         }
-        self.store.few(WHAT, (sql, &[self.client(), number(kind).into(), key.into()]), resource).await
+        let bound = [self.client(), number(kind).into(), key.into()];
+        let is_of_one =
+            [SELECT_BY_ID, SELECT_BY_USER_NAME].contains(&sql) || (kind, sql) == (Kind::User, SELECT_BY_EXTERNAL_ID);
+        if is_of_one {
+            self.store.few(WHAT, (sql, &bound), resource).await
+        } else {
+            self.store.many(WHAT, (sql, &bound), resource).await
+        }
     }
 
     fn client(&self) -> Bound<'_> {
@@ -260,9 +267,12 @@ impl Resources {
     pub async fn members_among(&self, groups: &[i64], ids: &[String]) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
         let mut found: BTreeMap<i64, Vec<Link>> = BTreeMap::new();
         for id in ids.iter().filter(|id| storable(id)) {
-            for group in groups {
-                let bound = [Bound::Number(*group), id.into()];
-                for (of, link) in self.store.few(WHAT, (SELECT_MEMBER, &bound), link).await? {
+            for groups in groups.chunks(LONGEST_LIST) {
+                let padded = padded(groups);
+                let bound: Vec<Bound<'_>> =
+                    std::iter::once(id.into()).chain(padded.iter().map(|group| Bound::Number(**group))).collect();
+                for (of, link) in self.store.many(WHAT, (&listed(SELECT_MEMBER, 2, padded.len()), &bound), link).await?
+                {
                     found.entry(of).or_default().push(link);
                 }
             }
@@ -357,10 +367,9 @@ fn listed(sql: &str, first: usize, count: usize) -> String {
 
 pub(super) fn statements(backend: &super::Backend) -> Vec<String> {
     let mut statements: Vec<String> = QUERIES.iter().map(|sql| (*sql).to_owned()).collect();
-    for sql in [SELECT_MEMBERS, SELECT_GROUPS] {
-        statements.extend([1, LONGEST_LIST].map(|count| listed(sql, 1, count)));
+    for (sql, first) in [(SELECT_MEMBERS, 1), (SELECT_GROUPS, 1), (SELECT_AT, 2), (SELECT_MEMBER, 2)] {
+        statements.extend([1, LONGEST_LIST].map(|count| listed(sql, first, count)));
     }
-    statements.extend([1, LONGEST_LIST].map(|count| listed(SELECT_AT, 2, count)));
     statements.extend(addresses::statements());
     statements.extend(members::statements());
     statements.extend(write::statements(backend));
@@ -381,7 +390,6 @@ const QUERIES: &[&str] = &[
     SELECT_AFTER,
     SELECT_BEFORE,
     SELECT_OFFSET,
-    SELECT_MEMBER,
     COUNT_MEMBERS,
 ];
 
@@ -418,6 +426,6 @@ const SELECT_GROUPS: &str = "SELECT m.pk, g.id, g.kind, g.doc FROM scim_resource
 const SELECT_MEMBER: &str = "SELECT l.group_pk, l.member_id, m.kind, NULL FROM scim_members l \
      JOIN scim_resources g ON g.pk = l.group_pk \
      LEFT JOIN scim_resources m ON m.id = l.member_id AND m.client = g.client AND m.deleted_at IS NULL \
-     WHERE l.group_pk = $1 AND l.member_id = $2";
+     WHERE l.member_id = $1 AND l.group_pk IN ({})";
 const COUNT_MEMBERS: &str =
     "SELECT COUNT(*) FROM (SELECT member_id FROM scim_members WHERE group_pk = $1 LIMIT $2) AS some_members";

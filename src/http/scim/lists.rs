@@ -1,5 +1,5 @@
 //! Lists and searches: by index and by cursor, filtered, sorted. The database pages where it can; otherwise resources are looked at in
-//! slices, and only their places are kept.
+//! slices, and only the places of many are kept.
 
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ struct Match {
     sort_key: Option<String>,
     pk: i64,
     /// Itself, where few were looked at.
-    known: Option<Resource>,
+    known: Option<Box<Resource>>,
 }
 
 impl Server {
@@ -168,7 +168,7 @@ fn cursors(page: &mut Page, matches: &[Match], (begin, end): (usize, usize), que
 async fn in_order(resources: &Resources, call: &Call, page: Vec<Match>, query: &Query) -> Result<Vec<Value>, Refusal> {
     let pks: Vec<i64> = page.iter().map(|found| found.pk).collect();
     let unread: Vec<i64> = page.iter().filter(|found| found.known.is_none()).map(|found| found.pk).collect();
-    let mut found: Vec<Resource> = page.into_iter().filter_map(|found| found.known).collect();
+    let mut found: Vec<Resource> = page.into_iter().filter_map(|found| found.known).map(|known| *known).collect();
     found.extend(resources.at(&unread).await?);
     let mut shown: std::collections::BTreeMap<i64, Value> = std::collections::BTreeMap::new();
     for kind in Kind::ALL {
@@ -190,7 +190,7 @@ async fn matching(
         for (pk, view) in views {
             if filter.is_none_or(|filter| filter.fits(&view)) {
                 let sort_key = sort.and_then(|sort| sort_key(kind, &sort.by, &view));
-                let known = known.extract_if(.., |resource| resource.pk == pk).next();
+                let known = known.extract_if(.., |resource| resource.pk == pk).next().map(Box::new);
                 matches.push(Match { sort_key, pk, known });
             }
         }

@@ -13,7 +13,7 @@ use super::Resources;
 use super::write::{Trouble, WHAT};
 use crate::store::near::Writer;
 use crate::store::session::Session;
-use crate::store::{Backend, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Most writes in one commit.
 const MOST: usize = 64;
@@ -66,12 +66,12 @@ impl Writing {
 impl Resources {
     /// Begins to write: in turn with the others where the database takes one writer at a time.
     pub(super) async fn begin(&self) -> Result<Writing, sqlx::Error> {
-        Ok(match &self.store.backend {
-            Backend::Sqlite(file) => {
+        Ok(match self.store.file() {
+            Some(file) => {
                 let (turn, batch) = self.turns.take(&self.store, file).await?;
                 Writing::Shared(turn, batch)
             }
-            Backend::Postgres => Writing::Own(self.store.begin().await?),
+            None => Writing::Own(self.store.begin().await?),
         })
     }
 }

@@ -147,9 +147,9 @@ impl Resources {
         loop {
             tries += 1;
             let attempt = async {
-                match &self.store.backend {
-                    Backend::Sqlite(file) => self.in_turn(file, job, now_ms).await,
-                    Backend::Postgres => self.alone(job, now_ms).await,
+                match self.store.file() {
+                    Some(file) => self.in_turn(file, job, now_ms).await,
+                    None => self.alone(job, now_ms).await,
                 }
             };
             let error = match tokio::time::timeout(CALL_LIMIT, attempt).await {

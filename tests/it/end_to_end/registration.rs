@@ -195,11 +195,11 @@ async fn a_deactivation_does_not_wait_for_the_end_of_a_first_synchronisation() {
     let before = world.proxy.count();
     provider.patch(&jon, json!({ "op": "Replace", "path": "active", "value": "False" })).await;
     until("jon is locked", async || is_locked(&world, "jon").await).await;
-    let seen = world.proxy.seen();
-    let lock = seen.iter().skip(before).position(|seen| makes_an_account(seen) && seen.body["locked"] == true);
-    let puts: Vec<_> = seen.iter().filter(|seen| makes_an_account(seen)).map(|seen| (&seen.path, &seen.body)).collect();
-    let Some(lock) = lock else { panic!("no lock behind {before} of {} requests: {puts:#?}", seen.len()) };
-    let meanwhile = seen.iter().skip(before).take(lock).filter(|seen| seen.is_write()).count();
+    let since = || world.proxy.seen().split_off(before);
+    let locks = |seen: &Seen| makes_an_account(seen) && seen.body["locked"] == true;
+    // What has come by is known once it is answered.
+    until("the answer comes by", async || since().iter().any(locks)).await;
+    let meanwhile = since().iter().take_while(|seen| !locks(seen)).filter(|seen| seen.is_write()).count();
     assert!(meanwhile <= WRITES_IN_FIVE_SECONDS, "{meanwhile} writes went before the lock");
     let done = additions(&world);
     until("and the synchronisation goes on", async || additions(&world) > done).await;
