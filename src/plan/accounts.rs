@@ -308,13 +308,15 @@ impl Planner<'_> {
             && roots.all(|root| root.rule.blind.is_none() && self.located.contains_key(&root.key))
     }
 
-    /// Keeps the bot's account data in step with what is remembered, whoever is back or about to be unlocked left out (S-51). Not with a
-    /// ledger that may be a new one.
+    /// Keeps the bot's account data in step with what is remembered, whoever is back, or about to be unlocked or locked anew, left out (S-51).
+    /// Not with a ledger that may be a new one.
     fn mirror_leavers(&mut self) {
         let Some(mirrored) = self.observed.leavers.get() else { return };
         let mut leavers = self.ledger.mirrored_leavers();
-        let unlocks = |step: &&Step| matches!(step.action, Action::Account { deed: AccountDeed::Unlock, .. });
-        for user in self.plan.pending().filter(unlocks).filter_map(|step| step.action.user()) {
+        let turns = |step: &&Step| {
+            matches!(step.action, Action::Account { deed: AccountDeed::Unlock | AccountDeed::Lock { .. }, .. })
+        };
+        for user in self.plan.pending().filter(turns).filter_map(|step| step.action.user()) {
             leavers.remove(user);
         }
         for lesson in &self.plan.lessons {

@@ -11,10 +11,10 @@ use crate::ids::{Key, UserId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Identity,
-    Locks,
-    /// Before anybody is unlocked, where it can be written: a lock that is told of, and was taken off, could be mistaken for one that a
-    /// human sets later.
+    /// Before locks are taken off or set anew, where it can be written: one that is told of, and is gone, could be mistaken for a human's,
+    /// or its grace for a later one's.
     Mirror,
+    Locks,
     Unlocks,
     /// People at the bot's own level lower themselves, or the bot could not remove them.
     StepsDown,

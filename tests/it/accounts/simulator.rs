@@ -29,9 +29,9 @@ const MINUTE: i64 = 60_000;
 const DAY: i64 = 24 * 60 * MINUTE;
 const PERIOD: i64 = DAY;
 const EVENTS: usize = 60;
-/// Interleavings that went wrong once: a lock taken off, not yet struck from the bot's account data or put there again, then a human's lock
-/// and a lost database.
-const FOUND: [u64; 2] = [1865, 17_015];
+/// Interleavings that went wrong once: a lock taken off or set anew, not yet struck from the bot's account data or put there again, then a
+/// human's lock and a lost database.
+const FOUND: [u64; 3] = [1865, 17_015, 17_241];
 
 /// Who locked an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
