@@ -62,9 +62,12 @@ impl Wire {
         );
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => TcpStream::connect(("127.0.0.1", self.port)).await?,
+            None => {
+                let opened = TcpStream::connect(("127.0.0.1", self.port)).await?;
+                opened.set_nodelay(true)?;
+                opened
+            }
         };
-        stream.set_nodelay(true)?;
         stream.write_all(request.as_bytes()).await?;
         self.bytes.clear();
         let (mut head, mut whole) = (None, usize::MAX);

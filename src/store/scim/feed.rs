@@ -199,6 +199,8 @@ pub(super) fn emails(document: &Document) -> Vec<String> {
             emails.push(address);
         }
     }
+    // Most people have one, and there may be a hundred thousand of them.
+    emails.shrink_to_fit();
     emails
 }
 
