@@ -43,6 +43,7 @@ pub use user_provisioner::{Deprovisioning, SyncMode, UserProvisioner};
 pub use value::parse_duration;
 
 use crate::ids::{Localpart, RoomSlot, SpaceId, Timestamp, UserId};
+use crate::scim::access::Digest;
 
 /// Everything usher was told. Durations are milliseconds.
 #[derive(Clone)]
@@ -518,7 +519,7 @@ pub struct ScimSource {
 #[derive(Clone, Debug)]
 pub struct ScimCredential {
     /// `None`: a Synapse admin's own access token (`synapse_user: admin`).
-    pub token: Option<SecretString>,
+    pub token: Option<Digest>,
     /// What the log calls its bearer.
     pub name: Option<String>,
     /// Until when it is accepted.

@@ -23,13 +23,15 @@ mod tables;
 
 use std::fs::OpenOptions;
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::any::{AnyPoolOptions, install_default_drivers};
+use sqlx::any::{AnyArguments, AnyPoolOptions, install_default_drivers};
 use sqlx::migrate::MigrateError;
-use sqlx::{Any, AnyPool, AssertSqlSafe, Executor as _, SqlSafeStr as _, Transaction};
+use sqlx::query::Query;
+use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe, Executor as _, SqlSafeStr as _, Transaction};
 
 pub use accounts::GivenOrder;
 pub use facts::Fact;
@@ -253,21 +255,80 @@ impl Store {
         }
     }
 
+    /// A transaction that only reads, and sees nothing of what is written meanwhile.
+    async fn moment(&self) -> Result<Transaction<'static, Any>, sqlx::Error> {
+        match self.backend {
+            Backend::Sqlite(_) => self.pool.begin().await,
+            Backend::Postgres => self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await,
+        }
+    }
+
     /// A transaction that will write. `SQLite`'s takes the write lock at once: one that reads first and writes later can be refused
     /// without waiting.
-    async fn begin(&self) -> Result<Transaction<'static, Any>, sqlx::Error> {
+    async fn begin(&self) -> Result<Write, sqlx::Error> {
+        let turn = self.turn().await;
+        let transaction = match self.backend {
+            Backend::Sqlite(_) => self.pool.begin_with("BEGIN IMMEDIATE").await?,
+            Backend::Postgres => self.pool.begin().await?,
+        };
+        Ok(Write { transaction, turn })
+    }
+
+    /// Does what one statement says.
+    async fn write(&self, what: &'static str, query: Query<'_, Any, AnyArguments>) -> Result<(), StoreError> {
+        self.bounded(what, async {
+            let _turn = self.turn().await;
+            query.execute(&self.pool).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// A turn to write, where the database takes one writer at a time.
+    async fn turn(&self) -> Option<near::Turn> {
         match self.backend {
-            Backend::Sqlite(_) => self.pool.begin_with("BEGIN IMMEDIATE").await,
-            Backend::Postgres => self.pool.begin().await,
+            Backend::Sqlite(_) => Some(self.near.turn().await),
+            Backend::Postgres => None,
         }
+    }
+}
+
+/// A transaction that writes, in its turn.
+#[derive(Debug)]
+struct Write {
+    transaction: Transaction<'static, Any>,
+    /// Kept until the transaction is over.
+    turn: Option<near::Turn>,
+}
+
+impl Write {
+    async fn commit(self) -> Result<(), sqlx::Error> {
+        let Self { transaction, turn } = self;
+        let done = transaction.commit().await;
+        drop(turn);
+        done
+    }
+}
+
+impl Deref for Write {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        &self.transaction
+    }
+}
+
+impl DerefMut for Write {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.transaction
     }
 }
 
 const PING: &str = "SELECT COUNT(*) FROM facts";
 
-/// Readers beside a writer (WAL), writers that wait for each other, and a commit that survives a power cut.
+/// Readers beside a writer (WAL), writers that wait for each other, and a commit that survives a power cut. Little is kept of the file: the
+/// system keeps it, and these connections read large parts of it seldom.
 const SQLITE_SETTINGS: &str =
-    "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL; PRAGMA cache_size = -1000;";
+    "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL; PRAGMA cache_size = -250;";
 
 /// Connections to `url`, each prepared by `settings` (several statements, or none).
 async fn connect(url: &str, settings: &'static str) -> Result<AnyPool, StoreError> {

@@ -41,6 +41,8 @@ pub enum Place {
     Taken,
     /// The same, and it is locked: somebody left it behind, or was locked out.
     Locked,
+    /// An account that came to its end: nobody can have it any more.
+    Closed,
     /// None is made here, and the one that may be there is nobody's to have.
     Refused(String),
 }
@@ -64,7 +66,7 @@ impl Accounts {
         }
         match seen {
             None => Ok(Place::Free),
-            Some(seen) if seen.deactivated => refused("an account of that name was closed for good"),
+            Some(seen) if seen.deactivated => Ok(Place::Closed),
             Some(seen) if seen.locked => Ok(Place::Locked),
             Some(_) => Ok(Place::Taken),
         }

@@ -32,6 +32,9 @@ const PAUSES_MS: (i64, i64) = (2_000, 15 * 60_000);
 /// Longest display name Synapse takes, in characters.
 const LONGEST_NAME: usize = 256;
 
+const NAMESAKE: &str = "the name is that of somebody who was deleted and whose account is kept: if it is the same person, move the \
+                        account to them with usher rebind; else give them another name";
+
 /// What `source.register_users` and `client.single_sign_on` say.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -90,6 +93,11 @@ impl Registrar {
 
     async fn carry_out(&self, order: &Ordered) -> Result<(), StoreError> {
         let newcomer = self.policy.newcomer(order);
+        if let Some(cause) = self.policy.unready(&newcomer) {
+            tracing::warn!(user = %newcomer.user, cause, "an account waits to be made");
+            let later = clock::now().back_off(order.attempts, PAUSES_MS);
+            return self.resources.registration_put_off(order, later, &cause).await;
+        }
         match self.attempt(order, &newcomer).await? {
             Ok(ended) => self.end(order, &newcomer, &ended).await,
             Err(error) => {
@@ -104,12 +112,18 @@ impl Registrar {
 
     /// One attempt at an order: how it ended, or why it has not.
     async fn attempt(&self, order: &Ordered, newcomer: &Newcomer) -> Result<Result<Ended, MatrixError>, StoreError> {
+        if order.namesake {
+            return Ok(Ok(Ended::Refused(NAMESAKE.to_owned())));
+        }
         let place = match self.accounts.place_of(newcomer).await {
             Ok(place) => place,
             Err(error) => return Ok(Err(error)),
         };
         match place {
             Place::Refused(why) => return Ok(Ok(Ended::Refused(why))),
+            Place::Closed => {
+                return Ok(Ok(Ended::Refused("an account of that name was closed for good".to_owned())));
+            }
             Place::Locked if !order.begun => {
                 return Ok(Ok(Ended::Refused("there is an account of that name, and it is locked".to_owned())));
             }
@@ -158,6 +172,15 @@ impl Policy {
             Some(Link { provider: known.provider.clone(), subject })
         });
         Newcomer { user: UserId::new(order.localpart.as_str(), &self.server_name), display_name: name, link }
+    }
+
+    /// Why an account cannot be made yet: without a link the person's first single sign-on would not find it.
+    fn unready(&self, newcomer: &Newcomer) -> Option<String> {
+        let known = self.single_sign_on.as_ref().filter(|_| newcomer.link.is_none())?;
+        Some(format!(
+            "the client sends no {}, by which single sign-on is to find the account (client.single_sign_on)",
+            known.attribute
+        ))
     }
 
     /// The audit's row of an account, the same for every attempt at it.

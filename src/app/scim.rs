@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
@@ -11,10 +10,10 @@ use super::Failure;
 use crate::account::registrar::{Policy, Registrar};
 use crate::bridge::localpart::Mapping;
 use crate::cli::Exit;
-use crate::config::{Config, RegisterUsers, ScimSource, Source};
-use crate::http::scim::{self, FreeNames, Gate, Provisioning, Server, Settings};
+use crate::config::{AccountsBackend, Config, RegisterUsers, ScimSource, Source};
+use crate::http::scim::{self, Gate, Names, Provisioning, Server, Settings};
 use crate::matrix::Homeserver;
-use crate::scim::access::{Digest, Roles, Token};
+use crate::scim::access::{Roles, Token};
 use crate::store::Store;
 use crate::store::scim::{Letters, Registrations, Resources};
 
@@ -56,17 +55,17 @@ pub(super) struct Orders {
 /// How people come to accounts, and who waits for that (S-63).
 async fn provisioning(config: &Config, source: &ScimSource, ordered: &Arc<Notify>) -> Result<Provisioning, Failure> {
     let registers = source.register_users != RegisterUsers::No;
-    let only_free_names = match source.register_users {
-        RegisterUsers::Yes => {
-            let accounts = Arc::new(super::accounts(config, &super::homeserver(config).await?)?);
-            Some(FreeNames { accounts, server_name: config.homeserver.server_name.clone() })
-        }
-        RegisterUsers::IfMissing | RegisterUsers::No => None,
+    let names = if config.accounts.backend == AccountsBackend::None {
+        None
+    } else {
+        let accounts = Arc::new(super::accounts(config, &super::homeserver(config).await?)?);
+        let server_name = config.homeserver.server_name.clone();
+        Some(Names { accounts, server_name, only_free: source.register_users == RegisterUsers::Yes })
     };
     let limit = Duration::from_millis(source.synchronous_limit_ms);
     Ok(Provisioning {
         registrations: registers.then(|| Registrations { ordered: Arc::clone(ordered) }),
-        only_free_names,
+        names,
         patience: source.synchronous_provisioning.then_some(limit),
     })
 }
@@ -119,9 +118,9 @@ async fn gate(config: &Config, source: &ScimSource) -> Result<Gate, Failure> {
     let mut admins: Vec<&str> = Vec::new();
     for (number, credential) in source.credentials.iter().enumerate() {
         let roles = credential.roles.iter().map(String::as_str);
-        match &credential.token {
-            Some(token) => tokens.push(Token {
-                digest: Digest::of(token.expose_secret()),
+        match credential.token {
+            Some(digest) => tokens.push(Token {
+                digest,
                 name: credential.name.clone().unwrap_or_else(|| format!("token {}", number + 1)),
                 roles: Roles::new(roles),
                 not_after: credential.not_after,

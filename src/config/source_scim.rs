@@ -8,6 +8,7 @@ use super::source::check_interval_ms;
 use super::value::Field;
 use super::{RegisterUsers, ScimCredential, ScimSource, mailer, secret};
 use crate::scim::Kind;
+use crate::scim::access::Digest;
 use crate::scim::schema::{Named, Type, resolve};
 
 /// A token of fewer characters can be guessed.
@@ -105,21 +106,16 @@ fn credentials(client: &mut Section<'_>) -> Vec<ScimCredential> {
     let before = client.report.errors();
     let mut found = Vec::new();
     if let Some(token) = secret::read(client, "token", "token_file") {
-        found.push(ScimCredential { token: Some(token), name: None, not_after: None, roles: vec!["*:*".to_owned()] });
+        let token = Some(Digest::of(token.expose_secret()));
+        found.push(ScimCredential { token, name: None, not_after: None, roles: vec!["*:*".to_owned()] });
     }
     for field in client.list("rbac") {
         let Some(credential) = credential(&field) else { continue };
         if let Some(token) = &credential.token {
-            let same = |known: &&ScimCredential| {
-                known.token.as_ref().is_some_and(|known| known.expose_secret() == token.expose_secret())
-            };
-            if found.iter().any(|known| same(&known)) {
+            if found.iter().any(|known: &ScimCredential| known.token.as_ref() == Some(token)) {
                 field.advise(
                     "has the same token as an entry above, and its roles count: give each client a token of its own",
                 );
-            }
-            if token.expose_secret().len() < SHORTEST_TOKEN {
-                field.advise(format!("has a short token: use at least {SHORTEST_TOKEN} random characters"));
             }
         }
         found.push(credential);
@@ -153,6 +149,10 @@ fn credential(field: &Field<'_>) -> Option<ScimCredential> {
         (None, _) => {}
     }
     section.finish();
+    if token.as_ref().is_some_and(|token| token.expose_secret().len() < SHORTEST_TOKEN) {
+        field.advise(format!("has a short token: use at least {SHORTEST_TOKEN} random characters"));
+    }
+    let token = token.map(|token| Digest::of(token.expose_secret()));
     Some(ScimCredential { token, name, not_after, roles })
 }
 

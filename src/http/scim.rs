@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use gate::Gate;
-pub use provisioning::{FreeNames, Provisioning};
+pub use provisioning::{Names, Provisioning};
 
 use super::BindError;
 use super::serve::BrokenBody;
@@ -225,6 +225,18 @@ impl Server {
         conditions: &Conditions,
         body: Result<Value, Error>,
     ) -> Result<Answer, Refusal> {
+        let is_discovery = matches!(
+            route,
+            Route::ServiceProviderConfig
+                | Route::ResourceTypes
+                | Route::ResourceType(_)
+                | Route::Schemas
+                | Route::Schema(_)
+        );
+        // Whoever filters must not take all of it for what they asked for (RFC 7644 section 4).
+        if is_discovery && conditions.parameter("filter").is_some() {
+            return Err(Error::new(403, "what the server says of itself cannot be filtered").into());
+        }
         let found = |body: Option<Value>| match body {
             Some(body) => Ok(Answer { status: 200, body: Some(body), ..Answer::default() }),
             None => Err(Refusal::from(Error::new(404, "there is nothing at this address"))),

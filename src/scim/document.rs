@@ -32,7 +32,10 @@ pub fn read(kind: Kind, body: &Value) -> Result<Incoming, Error> {
     for (key, given) in body {
         once(&mut seen, key, given)?;
         match resolve(kind, key) {
-            Named::Attribute(place) if is_members(kind, &place) => incoming.members = Some(members(given)?),
+            // Null says nothing about the members, and empties no group: Okta and others send it along.
+            Named::Attribute(place) if is_members(kind, &place) => {
+                incoming.members = if given.is_null() { None } else { Some(members(given)?) };
+            }
             // A dotted key belongs to patches; an attribute of an extension stands under its URN, whatever Entra ID's samples say.
             Named::Attribute(place) if place.sub.is_none() && place.extension.is_none() => {
                 if !place.attribute.is_read_only()

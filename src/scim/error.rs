@@ -30,10 +30,6 @@ impl Error {
         Self::typed(400, "invalidFilter", detail)
     }
 
-    pub fn too_many(detail: impl Into<String>) -> Self {
-        Self::typed(400, "tooMany", detail)
-    }
-
     pub fn uniqueness(detail: impl Into<String>) -> Self {
         Self::typed(409, "uniqueness", detail)
     }

@@ -173,6 +173,8 @@ impl Work {
         };
         for (key, value) in attributes {
             match target(self.kind, key) {
+                // What comes along with the rest of an object empties no group.
+                Ok(Target::Attribute { place, .. }) if value.is_null() && document::is_members(self.kind, &place) => {}
                 Ok(Target::Attribute { place, filter, sub })
                     if !place.attribute.is_read_only() && !sub.is_some_and(Attribute::is_read_only) =>
                 {

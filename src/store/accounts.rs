@@ -29,8 +29,7 @@ impl Store {
     pub async fn give_order(&self, order: &Order, at: Timestamp, by: &str) -> Result<(), StoreError> {
         const WHAT: &str = "write an order";
         let text = serde_json::to_string(order).map_err(damaged(WHAT))?;
-        let work = sqlx::query(INSERT_ORDER).bind(text).bind(at.0).bind(by).execute(&self.pool);
-        self.bounded(WHAT, work).await.map(|_| ())
+        self.write(WHAT, sqlx::query(INSERT_ORDER).bind(text).bind(at.0).bind(by)).await
     }
 
     /// Orders nobody has taken in yet, oldest first.
@@ -57,8 +56,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn orders_taken(&self, up_to: i64) -> Result<(), StoreError> {
-        let work = sqlx::query(DELETE_ORDERS).bind(up_to).execute(&self.pool);
-        self.bounded("delete orders", work).await.map(|_| ())
+        self.write("delete orders", sqlx::query(DELETE_ORDERS).bind(up_to)).await
     }
 
     /// What digests are keyed with, drawn when it is first asked for. Only for a store that writes; one that looks has the key or none.

@@ -68,8 +68,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn pseudonymise(&self, user: &UserId, pseudonym: &str) -> Result<(), StoreError> {
-        let work = sqlx::query(PSEUDONYMISE).bind(pseudonym).bind(user.as_str()).execute(&self.pool);
-        self.bounded(WHAT_WRITE, work).await.map(|_| ())
+        self.write(WHAT_WRITE, sqlx::query(PSEUDONYMISE).bind(pseudonym).bind(user.as_str())).await
     }
 
     /// The latest rows, oldest first.

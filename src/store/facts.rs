@@ -48,8 +48,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn set_fact(&self, fact: Fact, value: &str) -> Result<(), StoreError> {
-        let work = sqlx::query(UPSERT_FACT).bind(fact.name()).bind(value).execute(&self.pool);
-        self.bounded("write a fact", work).await.map(|_| ())
+        self.write("write a fact", sqlx::query(UPSERT_FACT).bind(fact.name()).bind(value)).await
     }
 
     /// Forgets a fact.
@@ -57,8 +56,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn clear_fact(&self, fact: Fact) -> Result<(), StoreError> {
-        let work = sqlx::query(DELETE_FACT).bind(fact.name()).execute(&self.pool);
-        self.bounded("forget a fact", work).await.map(|_| ())
+        self.write("forget a fact", sqlx::query(DELETE_FACT).bind(fact.name())).await
     }
 
     /// Where the change feed stands (S-33).
@@ -111,8 +109,7 @@ impl Store {
             return Ok(());
         }
         let now = crate::clock::now().0.to_string();
-        let work = sqlx::query(INSERT_FACT).bind(Fact::BornAt.name()).bind(now).execute(&self.pool);
-        self.bounded("note the database's birth", work).await.map(|_| ())
+        self.write("note the database's birth", sqlx::query(INSERT_FACT).bind(Fact::BornAt.name()).bind(now)).await
     }
 }
 

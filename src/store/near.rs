@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{CachedStatement, Connection, OpenFlags, ToSql, ffi};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, ToSql, ffi};
 use sqlx::error::{DatabaseError, ErrorKind};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::session::{Bound, Columns, Session, Take, query};
 use super::{Backend, Reach, Store, StoreError};
@@ -32,17 +32,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A statement with more parameters takes long enough that others should have a turn afterwards.
 const MANY: usize = 64;
 
+const BEGIN: &str = "BEGIN IMMEDIATE";
+
+/// Leave to write, in turn with everybody else in this process.
+pub(super) type Turn = OwnedMutexGuard<()>;
+
 /// The connections to one file. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Near {
     idle: Arc<Mutex<Idle>>,
+    /// Those who write wait here, in order, and not for the file: there, whoever asks at the right moment comes first.
+    line: Arc<tokio::sync::Mutex<()>>,
     /// So many long reads at once; more would only wait for the same disk.
     long_reads: Arc<Semaphore>,
 }
 
 impl Default for Near {
     fn default() -> Self {
-        Self { idle: Arc::default(), long_reads: Arc::new(Semaphore::new(MOST_READERS)) }
+        Self { idle: Arc::default(), line: Arc::default(), long_reads: Arc::new(Semaphore::new(MOST_READERS)) }
     }
 }
 
@@ -60,18 +67,27 @@ impl Near {
         *self.idle() = Idle { closed: true, ..Idle::default() };
     }
 
+    /// A turn to write; kept until it is over.
+    pub(super) async fn turn(&self) -> Turn {
+        Arc::clone(&self.line).lock_owned().await
+    }
+
     fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same, unless all of them are to be closed.
+    fn open_ones(&self) -> rusqlite::Result<MutexGuard<'_, Idle>> {
+        let idle = self.idle();
+        if idle.closed {
+            let code = ffi::Error::new(ffi::SQLITE_BUSY);
+            return Err(rusqlite::Error::SqliteFailure(code, Some("the database is being closed".to_owned())));
+        }
+        Ok(idle)
+    }
+
     fn reader(&self, file: &Path) -> rusqlite::Result<Connection> {
-        let known = {
-            let mut idle = self.idle();
-            if idle.closed {
-                return Err(closed());
-            }
-            idle.readers.pop()
-        };
+        let known = self.open_ones()?.readers.pop();
         known.map_or_else(|| open(file, true), Ok)
     }
 
@@ -94,20 +110,27 @@ impl Near {
         Ok(found)
     }
 
+    fn writer(&self, file: &Path) -> rusqlite::Result<Connection> {
+        let known = self.open_ones()?.writer.take();
+        known.map_or_else(|| open(file, false), Ok)
+    }
+
     /// Begins a transaction that will write.
     pub(super) async fn begin(&self, file: &Path) -> Result<Writer, sqlx::Error> {
-        let (near, file) = (self.clone(), file.to_owned());
+        let turn = self.turn().await;
+        let connection = self.writer(file).map_err(Refused::error)?;
+        let near = self.clone();
+        // Most of the time nobody else writes, and there is nothing to wait for.
+        connection.busy_timeout(Duration::ZERO).map_err(Refused::error)?;
+        match connection.execute_batch(BEGIN) {
+            Ok(()) => return Ok(Writer { connection, near, turn }),
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
+            Err(error) => return Err(Refused::error(error)),
+        }
         let begin = move || {
-            let known = {
-                let mut idle = near.idle();
-                if idle.closed {
-                    return Err(closed());
-                }
-                idle.writer.take()
-            };
-            let connection = known.map_or_else(|| open(&file, false), Ok)?;
-            connection.execute_batch("BEGIN IMMEDIATE")?;
-            Ok(Writer { connection, near })
+            connection.busy_timeout(PATIENCE)?;
+            connection.execute_batch(BEGIN)?;
+            Ok(Writer { connection, near, turn })
         };
         off_the_loop(begin).await
     }
@@ -118,14 +141,16 @@ impl Near {
 pub(super) struct Writer {
     connection: Connection,
     near: Near,
+    turn: Turn,
 }
 
 impl Writer {
     /// Comes back when what was written is on the disk.
     pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
-        let Self { connection, near } = self;
+        let Self { connection, near, turn } = self;
         let commit = move || {
             connection.execute_batch("COMMIT")?;
+            drop(turn);
             let mut idle = near.idle();
             if !idle.closed {
                 idle.writer = Some(connection);
@@ -134,11 +159,6 @@ impl Writer {
         };
         off_the_loop(commit).await
     }
-}
-
-fn closed() -> rusqlite::Error {
-    let code = ffi::Error::new(ffi::SQLITE_BUSY);
-    rusqlite::Error::SqliteFailure(code, Some("the database is being closed".to_owned()))
 }
 
 /// Does what may wait for the file or the disk.
@@ -178,7 +198,8 @@ async fn rest(bound: &[Bound<'_>]) {
 fn open(file: &Path, only_reads: bool) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file, flags)?;
-    connection.busy_timeout(if only_reads { Duration::ZERO } else { PATIENCE })?;
+    // Whoever waits for the file does so elsewhere, and says how long.
+    connection.busy_timeout(Duration::ZERO)?;
     if only_reads {
         connection.pragma_update(None, "query_only", true)?;
     } else {

@@ -90,8 +90,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn letter_put_off(&self, id: &str, until: Timestamp, cause: &str) -> Result<(), StoreError> {
-        let work = sqlx::query(PUT_OFF).bind(until.0).bind(cause).bind(id).execute(&self.pool);
-        self.bounded("put a letter off", work).await.map(|_| ())
+        self.write("put a letter off", sqlx::query(PUT_OFF).bind(until.0).bind(cause).bind(id)).await
     }
 
     /// How many letters wait, were sent, were given up.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
+use super::render::location;
 use super::{Answer, Call, Conditions, Refusal, Server};
 use crate::scim::Error;
 use crate::scim::bulk::{Operation, RESPONSE, order, parse};
@@ -28,6 +29,7 @@ impl Server {
                 operation.resolve(&made);
                 self.single(call, &operation).await
             };
+            let about = resource_url(&call.base, &operation);
             let report = match done {
                 Ok(answer) => {
                     if let (Some(bulk_id), Some(id)) =
@@ -35,12 +37,12 @@ impl Server {
                     {
                         made.insert(bulk_id.clone(), id.to_owned());
                     }
-                    operation.report(answer.status, answer.location, answer.version, None)
+                    operation.report(answer.status, answer.location.or(about), answer.version, None)
                 }
                 Err(refusal) => {
                     errors += 1;
                     let answer = refusal.answer();
-                    operation.report(answer.status, None, None, answer.body)
+                    operation.report(answer.status, about, None, answer.body)
                 }
             };
             reports.insert(at, report);
@@ -81,5 +83,13 @@ impl Server {
             ..Conditions::default()
         };
         self.perform(call, (method, route), &conditions, Ok(operation.data.clone())).await
+    }
+}
+
+/// What an operation was about, whatever came of it; `None` for what is to be made (RFC 7644 section 3.7.3).
+fn resource_url(base: &str, operation: &Operation) -> Option<String> {
+    match Route::parse(&operation.path) {
+        Some(Route::Resource(kind, id)) => Some(location(base, kind, &id)),
+        _ => None,
     }
 }

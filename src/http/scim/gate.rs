@@ -2,10 +2,11 @@
 //! for. Where it does not answer, nobody is let in on its word.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::header;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::{Answer, Refusal};
@@ -19,7 +20,12 @@ const YES_FOR: Duration = Duration::from_mins(1);
 const NO_FOR: Duration = Duration::from_secs(5);
 /// Answers of the homeserver kept at most.
 const MOST_ANSWERS: usize = 256;
-/// How many wrong credentials within [`WINDOW`] are answered one by one. Good ones are let in whatever others try.
+/// How long nobody is asked about after the homeserver did not answer.
+const AWAY_FOR: Duration = Duration::from_secs(1);
+/// Credentials that wait for the homeserver at a time: whoever guesses must not take every connection.
+const MOST_ASKED: usize = 8;
+/// How many wrong credentials within [`WINDOW`] are answered one by one. Tokens of the configuration are let in whatever others try, and
+/// a server admin's own whom the homeserver vouched for within [`YES_FOR`].
 const MOST_FAILURES: u32 = 30;
 /// How long the homeserver may take to say whose token it is.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,13 +38,23 @@ pub(super) struct Admitted {
     pub roles: Roles,
 }
 
+/// What the homeserver said.
+#[derive(Default)]
+struct Answers {
+    known: BTreeMap<Digest, (bool, Instant)>,
+    /// It did not answer: until when it is not asked again.
+    away: Option<Instant>,
+}
+
 /// What credentials are accepted.
 pub struct Gate {
     tokens: Vec<Token>,
     /// Server admins, and what they may do.
     admins: Option<(Homeserver, Roles)>,
-    /// Also lets one question at a time reach the homeserver.
-    answers: tokio::sync::Mutex<BTreeMap<Digest, (bool, Instant)>>,
+    answers: Mutex<Answers>,
+    /// One question at a time reaches the homeserver, and few wait for their turn.
+    asking: tokio::sync::Mutex<()>,
+    in_line: Semaphore,
     failures: Mutex<Option<(Instant, u32)>>,
     most_failures: u32,
 }
@@ -47,8 +63,15 @@ impl Gate {
     /// Accepts these tokens, and server admins of this homeserver.
     #[must_use]
     pub fn new(tokens: Vec<Token>, admins: Option<(Homeserver, Roles)>) -> Self {
-        let (answers, failures) = (tokio::sync::Mutex::default(), Mutex::new(None));
-        Self { tokens, admins, answers, failures, most_failures: MOST_FAILURES }
+        Self {
+            tokens,
+            admins,
+            answers: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+            in_line: Semaphore::new(MOST_ASKED),
+            failures: Mutex::default(),
+            most_failures: MOST_FAILURES,
+        }
     }
 
     /// Answers so many wrong credentials a minute one by one.
@@ -75,14 +98,16 @@ impl Gate {
 
     async fn is_admin(&self, homeserver: &Homeserver, shown: &str) -> Result<bool, Refusal> {
         let digest = Digest::of(shown);
-        let mut answers = self.answers.lock().await;
-        if let Some((answer, until)) = answers.get(&digest)
-            && Instant::now() < *until
-        {
-            return Ok(*answer);
+        if let Some(answer) = self.remembered(&digest)? {
+            return Ok(answer);
         }
         if let Some(refusal) = self.too_many() {
             return Err(refusal);
+        }
+        let Ok(_in_line) = self.in_line.try_acquire() else { return Err(unasked()) };
+        let _alone = self.asking.lock().await;
+        if let Some(answer) = self.remembered(&digest)? {
+            return Ok(answer);
         }
         let token = shown.to_owned().into();
         let asked = tokio::time::timeout(PATIENCE, homeserver.vouches_for_admin(&token)).await;
@@ -91,17 +116,33 @@ impl Gate {
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
         };
+        let mut answers = self.answers();
         let answer = cause.map_err(|cause| {
             tracing::warn!(cause, "the homeserver could not be asked about a SCIM credential");
-            Refusal::from(Error::new(503, "the homeserver does not answer, and only it knows this credential"))
+            answers.away = Some(Instant::now() + AWAY_FOR);
+            unasked()
         })?;
         let now = Instant::now();
-        answers.retain(|_, (_, until)| now < *until);
-        if answers.len() >= MOST_ANSWERS {
-            answers.clear();
+        answers.known.retain(|_, (_, until)| now < *until);
+        if answers.known.len() >= MOST_ANSWERS {
+            answers.known.clear();
         }
-        answers.insert(digest, (answer, now + if answer { YES_FOR } else { NO_FOR }));
+        answers.known.insert(digest, (answer, now + if answer { YES_FOR } else { NO_FOR }));
         Ok(answer)
+    }
+
+    /// What the homeserver said lately of a credential; an error while it is not to be asked.
+    fn remembered(&self, digest: &Digest) -> Result<Option<bool>, Refusal> {
+        let (answers, now) = (self.answers(), Instant::now());
+        match answers.known.get(digest) {
+            Some((answer, until)) if now < *until => Ok(Some(*answer)),
+            _ if answers.away.is_some_and(|until| now < until) => Err(unasked()),
+            _ => Ok(None),
+        }
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a wrong credential and says how it is answered.
@@ -139,6 +180,12 @@ impl Gate {
         let later = (header::RETRY_AFTER, (left.as_secs() + 1).to_string());
         Some(Refusal::Answer(Box::new(Answer { headers: vec![later], ..Answer::error(&error) })))
     }
+}
+
+fn unasked() -> Refusal {
+    let away = Error::new(503, "the homeserver does not answer, and only it knows this credential");
+    let later = (header::RETRY_AFTER, (AWAY_FOR.as_secs() + 1).to_string());
+    Refusal::Answer(Box::new(Answer { headers: vec![later], ..Answer::error(&away) }))
 }
 
 #[cfg(test)]

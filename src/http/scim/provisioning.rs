@@ -14,6 +14,8 @@ use crate::ids::UserId;
 use crate::scim::{Error, Kind};
 use crate::store::scim::{New, Registrations, Resources};
 
+const CLOSED: &str = "the account of that Matrix name was closed for good, and Matrix gives no name out twice: map another name, or let \
+                      a server admin open the account again";
 /// How often the database is asked whether everything is done.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -22,37 +24,46 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Provisioning {
     /// Accounts are ordered for new people.
     pub registrations: Option<Registrations>,
-    /// `register_users: yes`: a name that somebody on the homeserver has is refused.
-    pub only_free_names: Option<FreeNames>,
+    /// Names are looked up on the homeserver before somebody gets one.
+    pub names: Option<Names>,
     /// How long an answer waits for Matrix at most; `None`: not at all.
     pub patience: Option<Duration>,
 }
 
-/// Who knows which names are free.
+/// Who knows what became of names.
 #[derive(Clone)]
-pub struct FreeNames {
+pub struct Names {
     pub accounts: Arc<Accounts>,
     pub server_name: String,
+    /// `register_users: yes`: a name that somebody else on the homeserver has is refused.
+    pub only_free: bool,
 }
 
 impl Server {
-    /// Refuses a name that somebody else on the homeserver has, where that is to be refused. Who returns has it themselves.
+    /// Refuses a name that somebody else on the homeserver has, where that is to be refused, and whoever returns after their account came
+    /// to its end: nobody can have it any more.
     pub(super) async fn refuse_taken(&self, resources: &Resources, new: &New) -> Result<(), Refusal> {
-        let (Some(names), Some(localpart)) = (&self.0.provisioning.only_free_names, &new.localpart) else {
-            return Ok(());
-        };
-        if resources.returns(new).await? {
+        let (Some(names), Some(localpart)) = (&self.0.provisioning.names, &new.localpart) else { return Ok(()) };
+        let returning = resources.returning(new).await?;
+        if returning.is_none() && !names.only_free {
             return Ok(());
         }
-        let user = UserId::new(localpart.as_str(), &names.server_name);
-        let newcomer = Newcomer { user, display_name: None, link: None };
-        match names.accounts.place_of(&newcomer).await {
+        let user = UserId::new(returning.as_ref().unwrap_or(localpart).as_str(), &names.server_name);
+        match names.accounts.place_of(&Newcomer { user, display_name: None, link: None }).await {
             Ok(Place::Free) => Ok(()),
+            Ok(Place::Closed) => Err(Error::uniqueness(CLOSED).into()),
+            // Their own.
+            Ok(Place::Taken | Place::Locked | Place::Refused(_)) if returning.is_some() => Ok(()),
             Ok(Place::Taken | Place::Locked) => {
                 Err(Error::uniqueness("there is an account of that Matrix name already").into())
             }
             Ok(Place::Refused(why)) => {
                 Err(Error::uniqueness(format!("no account can have that Matrix name: {why}")).into())
+            }
+            // What was theirs is theirs again at once; what became of it meanwhile shows in the next pass.
+            Err(error) if returning.is_some() => {
+                tracing::warn!(%error, "what became of the account of somebody who returns could not be asked");
+                Ok(())
             }
             Err(error) => {
                 tracing::warn!(%error, "whether a Matrix name is free could not be asked");
@@ -70,8 +81,10 @@ impl Server {
         let Some(patience) = self.0.provisioning.patience else { return };
         let limit = Instant::now() + patience;
         let waited = timeout_at(limit, async {
+            // Up to this write: what others write afterwards is not waited for.
+            let mut written = None;
             loop {
-                match self.is_done(id).await {
+                match self.is_done(id, &mut written).await {
                     Ok(false) | Err(Refusal::Store(_)) => sleep(LOOK).await,
                     Ok(true) | Err(Refusal::Scim(_) | Refusal::Answer(_)) => return,
                 }
@@ -82,7 +95,7 @@ impl Server {
         }
     }
 
-    async fn is_done(&self, id: Option<(Kind, &str)>) -> Result<bool, Refusal> {
+    async fn is_done(&self, id: Option<(Kind, &str)>, written: &mut Option<i64>) -> Result<bool, Refusal> {
         let resources = self.resources()?;
         let open = match id {
             Some((Kind::Group, _)) => false,
@@ -92,7 +105,11 @@ impl Server {
         if open {
             return Ok(false);
         }
-        let latest = resources.revision().await?.number;
-        Ok(resources.is_carried_out(latest).await?)
+        let number = match *written {
+            Some(number) => number,
+            // That the account is made is news as well.
+            None => *written.insert(resources.revision().await?.number),
+        };
+        Ok(resources.is_carried_out(number).await?)
     }
 }

@@ -162,8 +162,11 @@ pub static USER: Schema = Schema {
     ],
 };
 
-const MANAGER: &[Attribute] =
-    &[text("value", "Id of the manager").exact(), reference("$ref", &["User"], "URL of the manager")];
+const MANAGER: &[Attribute] = &[
+    text("value", "Id of the manager").exact(),
+    reference("$ref", &["User"], "URL of the manager"),
+    text("displayName", "Name of the manager, as the client gave it"),
+];
 
 /// RFC 7643 section 4.3.
 pub static ENTERPRISE: Schema = Schema {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt as _;
 use serde_json::Value;
-use sqlx::Row as _;
 use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
 
 use super::{Resources, WHAT, kind_of};
 use crate::directory::{Alias, Departed, GroupKind, RawGroup, User};
@@ -76,7 +76,8 @@ impl Resources {
             .map_err(|error| StoreError::from_sqlx(WHAT, &error))
     }
 
-    /// Everything, as people and groups.
+    /// Everything, as people and groups, as it was at one moment: a person read as present must not be read as out of their groups
+    /// because they were deleted between two queries.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -85,8 +86,9 @@ impl Resources {
         let mut positions: BTreeMap<i64, usize> = BTreeMap::new();
         // In order; groups share the ids of who is in them.
         let mut ids: Vec<(i64, StableId)> = Vec::new();
+        let mut moment = self.store.bounded(WHAT, self.store.moment()).await?;
         let query = sqlx::query(SELECT_ALL).bind(self.client.as_str());
-        let mut rows = query.fetch(&self.store.pool);
+        let mut rows = query.fetch(&mut *moment);
         while let Some(row) = self.store.bounded(WHAT, rows.try_next()).await? {
             let row = Row::read(&row)?;
             ids.push((row.pk, row.stable_id.clone()));
@@ -100,7 +102,7 @@ impl Resources {
         }
         drop(rows);
         let query = sqlx::query(SELECT_LINKS).bind(self.client.as_str());
-        let mut rows = query.fetch(&self.store.pool);
+        let mut rows = query.fetch(&mut *moment);
         while let Some(row) = self.store.bounded(WHAT, rows.try_next()).await? {
             let link = || Ok::<(i64, Option<i64>), sqlx::Error>((row.try_get(0)?, row.try_get(1)?));
             let (group, member) = link().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
@@ -115,13 +117,13 @@ impl Resources {
             }
         }
         drop(rows);
-        provisioned.departed = self.departed().await?;
+        provisioned.departed = self.departed(&mut moment).await?;
         Ok(provisioned)
     }
 
-    async fn departed(&self) -> Result<Vec<Departed>, StoreError> {
+    async fn departed(&self, moment: &mut AnyConnection) -> Result<Vec<Departed>, StoreError> {
         let query = sqlx::query(SELECT_DEPARTED).bind(self.client.as_str());
-        let rows = self.store.bounded(WHAT, query.fetch_all(&self.store.pool)).await?;
+        let rows = self.store.bounded(WHAT, query.fetch_all(moment)).await?;
         let person = |row: &AnyRow| -> Result<Departed, sqlx::Error> {
             let (id, localpart): (String, String) = (row.try_get(0)?, row.try_get(1)?);
             Ok(Departed { id: id.into(), localpart: localpart.into(), since: Timestamp(row.try_get(2)?) })

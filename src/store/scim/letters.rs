@@ -26,13 +26,16 @@ pub struct Letters {
 /// What happens to somebody's account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
+    /// Made, and usable from then on: that is written down already.
+    First,
     Opened,
     Closed,
 }
 
-/// What happens when a resource is made.
-pub(super) fn on_creation(made: &Resource) -> Option<Turn> {
-    (made.kind == Kind::User && made.active).then_some(Turn::Opened)
+/// What happens when a resource is made; `first`: the account was never usable before, and is from now on.
+pub(super) fn on_creation(made: &Resource, first: bool) -> Option<Turn> {
+    let turn = if first { Turn::First } else { Turn::Opened };
+    (made.kind == Kind::User && made.active).then_some(turn)
 }
 
 /// What happens when attributes change.
@@ -61,23 +64,27 @@ impl Resources {
     ) -> Result<bool, sqlx::Error> {
         let Some(turn) = turn else { return Ok(false) };
         let first = match turn {
+            Turn::First => true,
             Turn::Opened => {
                 let bound = [person.pk.into(), self.registrations.is_some().into()];
                 session.execute(FIRST_USE, &bound).await? > 0
             }
             Turn::Closed => false,
         };
-        let read = |row: &dyn Columns| Ok((row.text(0)?.map(Cow::into_owned), row.the_number(1)?));
+        let Some(letters) = &self.letters else { return Ok(false) };
+        let read =
+            |row: &dyn Columns| Ok((row.text(0)?.map(Cow::into_owned), row.the_number(1)?, row.the_number(2)? > 0));
         let known = session.first(SELECT_PERSON, &[person.pk.into()], read).await?;
-        let (localpart, used) = known.ok_or(sqlx::Error::RowNotFound)?;
+        let (localpart, used, is_namesake) = known.ok_or(sqlx::Error::RowNotFound)?;
         let occasion = match turn {
-            Turn::Opened if first => Occasion::Registered,
+            // The account is somebody else's, who was deleted: nothing of it is this person's.
+            _ if is_namesake => return Ok(false),
+            Turn::First | Turn::Opened if first => Occasion::Registered,
             // Whoever's account is not made yet is told once it is, and of nothing before.
             _ if used == 0 => return Ok(false),
-            Turn::Opened => Occasion::Activated,
+            Turn::First | Turn::Opened => Occasion::Activated,
             Turn::Closed => Occasion::Deactivated,
         };
-        let Some(letters) = &self.letters else { return Ok(false) };
         let Some(address) = emails(&person.document).into_iter().next() else { return Ok(false) };
         let letter = Letter {
             id: format!("{}/{}/{}/{}", self.client, person.id, person.version, occasion.name()),
@@ -97,4 +104,5 @@ pub(super) const QUERIES: &[&str] = &[FIRST_USE, SELECT_PERSON];
 const FIRST_USE: &str = "UPDATE scim_resources SET used = 1 WHERE pk = $1 AND used = 0 AND ($2 = 0 OR NOT EXISTS (\
      SELECT 1 FROM scim_registrations r WHERE r.client = scim_resources.client \
      AND r.stable_id = scim_resources.stable_id AND r.state IN ('waiting', 'sent', 'refused')))";
-const SELECT_PERSON: &str = "SELECT localpart, used FROM scim_resources WHERE pk = $1";
+const SELECT_PERSON: &str = "SELECT m.localpart, m.used, (SELECT COUNT(*) FROM scim_resources o WHERE o.client = m.client \
+     AND o.localpart = m.localpart AND o.deleted_at IS NOT NULL AND o.stable_id <> m.stable_id) FROM scim_resources m WHERE m.pk = $1";

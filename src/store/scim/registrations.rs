@@ -36,6 +36,8 @@ pub struct Ordered {
     pub attempts: u32,
     /// The homeserver was asked before, and what came of it is not known: the account may be there, made by that.
     pub begun: bool,
+    /// The name was somebody else's, who was deleted and may return.
+    pub namesake: bool,
     /// The person as they are now.
     pub person: Resource,
 }
@@ -90,6 +92,19 @@ impl Resources {
         }
         let sql = if is_new { ORDER } else { ORDER_AGAIN };
         session.execute(sql, &[person.pk.into(), now_ms.into()]).await.map(|_| ())
+    }
+
+    /// An order that waits for what the client has not sent is due again once something of the person changes.
+    pub(super) async fn hasten(
+        &self,
+        session: &mut dyn Session,
+        person: &Resource,
+        now_ms: i64,
+    ) -> Result<(), sqlx::Error> {
+        if self.registrations.is_none() {
+            return Ok(());
+        }
+        session.execute(HASTEN, &[person.pk.into(), now_ms.into()]).await.map(|_| ())
     }
 
     /// Orders whose time has come, the oldest first, of people who are active.
@@ -164,8 +179,7 @@ impl Resources {
     /// See [`StoreError`].
     pub async fn registration_put_off(&self, order: &Ordered, until: Timestamp, cause: &str) -> Result<(), StoreError> {
         let query = sqlx::query(PUT_OFF).bind(self.client.as_str()).bind(order.stable_id.as_str());
-        let work = query.bind(until.0).bind(cause).execute(&self.store.pool);
-        self.store.bounded(WHAT_WRITE, work).await.map(|_| ())
+        self.store.write(WHAT_WRITE, query.bind(until.0).bind(cause)).await
     }
 
     /// Whether an order is open: of one person by their id, or without one any that was never tried.
@@ -245,11 +259,12 @@ fn ordered(row: &dyn Columns) -> Result<Ordered, sqlx::Error> {
         begun: row.the_text(10)? == "sent",
         queued_at: Timestamp(row.the_number(11)?),
         attempts: u32::try_from(row.the_number(12)?).unwrap_or(u32::MAX),
+        namesake: row.the_number(13)? > 0,
     })
 }
 
 pub(super) const QUERIES: &[&str] =
-    &[ORDER, ORDER_AGAIN, DUE, BEGIN, END, PERSON, PUT_OFF, OPEN, OPEN_OF, REFUSED, COUNTS, DELAYED];
+    &[ORDER, ORDER_AGAIN, HASTEN, DUE, BEGIN, END, PERSON, PUT_OFF, OPEN, OPEN_OF, REFUSED, COUNTS, DELAYED];
 
 const ORDER: &str = "INSERT INTO scim_registrations \
      (client, stable_id, localpart, state, queued_at, attempts, due_at, cause) \
@@ -260,9 +275,14 @@ const ORDER: &str = "INSERT INTO scim_registrations \
 const ORDER_AGAIN: &str = "UPDATE scim_registrations SET state = 'waiting', due_at = $2, cause = '' WHERE state = 'refused' \
      AND EXISTS (SELECT 1 FROM scim_resources m WHERE m.pk = $1 AND m.client = scim_registrations.client \
      AND m.stable_id = scim_registrations.stable_id)";
+const HASTEN: &str = "UPDATE scim_registrations SET due_at = $2 WHERE state = 'waiting' AND due_at > $2 \
+     AND EXISTS (SELECT 1 FROM scim_resources m WHERE m.pk = $1 AND m.client = scim_registrations.client \
+     AND m.stable_id = scim_registrations.stable_id)";
 // `CROSS JOIN`: from the orders to the people, of whom there are many more; `SQLite` keeps to that order.
 const DUE: &str = "SELECT m.pk, m.kind, m.id, m.doc, m.version, m.created, m.modified, m.active, \
-     r.stable_id, r.localpart, r.state, r.queued_at, r.attempts FROM scim_registrations r \
+     r.stable_id, r.localpart, r.state, r.queued_at, r.attempts, \
+     (SELECT COUNT(*) FROM scim_resources o WHERE o.client = r.client AND o.localpart = r.localpart \
+     AND o.deleted_at IS NOT NULL AND o.stable_id <> r.stable_id) FROM scim_registrations r \
      CROSS JOIN scim_resources m \
      WHERE m.client = r.client AND m.stable_id = r.stable_id AND r.client = $1 AND r.state IN ('waiting', 'sent') AND r.due_at <= $2 \
      AND m.active = 1 AND m.deleted_at IS NULL ORDER BY r.due_at, r.queued_at, m.pk LIMIT $3";

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sqlx::{Any, Transaction};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use super::Resources;
 use super::write::{Trouble, WHAT};
 use crate::store::near::Writer;
 use crate::store::session::Session;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Write};
 
 /// Most writes in one commit.
 const MOST: usize = 64;
@@ -43,14 +43,14 @@ pub(super) struct Turn(OwnedMutexGuard<Option<Batch>>);
 pub(super) enum Writing {
     /// A turn in one that is shared.
     Shared(Turn, Batch),
-    Own(Transaction<'static, Any>),
+    Own(Write),
 }
 
 impl Writing {
     pub(super) fn session(&mut self) -> &mut dyn Session {
         match self {
             Self::Shared(_, batch) => &mut batch.writer,
-            Self::Own(transaction) => &mut **transaction,
+            Self::Own(write) => &mut **write,
         }
     }
 
@@ -58,7 +58,7 @@ impl Writing {
     pub(super) async fn commit(self, turns: &Turns) -> Result<(), Trouble> {
         match self {
             Self::Shared(turn, batch) => turns.end(turn, batch).await,
-            Self::Own(transaction) => Ok(transaction.commit().await?),
+            Self::Own(write) => Ok(write.commit().await?),
         }
     }
 }
@@ -73,6 +73,22 @@ impl Resources {
             }
             None => Writing::Own(self.store.begin().await?),
         })
+    }
+}
+
+/// Somebody who waits for the commit of a batch they wrote in. If they go away, they see to it that it is committed: nobody else may be
+/// left to do so, and until then nobody else can write.
+struct Waiting<'t> {
+    batch: &'t Arc<Mutex<Option<Batch>>>,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        if !self.answered {
+            runtime.spawn(commit_open(Arc::clone(self.batch)));
+        }
     }
 }
 
@@ -103,6 +119,7 @@ impl Turns {
     pub(super) async fn end(&self, Turn(mut turn): Turn, mut batch: Batch) -> Result<(), Trouble> {
         let (sender, mut committed) = oneshot::channel();
         batch.waiting.push(sender);
+        let mut waiting = Waiting { batch: &self.batch, answered: false };
         if self.in_line.load(Ordering::Relaxed) > 0 && batch.waiting.len() < MOST {
             *turn = Some(batch);
             drop(turn);
@@ -111,16 +128,21 @@ impl Turns {
         }
         loop {
             match tokio::time::timeout(PATIENCE, &mut committed).await {
-                Ok(Ok(done)) => return done.map_err(Trouble::Store),
-                Ok(Err(_)) => return Err(Trouble::Undone),
-                Err(_) => {
-                    let mut turn = Arc::clone(&self.batch).lock_owned().await;
-                    if let Some(batch) = turn.take() {
-                        commit(turn, batch);
-                    }
+                Ok(answer) => {
+                    waiting.answered = true;
+                    return answer.map_or(Err(Trouble::Undone), |done| done.map_err(Trouble::Store));
                 }
+                Err(_) => commit_open(Arc::clone(&self.batch)).await,
             }
         }
+    }
+}
+
+/// Commits the batch that was handed on and that nobody writes in.
+async fn commit_open(batch: Arc<Mutex<Option<Batch>>>) {
+    let mut turn = batch.lock_owned().await;
+    if let Some(batch) = turn.take() {
+        commit(turn, batch);
     }
 }
 
@@ -135,4 +157,67 @@ fn commit(turn: OwnedMutexGuard<Option<Batch>>, batch: Batch) {
         }
         drop(turn);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use futures_util::{FutureExt as _, pin_mut};
+
+    use super::super::write::New;
+    use super::*;
+    use crate::scim::Kind;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_else_writes_gets_a_turn_while_clients_write_all_the_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("sqlite://{}", folder.path().join("usher.db").display())).await.unwrap();
+        let (resources, made) = (Resources::new(store.clone(), "acme"), Arc::new(AtomicUsize::new(0)));
+        let client = |number: usize| {
+            let (resources, made) = (resources.clone(), Arc::clone(&made));
+            async move {
+                loop {
+                    let id = format!("{number}-{}", made.load(Ordering::Relaxed));
+                    let document = serde_json::Map::from_iter([("displayName".to_owned(), "blue".into())]);
+                    let new = New { kind: Kind::Group, id, document, localpart: None, members: Vec::new() };
+                    resources.create(&new, 0).await.unwrap();
+                    made.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        };
+        let mut clients = tokio::task::JoinSet::new();
+        (0..8).for_each(|number| drop(clients.spawn(client(number))));
+        for round in 0..20 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let before = made.load(Ordering::Relaxed);
+            store.set_carried_out("scim acme", round).await.unwrap();
+            let waited = made.load(Ordering::Relaxed) - before;
+            assert!(waited <= 2 * MOST, "{waited} others came first");
+        }
+        assert!(made.load(Ordering::Relaxed) > 20, "they wrote all the time");
+    }
+
+    #[tokio::test]
+    async fn a_batch_whose_writers_all_went_away_is_committed_and_others_can_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("usher.db");
+        let store = Store::open(&format!("sqlite://{}", file.display())).await.unwrap();
+        let turns = Turns::default();
+        let (turn, mut batch) = turns.take(&store, &file).await.unwrap();
+        batch.writer.execute("INSERT INTO facts (name, value) VALUES ('turn', '1')", &[]).await.unwrap();
+        {
+            let waits = turns.take(&store, &file);
+            pin_mut!(waits);
+            assert!(waits.as_mut().now_or_never().is_none(), "somebody is in line");
+            let ends = turns.end(turn, batch);
+            pin_mut!(ends);
+            assert!(ends.as_mut().now_or_never().is_none(), "the batch is handed on");
+        }
+        let other = tokio::time::timeout(PATIENCE * 20, store.begin()).await.expect("nobody holds the file");
+        other.unwrap().commit().await.unwrap();
+        let written: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM facts WHERE name = 'turn'").fetch_one(&store.pool).await.unwrap();
+        assert_eq!(written, 1);
+    }
 }

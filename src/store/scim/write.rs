@@ -10,7 +10,7 @@ use super::{Resource, Resources, addresses, first_number, letters, members, numb
 use crate::ids::Localpart;
 use crate::scim::patch::MemberChange;
 use crate::scim::{Document, Error, Kind, fold};
-use crate::store::session::{Columns as Row, Session};
+use crate::store::session::{Bound, Columns as Row, Session};
 use crate::store::{Backend, CALL_LIMIT, StoreError, too_slow};
 use serde_json::Value;
 
@@ -214,11 +214,11 @@ impl Resources {
     ) -> Result<(Option<Resource>, News), Trouble> {
         let (done, turn) = match job {
             Job::Create(new) => {
-                let made = self.insert(session, new, now_ms).await?;
+                let (made, first) = self.insert(session, new, now_ms).await?;
                 if made.kind == Kind::User {
                     self.order(session, &made, (true, now_ms)).await?;
                 }
-                let turn = letters::on_creation(&made);
+                let turn = letters::on_creation(&made, first);
                 (made, turn)
             }
             Job::Change(kind, id, decide) => {
@@ -229,6 +229,9 @@ impl Resources {
                 let turn = letters::on_change(&before, &after);
                 if turn == Some(Turn::Opened) {
                     self.order(session, &after, (false, now_ms)).await?;
+                }
+                if after.version != before.version && after.kind == Kind::User {
+                    self.hasten(session, &after, now_ms).await?;
                 }
                 (after, turn)
             }
@@ -298,21 +301,20 @@ impl Resources {
         Ok(self.announce(session, before.kind == Kind::User, now_ms).await?)
     }
 
-    /// Whether somebody new would be somebody who was deleted and returns.
+    /// Whether somebody new would be somebody who was deleted and returns: the Matrix name they had.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn returns(&self, new: &New) -> Result<bool, StoreError> {
+    pub async fn returning(&self, new: &New) -> Result<Option<Localpart>, StoreError> {
         let external_id = new.document.get("externalId").and_then(Value::as_str);
         let localpart = new.localpart.as_ref().map(Localpart::as_str);
-        let looking = async {
-            let mut connection = self.store.pool.acquire().await?;
-            self.buried(&mut *connection, external_id, localpart).await
-        };
-        Ok(self.store.bounded("read SCIM resources", looking).await?.is_some())
+        let bound = self.grave(external_id, localpart);
+        let found = self.store.few("read SCIM resources", (SELECT_BURIED, &bound), Buried::read).await?;
+        Ok(Buried::who(found, external_id).and_then(|buried| buried.localpart).map(Localpart::from))
     }
 
-    async fn insert(&self, session: &mut dyn Session, new: &New, now_ms: i64) -> Result<Resource, Trouble> {
+    /// A new resource, and whether that makes an account usable that never was before.
+    async fn insert(&self, session: &mut dyn Session, new: &New, now_ms: i64) -> Result<(Resource, bool), Trouble> {
         let mut localpart = new.localpart.as_ref().map(|localpart| localpart.as_str().to_owned());
         let mut stable_id = new.id.clone();
         let mut used = 0;
@@ -335,6 +337,8 @@ impl Resources {
             modified: now_ms,
             active: stated(&new.document).unwrap_or(true),
         };
+        // An account that is ordered must be there first.
+        let opens = made.kind == Kind::User && made.active && self.registrations.is_none();
         made.pk = {
             let columns = Columns::of(&made);
             let bound = [
@@ -349,7 +353,7 @@ impl Resources {
                 (&columns.document).into(),
                 now_ms.into(),
                 made.active.into(),
-                used.into(),
+                i64::max(used, opens.into()).into(),
             ];
             session.first(INSERT, &bound, first_number).await?.ok_or(sqlx::Error::RowNotFound)?
         };
@@ -357,7 +361,7 @@ impl Resources {
         let members = [MemberChange::Add(new.members.clone())];
         members::change(session, &self.client, made.pk, &members).await?;
         self.announce(session, false, now_ms).await?;
-        Ok(made)
+        Ok((made, opens && used == 0))
     }
 
     /// Somebody who was deleted: by external id, or by name where no external id speaks against it.
@@ -367,20 +371,12 @@ impl Resources {
         external_id: Option<&str>,
         localpart: Option<&str>,
     ) -> Result<Option<Buried>, sqlx::Error> {
-        let buried = |row: &dyn Row| {
-            Ok(Buried {
-                stable_id: row.the_text(0)?.into_owned(),
-                localpart: row.text(1)?.map(Cow::into_owned),
-                external_id: row.text(2)?.map(Cow::into_owned),
-                used: row.the_number(3)?,
-            })
-        };
-        let bound = [self.client(), external_id.into(), localpart.into()];
-        let mut all = session.rows(SELECT_BURIED, &bound, buried).await?;
-        let same = |person: &Buried| person.external_id.is_some() && person.external_id.as_deref() == external_id;
-        let near = |person: &Buried| person.external_id.is_none() || external_id.is_none();
-        let found = all.iter().position(same).or_else(|| all.iter().position(near));
-        Ok(found.map(|at| all.swap_remove(at)))
+        let all = session.rows(SELECT_BURIED, &self.grave(external_id, localpart), Buried::read).await?;
+        Ok(Buried::who(all, external_id))
+    }
+
+    fn grave<'b>(&'b self, external_id: Option<&'b str>, localpart: Option<&'b str>) -> [Bound<'b>; 3] {
+        [self.client(), external_id.into(), localpart.into()]
     }
 
     /// A resource as the last write left it, no other write to it until this one is done.
@@ -448,6 +444,25 @@ struct Buried {
     external_id: Option<String>,
     /// Whether their account was ever usable.
     used: i64,
+}
+
+impl Buried {
+    fn read(row: &dyn Row) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            stable_id: row.the_text(0)?.into_owned(),
+            localpart: row.text(1)?.map(Cow::into_owned),
+            external_id: row.text(2)?.map(Cow::into_owned),
+            used: row.the_number(3)?,
+        })
+    }
+
+    /// Which of those with the external id or the name somebody is.
+    fn who(mut all: Vec<Self>, external_id: Option<&str>) -> Option<Self> {
+        let same = |person: &Self| person.external_id.is_some() && person.external_id.as_deref() == external_id;
+        let near = |person: &Self| person.external_id.is_none() || external_id.is_none();
+        let found = all.iter().position(same).or_else(|| all.iter().position(near));
+        found.map(|at| all.swap_remove(at))
+    }
 }
 
 /// What a document says about being active, if anything.

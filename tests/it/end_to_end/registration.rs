@@ -220,6 +220,8 @@ async fn nobody_is_let_in_on_the_word_of_a_homeserver_that_is_away() {
     };
     let as_provider = async || provider.call("GET", "/Users", Value::Null).await.0;
     for fault in [Fault::DropBefore, Fault::Answer(502, json!({}))] {
+        // For a moment after it did not answer it is not asked again.
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
         world.proxy.spoil(move |seen| {
             let asks = seen.path.ends_with("/account/whoami") || seen.path.ends_with("/admin");
             asks.then(|| fault.clone())
@@ -232,6 +234,9 @@ async fn nobody_is_let_in_on_the_word_of_a_homeserver_that_is_away() {
     assert_eq!((as_admin().await, as_provider().await), (503, 200), "the homeserver itself is away");
     world.stage.synapse().await.restart().await;
     assert_eq!(as_admin().await, 200, "a refusal for want of an answer is not remembered");
+    let asked = || world.proxy.seen().iter().filter(|seen| seen.path.ends_with("/account/whoami")).count();
+    let before = asked();
+    assert_eq!((as_admin().await, as_admin().await, asked()), (200, 200, before), "nor asked for again and again");
     daemon.stop().await.code(0);
 }
 

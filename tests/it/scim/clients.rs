@@ -317,7 +317,13 @@ async fn okta_puts_whole_users_and_pushes_groups(scim: &Scim) {
     assert_eq!(scim.members(&id(&group)).await, [bob.as_str()]);
     let body = json!({ "schemas": [GROUP], "displayName": "Renamed", "externalId": "g" });
     scim.call("PUT", &path, body).await.is(200);
-    assert_eq!(scim.members(&id(&group)).await, [bob], "saying nothing empties no group");
+    let body = json!({ "schemas": [GROUP], "displayName": "Renamed", "members": null });
+    scim.call("PUT", &path, body).await.is(200);
+    let body = json!([{ "op": "replace", "value": { "displayName": "Renamed", "members": null } }]);
+    scim.patch(&path, body).await.is(200);
+    assert_eq!(scim.members(&id(&group)).await, [bob.as_str()], "saying nothing empties no group");
+    scim.patch(&path, json!([{ "op": "replace", "path": "members", "value": [] }])).await.is(200);
+    assert!(scim.members(&id(&group)).await.is_empty(), "saying nobody does");
 }
 
 async fn authentik_sends_one_operation_a_member(scim: &Scim) {

@@ -10,6 +10,7 @@ use super::{Scim, USER, on_both};
 on_both! {
     each_turn_of_an_account_makes_one_letter
     who_has_no_address_and_what_is_no_person_gets_none
+    a_namesake_of_somebody_who_was_deleted_is_not_told_of_their_account
 }
 
 /// Occasion, address and Matrix name of every letter, in order.
@@ -57,4 +58,16 @@ async fn who_has_no_address_and_what_is_no_person_gets_none(scim: &Scim) {
         .await
         .is(409);
     assert_eq!(letters(scim).await, []);
+}
+
+async fn a_namesake_of_somebody_who_was_deleted_is_not_told_of_their_account(scim: &Scim) {
+    let made = scim.call("POST", "/Users", person("zoe", "zoe@example.org")).await.is(201);
+    scim.call("DELETE", &format!("/Users/{}", made["id"].as_str().unwrap()), Value::Null).await.is(204);
+    let before = letters(scim).await;
+    let mut other = person("zoe", "another@example.org");
+    other["externalId"] = json!("x-another");
+    let made = scim.call("POST", "/Users", other).await.is(201);
+    let path = format!("/Users/{}", made["id"].as_str().unwrap());
+    scim.patch(&path, json!([{ "op": "replace", "path": "active", "value": false }])).await.is(200);
+    assert_eq!(letters(scim).await, before);
 }

@@ -11,6 +11,7 @@ use crate::stores::Database;
 on_both! {
     versions_are_checked_and_unchanged_things_keep_theirs
     bulk_resolves_references_and_reports_each_operation
+    what_the_server_says_of_itself_is_not_filtered
     who_comes_back_gets_the_name_again
     deleting_somebody_takes_them_out_of_groups
     members_who_do_not_exist_are_kept_as_given
@@ -67,10 +68,20 @@ async fn bulk_resolves_references_and_reports_each_operation(scim: &Scim) {
     let group = scim.call("GET", reports[0]["location"].as_str().unwrap(), Value::Null).await.is(200);
     assert_eq!(group["displayName"], "navy");
     assert!(reports[1]["location"].as_str().unwrap().ends_with(group["members"][0]["value"].as_str().unwrap()));
+    // All but a POST that failed say what they were about (RFC 7644 section 3.7.3).
+    let with_location: Vec<bool> = reports.iter().map(|report| report["location"].is_string()).collect();
+    assert_eq!(with_location, [true, true, false, true, false, false, true, false]);
     let fails = json!({ "failOnErrors": 1, "Operations": [
         { "method": "DELETE", "path": "/Users/nobody" }, { "method": "DELETE", "path": "/Users/nobody" }] });
     let done = scim.call("POST", "/Bulk", fails).await.is(200);
     assert_eq!(done["Operations"].as_array().unwrap().len(), 1);
+}
+
+async fn what_the_server_says_of_itself_is_not_filtered(scim: &Scim) {
+    for path in ["/Schemas", "/ResourceTypes", "/ServiceProviderConfig", "/ResourceTypes/User"] {
+        scim.get(path).await;
+        scim.call("GET", &format!("{path}?filter=id%20eq%20%22x%22"), Value::Null).await.is(403);
+    }
 }
 
 /// Whom the loop is told of: localpart, stable id, whether they are there or ordered out.

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use usher::account::registrar::{Policy, Registrar};
 use usher::account::{Accounts, Shield};
 use usher::config::{RegisterUsers, SingleSignOn};
-use usher::http::scim::{FreeNames, Provisioning};
+use usher::http::scim::{Names, Provisioning};
 use usher::ids::Timestamp;
 use usher::store::scim::{Letters, Registrations, Resources};
 
@@ -33,9 +33,9 @@ impl Company {
         let ground = ground().await;
         let accounts = || Accounts::new(ground.synapse(), Shield::default(), ground.homeserver.clone());
         let registrations = Some(Registrations { ordered: Arc::default() });
-        let only_free_names = (mode == RegisterUsers::Yes)
-            .then(|| FreeNames { accounts: Arc::new(accounts()), server_name: SERVER.to_owned() });
-        let provisioning = Provisioning { registrations: registrations.clone(), only_free_names, patience: None };
+        let only_free = mode == RegisterUsers::Yes;
+        let names = Names { accounts: Arc::new(accounts()), server_name: SERVER.to_owned(), only_free };
+        let provisioning = Provisioning { registrations: registrations.clone(), names: Some(names), patience: None };
         let scim = Scim::provisioning(database, provisioning).await;
         let letters = Some(Letters { server_name: SERVER.to_owned(), queued: Arc::default() });
         let resources =
@@ -107,6 +107,9 @@ on_both! {
     a_lost_answer_or_a_lost_request_makes_one_account
     what_is_there_stays_as_it_is_where_only_missing_accounts_are_made
     a_taken_name_is_refused_where_every_account_is_to_be_new
+    an_account_waits_for_what_single_sign_on_is_to_find_it_by
+    nobody_returns_to_an_account_that_was_closed
+    a_namesake_of_somebody_who_was_deleted_gets_neither_their_account_nor_a_letter
 }
 
 async fn an_account_is_made_once_with_its_link_its_record_and_its_letter(database: &Database) {
@@ -212,6 +215,63 @@ async fn a_taken_name_is_refused_where_every_account_is_to_be_new(database: &Dat
     company.round().await;
     assert_eq!(company.refused().await.len(), 1);
     assert_eq!(company.account("pia").await.unwrap()["external_ids"], json!([]));
+}
+
+async fn an_account_waits_for_what_single_sign_on_is_to_find_it_by(database: &Database) {
+    let company = Company::new(database, RegisterUsers::IfMissing).await;
+    let mut zoe = person("zoe");
+    zoe.as_object_mut().unwrap().remove("externalId");
+    let path = format!("/Users/{}", id(&company.scim.call("POST", "/Users", zoe).await.is(201)));
+    assert_eq!((company.round().await, company.account("zoe").await), (1, None));
+    let delayed = company.scim.store.delayed_registrations(10).await.unwrap();
+    assert!(delayed[0].cause.contains("sends no externalId"), "{}", delayed[0].cause);
+    assert_eq!(company.letters().await, []);
+    company.scim.patch(&path, json!([{ "op": "add", "path": "externalId", "value": "x-zoe" }])).await.is(200);
+    assert_eq!(company.round().await, 1, "what changes is looked at at once");
+    let account = company.account("zoe").await.expect("an account");
+    assert_eq!(account["external_ids"], json!([{ "auth_provider": "oidc-idp", "external_id": "x-zoe" }]));
+    assert_eq!(company.letters().await, [("registered", format!("@zoe:{SERVER}"))]);
+}
+
+async fn nobody_returns_to_an_account_that_was_closed(database: &Database) {
+    for mode in [RegisterUsers::IfMissing, RegisterUsers::No] {
+        let company = Company::new(database, mode).await;
+        let name = if mode == RegisterUsers::No { "ann" } else { "zoe" };
+        let path = format!("/Users/{}", id(&company.scim.call("POST", "/Users", person(name)).await.is(201)));
+        company.round().await;
+        company.scim.call("DELETE", &path, Value::Null).await.is(204);
+        let user = format!("%40{name}%3A{SERVER}");
+        let close = format!("/_synapse/admin/v1/deactivate/{user}");
+        assert_eq!(company.ground.root.call("POST", &close, json!({ "erase": true })).await.0, 200);
+        let before = company.letters().await.len();
+        let refused = company.scim.call("POST", "/Users", person(name)).await.is(409);
+        assert_eq!(refused["scimType"], "uniqueness");
+        assert!(refused["detail"].as_str().unwrap().contains("closed for good"), "{refused}");
+        assert_eq!(company.letters().await.len(), before, "nobody is told that it is open again");
+        // Opened again by a person, it is theirs.
+        let again = format!("/_synapse/admin/v2/users/{user}");
+        assert_eq!(company.ground.root.call("PUT", &again, json!({ "deactivated": false })).await.0, 200);
+        company.scim.call("POST", "/Users", person(name)).await.is(201);
+    }
+}
+
+async fn a_namesake_of_somebody_who_was_deleted_gets_neither_their_account_nor_a_letter(database: &Database) {
+    let company = Company::new(database, RegisterUsers::IfMissing).await;
+    let path = format!("/Users/{}", id(&company.scim.call("POST", "/Users", person("zoe")).await.is(201)));
+    company.round().await;
+    company.scim.call("DELETE", &path, Value::Null).await.is(204);
+    let told = company.letters().await;
+    let mut other = person("zoe");
+    other["externalId"] = json!("x-another");
+    company.scim.call("POST", "/Users", other).await.is(201);
+    assert_eq!(company.round().await, 1);
+    let refused = company.refused().await;
+    assert!(refused[0].1.contains("somebody who was deleted"), "{refused:?}");
+    assert_eq!(
+        (company.puts(), company.letters().await),
+        (1, told),
+        "the account is left as it was, and nobody is told of it"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
