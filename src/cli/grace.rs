@@ -93,12 +93,16 @@ fn promise(order: &Order, user: &UserId, leaver: &Leaver, policy: Option<&Deprov
             format!("Ordered: {user} is unlocked, unless the homeserver has {ended} the account by then.")
         }
         Order::Restore { .. } => {
-            format!("Ordered: {user} is unlocked and stays so, although the directory does not have them or has them disabled.")
+            format!(
+                "Ordered: {user} is unlocked and stays so, although the directory does not have them or has them disabled."
+            )
         }
         Order::Lock { .. } => {
             format!("Ordered: {user} is locked again if they are still gone or disabled, and grace begins anew.")
         }
-        Order::Extend { not_before, .. } => format!("Ordered: {user} is not {ended} before {}.", not_before.to_minute()),
+        Order::Extend { not_before, .. } => {
+            format!("Ordered: {user} is not {ended} before {}.", not_before.to_minute())
+        }
         Order::EraseNow { .. } if leaver.is_spared() => {
             format!("Ordered: {user} is locked again and {ended}, if a fresh read of the source still lacks them.")
         }

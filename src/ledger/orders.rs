@@ -44,7 +44,9 @@ pub enum Objection {
     NoAccount,
     Protected,
     /// The account is that of somebody else who is in the directory.
-    Owned { by: StableId },
+    Owned {
+        by: StableId,
+    },
 }
 
 impl fmt::Display for Objection {

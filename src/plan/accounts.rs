@@ -163,6 +163,9 @@ impl Planner<'_> {
                 self.note(Note::InGrace { user, since, cause, fate: Fate::Protected });
             }
             Some(leaver) if leaver.is_spared() => {}
+            Some(leaver) if account.deactivated && leaver.stage != Stage::Closing => {
+                self.learn(person.user, LeaverNews::Disowned);
+            }
             _ if account.locked && !account.deactivated => self.note(Note::Suspended { user, why: BY_HAND }),
             _ => self.note(Note::NotLocked { user, why: PROTECTED }),
         }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::directory::{Directory, Snapshot, User};
-use crate::ids::SpaceId;
 use crate::ids::Key;
+use crate::ids::SpaceId;
 use crate::ledger::{Claim, GroupMemory, Objection, Order, RemovalRecord};
 use crate::observed::{Account, Presence};
 use crate::plan::{Class, End};
@@ -261,7 +261,8 @@ fn directory(people: &[(&str, &str)]) -> Directory {
 
 #[test]
 fn a_typo_in_a_rebind_is_refused() {
-    let ledger = Ledger { people: [("1".into(), "evan".into()), ("2".into(), "eva".into())].into(), ..Ledger::default() };
+    let ledger =
+        Ledger { people: [("1".into(), "evan".into()), ("2".into(), "eva".into())].into(), ..Ledger::default() };
     let read = directory(&[("7f3c", "evan"), ("2", "eva")]);
     let account = Account::default();
     let (id, evan, eva, nobody) = ("7f3c".into(), "evan".into(), "eva".into(), "evam".into());
