@@ -191,6 +191,11 @@ pub enum GraceVerb {
         /// @ann:example.com, or ann
         user: String,
     },
+    /// Take a restore back: lock them again, with a new grace period
+    Lock {
+        /// @ann:example.com, or ann
+        user: String,
+    },
     /// Put the end of somebody's account off
     Extend {
         /// @ann:example.com, or ann

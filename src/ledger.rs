@@ -4,13 +4,15 @@
 mod attributes;
 mod clocks;
 mod leavers;
+mod orders;
 mod portrait;
 mod recalled;
 mod witness;
 
 pub use attributes::{Attributes, Digest, keyed, normal_emails};
 pub use clocks::{Clocks, TOLERANCE_MS, TWO_LOOKS_MS};
-pub use leavers::{Cause, DAY_MS, Ending, Leaver, LeaverNews, Order, Stage};
+pub use leavers::{Cause, DAY_MS, Ending, Leaver, LeaverNews, Stage};
+pub use orders::{Claim, Objection, Order};
 pub use portrait::{Photo, PictureKind, Portrait, Upload};
 pub use witness::{SHORTEST_GAP_MS, Witnessing};
 

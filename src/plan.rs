@@ -46,6 +46,7 @@ pub use guard::{HeldItem, WINDOW_MS, guard, guarded};
 pub use heads::Heads;
 pub use json::to_json;
 pub use lenders::{inviters, is_powerless, raisers};
+pub(crate) use members::is_protected;
 use planner::Planner;
 pub use render::{Header, counted, render};
 pub use rooms::missing;
@@ -55,7 +56,7 @@ pub use world::{Decision, Scope, World};
 
 use crate::desired::Desired;
 use crate::ids::{EventId, Key, RoomAlias, RoomId, Timestamp, UserId};
-use crate::ledger::{Digest, GroupMemory, Leaver, LeaverNews, Ledger};
+use crate::ledger::{Cause, Digest, GroupMemory, Leaver, LeaverNews, Ledger};
 use crate::observed::{Child, JoinRule, Marker, Observed, Parent};
 
 /// What should change, in the order it should be done.
@@ -297,8 +298,9 @@ pub enum Reason {
     Returned,
     /// An operator gave the account back.
     Restored,
-    /// The grace period of somebody who left is over (S-53).
+    /// The grace period of somebody who left is over (S-53): why they were locked, and when it began.
     GraceOver {
+        cause: Cause,
         since: Timestamp,
     },
     /// A room would have no administrator once somebody's account has ended (S-86).
@@ -511,6 +513,13 @@ pub enum Note {
         user: UserId,
         why: &'static str,
     },
+    /// Somebody whom usher locked, and to whom nothing is going to be done: since when, why, and what they are left to (S-52).
+    InGrace {
+        user: UserId,
+        since: Timestamp,
+        cause: Cause,
+        fate: Fate,
+    },
     /// Rooms in which somebody who left is the last administrator, and nobody else of this homeserver is (S-86).
     NobodyToHandTo {
         user: UserId,
@@ -528,6 +537,17 @@ pub enum Note {
     AttributesUnknown {
         why: &'static str,
     },
+}
+
+/// What somebody is left to whose account is neither ended nor given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// Locked without an end: disabled and still there.
+    NoClock,
+    /// Open at an operator's word.
+    Restored,
+    /// Locked before they were protected.
+    Protected,
 }
 
 /// Something to remember after the pass, or (`Vanished`) to forget: nothing carries the key any more, and nothing is wanted of it.

@@ -11,6 +11,7 @@ mod exposure;
 mod external;
 mod fights;
 mod lessons;
+mod orders;
 mod outside;
 mod photos;
 mod recall;

@@ -312,6 +312,7 @@ impl Report {
                 | Note::TakeOver { .. }
                 | Note::TakenOut { .. }
                 | Note::NobodyToHandTo { .. }
+                | Note::InGrace { .. }
                 | Note::NotLocked { .. } => {}
             }
         }

@@ -12,9 +12,13 @@ use crate::app::Failure;
 use crate::clock;
 use crate::config::{Config, Deprovisioning, parse_duration};
 use crate::ids::{RoomId, Timestamp, UserId};
-use crate::ledger::{Cause, Leaver, Ledger, Order, Stage};
+use crate::ledger::{Cause, Leaver, Ledger, Objection, Order, Stage};
 use crate::store::audit::AuditRecord;
 use crate::store::{Store, StoreError};
+
+/// When an order is taken in, and where it shows what became of it.
+pub(super) const WHEN: &str = "The running usher takes it in before its next pass, without one the next `usher apply` does; `usher audit tail` then \
+     shows whether it was obeyed.\n";
 
 /// One locked person as `grace list --json` prints it.
 #[derive(Debug, Serialize)]
@@ -23,7 +27,7 @@ struct Shown<'a> {
     locked_at: Timestamp,
     cause: Cause,
     stage: Stage,
-    /// The final step comes no sooner; absent: there is no clock.
+    /// The final step comes no sooner; absent: there is no clock, or no lock of usher's.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_before: Option<Timestamp>,
     last_step: &'static str,
@@ -59,6 +63,7 @@ pub async fn on(config: &Config, verb: &GraceVerb, now: Timestamp, by: &str) -> 
     let order = match verb {
         GraceVerb::List { json } => return Ok((list(config, &ledger, *json), Exit::Done)),
         GraceVerb::Restore { user } => Order::Restore { user: person(config, user) },
+        GraceVerb::Lock { user } => Order::Lock { user: person(config, user) },
         GraceVerb::EraseNow { user } => Order::EraseNow { user: person(config, user) },
         GraceVerb::Extend { user, period } => {
             let Some(ms) = parse_duration(period) else {
@@ -68,46 +73,54 @@ pub async fn on(config: &Config, verb: &GraceVerb, now: Timestamp, by: &str) -> 
             Order::Extend { user: person(config, user), not_before: now.plus_ms(ms) }
         }
     };
-    let (Order::Restore { user } | Order::EraseNow { user } | Order::Extend { user, .. }) = &order else {
-        return Ok((String::new(), Exit::Error));
+    let user = order.on_whom(&config.homeserver.server_name);
+    let policy = config.user_provisioner.deprovisioning.as_ref();
+    let objection = ledger.objection(&order, policy.and_then(|policy| policy.erase_inactive_after_ms));
+    let (Some(leaver), None) = (ledger.leavers.get(&user), &objection) else {
+        let why = objection.unwrap_or(Objection::NotALeaver);
+        return Ok((format!("{user}: {why}\n"), Exit::Error));
     };
-    if !ledger.leavers.contains_key(user) {
-        return Ok((format!("{user} is not locked by usher: see usher grace list\n"), Exit::Error));
-    }
-    let text = match &order {
-        Order::Restore { .. } => {
-            format!("{user} is unlocked in the next pass and stays so, although the directory does not have them.\n")
-        }
-        Order::Extend { not_before, .. } => format!("{user} is not erased before {}.\n", not_before.to_minute()),
-        Order::EraseNow { .. } | Order::Rebind { .. } => {
-            format!("{user} is erased in the next pass, if a fresh read of the source still lacks them.\n")
-        }
-    };
+    let text = promise(&order, &user, leaver, policy);
     give(config, &order, now, by).await?;
-    Ok((text, Exit::Done))
+    Ok((format!("{text}\n{WHEN}"), Exit::Done))
+}
+
+/// What an order is for, with what it depends on.
+fn promise(order: &Order, user: &UserId, leaver: &Leaver, policy: Option<&Deprovisioning>) -> String {
+    let ended = if policy.is_none_or(|policy| policy.erase) { "erased" } else { "deactivated" };
+    match order {
+        Order::Restore { .. } if leaver.stage == Stage::Closing => {
+            format!("Ordered: {user} is unlocked, unless the homeserver has {ended} the account by then.")
+        }
+        Order::Restore { .. } => {
+            format!(
+                "Ordered: {user} is unlocked and stays so, although the directory does not have them or has them disabled."
+            )
+        }
+        Order::Lock { .. } => {
+            format!("Ordered: {user} is locked again if they are still gone or disabled, and grace begins anew.")
+        }
+        Order::Extend { not_before, .. } => {
+            format!("Ordered: {user} is not {ended} before {}.", not_before.to_minute())
+        }
+        Order::EraseNow { .. } if leaver.is_spared() => {
+            format!("Ordered: {user} is locked again and {ended}, if a fresh read of the source still lacks them.")
+        }
+        Order::EraseNow { .. } if leaver.cause == Cause::Disabled => {
+            format!("Ordered: {user} is {ended}, if a fresh read of the source still has them as disabled.")
+        }
+        Order::EraseNow { .. } | Order::Rebind { .. } => {
+            format!("Ordered: {user} is {ended}, if a fresh read of the source still lacks them.")
+        }
+    }
 }
 
 /// Leaves an order for the loop, and says so in the audit.
 pub(super) async fn give(config: &Config, order: &Order, now: Timestamp, by: &str) -> Result<(), StoreError> {
     let store = Store::open(&config.database_url).await?;
-    let (action, person, after) = match order {
-        Order::Restore { user } => ("order restore", user.to_string(), String::new()),
-        Order::Extend { user, not_before } => ("order extend", user.to_string(), not_before.to_minute()),
-        Order::EraseNow { user } => ("order erase-now", user.to_string(), String::new()),
-        Order::Rebind { id, localpart } => ("order rebind", id.to_string(), localpart.to_string()),
-    };
-    let record = AuditRecord {
-        id: format!("{}-order-{person}", now.0),
-        at: now,
-        pass: now,
-        actor: by.to_owned(),
-        action: action.to_owned(),
-        person,
-        after,
-        result: "ordered".to_owned(),
-        ..AuditRecord::default()
-    };
+    let user = order.on_whom(&config.homeserver.server_name);
     let given = async {
+        let record = AuditRecord::of_order((order, &user), (now, by), &store.digest_key().await?, "ordered");
         store.audit(&[record]).await?;
         store.give_order(order, now, by).await
     };
@@ -137,18 +150,16 @@ fn list(config: &Config, ledger: &Ledger, json: bool) -> String {
     let width = shown.iter().map(|leaver| leaver.user.as_str().chars().count()).max().unwrap_or(0);
     let mut out = String::new();
     for leaver in shown {
-        let cause = match leaver.cause {
-            Cause::Absent => "left the directory",
-            Cause::Disabled => "disabled in the directory",
-            Cause::Stranger => "in the root space without a right",
-        };
+        let cause = leaver.cause;
         let fate = match (leaver.stage, leaver.not_before) {
+            (Stage::Restoring | Stage::Halting, _) => "to be unlocked, as an operator ordered".to_owned(),
             (Stage::Restored, _) => "restored by an operator".to_owned(),
             (Stage::Closing, _) => format!("{} is under way", leaver.last_step),
-            (Stage::Locking | Stage::Locked, Some(due)) => {
+            (Stage::Open, _) => "open, to be locked again".to_owned(),
+            (Stage::Locking | Stage::LockingAgain | Stage::Locked, Some(due)) => {
                 format!("{} not before {}", leaver.last_step, due.to_minute())
             }
-            (Stage::Locking | Stage::Locked, None) => "no clock".to_owned(),
+            (Stage::Locking | Stage::LockingAgain | Stage::Locked, None) => "no clock".to_owned(),
         };
         let (user, since) = (leaver.user.as_str(), leaver.locked_at.to_minute());
         let _ = writeln!(out, "{user:width$}  locked {since}  {cause}; {fate}");
@@ -173,7 +184,7 @@ fn shown<'a>(user: &'a UserId, leaver: &'a Leaver, policy: Option<&Deprovisionin
         locked_at: leaver.since,
         cause: leaver.cause,
         stage: leaver.stage,
-        not_before: period.or(leaver.at_once.then_some(0)).map(|period| leaver.due(period)),
+        not_before: period.filter(|_| leaver.is_ours()).map(|period| leaver.due(period)),
         administers: &leaver.administers,
         last_step: if policy.is_none_or(|policy| policy.erase) { "erasure" } else { "deactivation" },
     }

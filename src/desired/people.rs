@@ -9,7 +9,7 @@ use super::units::Units;
 use crate::config::Config;
 use crate::directory::{Directory, User};
 use crate::ids::{Localpart, StableId, Timestamp, UserId, side_by_side};
-use crate::ledger::{Ledger, Stage};
+use crate::ledger::{Leaver, Ledger, Stage};
 use crate::plan::{Note, Reason};
 
 /// What the directory and the ledger say of a person.
@@ -159,7 +159,9 @@ impl People {
                 });
             }
         });
-        let told = |user: &UserId| ledger.leavers.get(user).is_some_and(|leaver| leaver.stage != Stage::Locking);
+        // Whoever is about to be locked is not told of elsewhere.
+        let told = |leaver: &Leaver| !leaver.is_locking() && leaver.stage != Stage::Open;
+        let told = |user: &UserId| ledger.leavers.get(user).is_some_and(told);
         let suspended = self.suspended().filter(|(user, _)| !told(user));
         notes.extend(suspended.map(|(user, why)| Note::Suspended { user: user.clone(), why }));
         let claimed = self.claimed.iter();

@@ -27,6 +27,10 @@ pub struct Clocks {
     /// Our clock minus the database's, where that has one of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub database_ms: Option<i64>,
+    /// The process goes on looking (`usher run`): what an earlier one saw is none of its two looks. Where each look is a process of its
+    /// own (`usher apply`), those of others count.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lasting: bool,
 }
 
 impl Clocks {
@@ -62,7 +66,15 @@ impl Clocks {
     #[must_use]
     pub fn agree(&self, clock: Timestamp, due_seen: Option<Timestamp>, now: Timestamp) -> bool {
         let own = self.started.is_none_or(|started| clock >= started);
-        own || due_seen.is_some_and(|seen| now.since_ms(seen) >= TWO_LOOKS_MS)
+        own || due_seen.is_some_and(|seen| self.counts(seen, now) && now.since_ms(seen) >= TWO_LOOKS_MS)
+    }
+
+    /// Whether what was first seen as due at `seen` is the first of two looks: not if it lies in the future, nor, in a process that goes on
+    /// looking, if an earlier one saw it.
+    #[must_use]
+    pub fn counts(&self, seen: Timestamp, now: Timestamp) -> bool {
+        let earlier = self.lasting && self.started.is_some_and(|started| seen < started);
+        seen <= now && !earlier
     }
 }
 
@@ -102,5 +114,19 @@ mod tests {
         assert!(!clocks.agree(Timestamp(99 * MINUTE), None, now));
         assert!(!clocks.agree(Timestamp(99 * MINUTE), Some(Timestamp(111 * MINUTE)), now));
         assert!(clocks.agree(Timestamp(99 * MINUTE), Some(Timestamp(110 * MINUTE)), now));
+    }
+
+    #[test]
+    fn a_look_before_the_restart_is_the_first_of_two_only_where_each_look_is_a_process() {
+        let (clock, now) = (Timestamp(0), Timestamp(120 * MINUTE));
+        let before = Some(Timestamp(100 * MINUTE));
+        let apply = Clocks { started: Some(Timestamp(119 * MINUTE)), ..Clocks::default() };
+        assert!(apply.agree(clock, before, now));
+        let run = Clocks { lasting: true, ..apply };
+        assert!(!run.agree(clock, before, now), "one look since the restart, whenever an earlier process looked");
+        assert!(!run.counts(Timestamp(100 * MINUTE), now));
+        let later = Timestamp(130 * MINUTE);
+        assert!(run.agree(clock, Some(now), later) && run.counts(now, later));
+        assert!(!run.counts(later, now), "what is yet to come was not seen");
     }
 }

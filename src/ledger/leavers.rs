@@ -1,15 +1,20 @@
 //! Who left and what usher did about their accounts (S-51 to S-53): which locks are ours, when grace began, what an operator decided.
 //!
 //! Pure. Never decides what is due; that is `plan/accounts`. A lock is written down before it is sent ([`Ledger::foresee`]), so that a
-//! crash in between leaves no lock that nobody can prove to be ours.
+//! crash in between leaves no lock that nobody can prove to be ours. And it is ours only as long as nobody saw the account open: what is
+//! locked after that, somebody else locked. What operators order is in `orders`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::Ledger;
 use crate::ids::{Localpart, RoomId, StableId, Timestamp, UserId};
 use crate::plan::{AccountDeed, Action, Attribute, Reason, Step};
+
+#[cfg(test)]
+mod tests;
 
 /// How long a final step counts against `erasures_per_day`, in milliseconds.
 pub const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -70,17 +75,35 @@ impl Cause {
     }
 }
 
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "left the directory",
+            Self::Disabled => "disabled in the directory",
+            Self::Stranger => "in the root space without a right",
+        })
+    }
+}
+
 /// How far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Written down; whether the homeserver did it is not known yet.
     Locking,
+    /// Written down once more, because what became of the attempt before is not known: that one may lock the account first.
+    LockingAgain,
     Locked,
     /// The final step was sent; whether the homeserver has finished is not known yet.
     Closing,
-    /// An operator gave the account back, although the person is still gone.
+    /// An operator gave the account back, although the person is still gone: usher's lock is to be taken off.
+    Restoring,
+    /// The same after the final step was sent: what the homeserver has begun is finished.
+    Halting,
+    /// Given back by an operator and seen open since. The person is spared as long as they are gone; a lock on it is not usher's.
     Restored,
+    /// Open, and to be locked: somebody took usher's lock off, or an operator took a restore back. A lock on it is not usher's.
+    Open,
 }
 
 /// What a plan finds out about a leaver, to be remembered.
@@ -88,8 +111,14 @@ pub enum Stage {
 pub enum LeaverNews {
     /// The lock that was written down is there.
     Locked,
-    /// They are back, and their account is open.
+    /// They are back, and no lock of usher's is on their account.
     Returned,
+    /// Somebody else closed the account, or locked it after it was open: nothing about it is usher's.
+    Disowned,
+    /// The account is open, which usher had locked at that time.
+    Opened { locked: Timestamp },
+    /// The final step was done before it could be halted.
+    Ended,
     /// The account stays locked for another cause, whose grace begins now.
     Because { cause: Cause, since: Timestamp },
     /// Rooms they are the last administrator of.
@@ -108,28 +137,45 @@ pub enum Ending {
     Unknown,
 }
 
-/// An operator's order about one person, given beside a running usher.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// `usher grace restore`
-    Restore { user: UserId },
-    /// `usher grace extend`
-    Extend { user: UserId, not_before: Timestamp },
-    /// `usher grace erase-now`
-    EraseNow { user: UserId },
-    /// `usher rebind`
-    Rebind { id: StableId, localpart: Localpart },
-}
-
 impl Leaver {
     /// Whether the lock on the account is usher's, if it is locked.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         match self.stage {
-            Stage::Locking | Stage::Locked | Stage::Closing => true,
-            Stage::Restored => false,
+            Stage::Locking | Stage::LockingAgain | Stage::Locked | Stage::Closing => true,
+            Stage::Restoring | Stage::Halting | Stage::Restored | Stage::Open => false,
         }
+    }
+
+    /// Whether the lock was sent, or is about to be, and nobody has seen it yet.
+    #[must_use]
+    pub fn is_locking(&self) -> bool {
+        matches!(self.stage, Stage::Locking | Stage::LockingAgain)
+    }
+
+    /// Whether usher's lock is to be taken off at an operator's word.
+    #[must_use]
+    pub fn is_given_back(&self) -> bool {
+        matches!(self.stage, Stage::Restoring | Stage::Halting)
+    }
+
+    /// Whether an operator keeps the account open although the person is gone.
+    #[must_use]
+    pub fn is_spared(&self) -> bool {
+        self.is_given_back() || self.stage == Stage::Restored
+    }
+
+    /// The account is seen open, or was unlocked just now.
+    fn opened(&mut self) {
+        self.stage = match self.stage {
+            Stage::Restoring | Stage::Halting => Stage::Restored,
+            Stage::Locked | Stage::Closing => Stage::Open,
+            // On its way, or known already.
+            Stage::Locking | Stage::LockingAgain | Stage::Restored | Stage::Open => return,
+        };
+        self.at_once = false;
+        self.silenced = false;
+        self.due_seen = None;
     }
 
     /// When the final step is due, after a grace period of `period_ms`.
@@ -156,15 +202,18 @@ impl Ledger {
         let unsure = self.clocks.doubt().is_some();
         match deed {
             AccountDeed::Lock { id } => {
+                let known = self.leavers.get(user);
+                let again = known.is_some_and(Leaver::is_locking);
+                let ordered = |known: &Leaver| known.at_once && (known.is_locking() || known.stage == Stage::Open);
                 let leaver = Leaver {
                     id: id.clone(),
                     since: now,
                     cause: Cause::of(&step.reason),
                     clock: now,
                     unsure,
-                    not_before: self.leavers.get(user).and_then(|known| known.not_before),
-                    at_once: false,
-                    stage: Stage::Locking,
+                    not_before: known.and_then(|known| known.not_before),
+                    at_once: known.is_some_and(ordered),
+                    stage: if again { Stage::LockingAgain } else { Stage::Locking },
                     silenced: false,
                     due_seen: None,
                     administers: BTreeMap::new(),
@@ -192,10 +241,16 @@ impl Ledger {
             (AccountDeed::Lock { .. }, Ending::Done) | (AccountDeed::Close(_), Ending::Refused) => {
                 self.advance(user, Stage::Locked);
             }
+            // The attempt before may have been the one: the next look tells.
+            (AccountDeed::Lock { .. }, Ending::Refused) if self.is_tried_again(user) => {
+                self.advance(user, Stage::Locking);
+            }
             (AccountDeed::Lock { .. }, Ending::Refused) => drop(self.leavers.remove(user)),
             (AccountDeed::Unlock, Ending::Done) => {
                 if self.leavers.get(user).is_some_and(Leaver::is_ours) {
                     self.leavers.remove(user);
+                } else if let Some(leaver) = self.leavers.get_mut(user) {
+                    leaver.opened();
                 }
             }
             (AccountDeed::RemovePushers, Ending::Done) => {
@@ -215,6 +270,10 @@ impl Ledger {
         }
     }
 
+    fn is_tried_again(&self, user: &UserId) -> bool {
+        self.leavers.get(user).is_some_and(|leaver| leaver.stage == Stage::LockingAgain)
+    }
+
     fn advance(&mut self, user: &UserId, stage: Stage) {
         if let Some(leaver) = self.leavers.get_mut(user) {
             leaver.stage = stage;
@@ -225,7 +284,13 @@ impl Ledger {
     fn forget(&mut self, user: &UserId) {
         self.leavers.remove(user);
         self.attributes.remove(user);
-        self.people.retain(|_, localpart| localpart.as_str() != user.localpart());
+        let theirs = |localpart: &Localpart| localpart.as_str() == user.localpart();
+        let entries = self.people.iter().filter(|(_, localpart)| theirs(localpart)).map(|(id, _)| id.clone());
+        let entries: BTreeSet<StableId> = entries.collect();
+        self.people.retain(|id, _| !entries.contains(id));
+        for group in self.groups.values_mut().filter(|group| group.users.iter().any(|id| entries.contains(id))) {
+            group.users.retain(|id| !entries.contains(id));
+        }
         let people = &self.people;
         self.absences.retain(|id, _| people.contains_key(id) || super::witness::is_unit(id));
         for levels in self.entitled.values_mut().filter(|levels| levels.contains_key(user)) {
@@ -233,6 +298,11 @@ impl Ledger {
         }
         self.refusals.retain(|(_, person), _| person != user);
         self.forgiven.retain(|(_, person, _)| person != user);
+        // What was taken from them counts on for a day (S-81): as somebody's, not as theirs.
+        let somebody = UserId::from(self.pseudonym(user).as_str());
+        for record in self.removals.iter_mut().filter(|record| record.person.as_ref() == Some(user)) {
+            record.person = Some(somebody.clone());
+        }
     }
 
     /// Takes in what a plan found out about a leaver.
@@ -240,10 +310,15 @@ impl Ledger {
         let unsure = self.clocks.doubt().is_some();
         let Some(leaver) = self.leavers.get_mut(user) else { return };
         match news {
-            LeaverNews::Locked if leaver.stage == Stage::Locking => leaver.stage = Stage::Locked,
-            LeaverNews::Locked => {}
-            LeaverNews::Returned => drop(self.leavers.remove(user)),
+            LeaverNews::Locked if leaver.is_locking() => leaver.stage = Stage::Locked,
+            LeaverNews::Opened { locked } if leaver.since == *locked => leaver.opened(),
+            LeaverNews::Ended if leaver.stage == Stage::Halting => leaver.stage = Stage::Closing,
+            // What was seen is not so any more.
+            LeaverNews::Locked | LeaverNews::Opened { .. } | LeaverNews::Ended => {}
+            LeaverNews::Returned | LeaverNews::Disowned => drop(self.leavers.remove(user)),
             LeaverNews::Because { cause, since } => {
+                // Ordered about somebody of whom that was not known.
+                leaver.at_once &= leaver.cause == *cause;
                 leaver.cause = *cause;
                 leaver.clock = *since;
                 leaver.unsure = unsure;
@@ -254,56 +329,19 @@ impl Ledger {
         }
     }
 
-    /// Takes an operator's order; `false`: there is nothing it applies to.
-    pub fn obey(&mut self, order: &Order, now: Timestamp) -> bool {
-        let (user, change): (&UserId, &dyn Fn(&mut Leaver)) = match order {
-            Order::Rebind { id, localpart } => return self.rebind(id, localpart),
-            Order::Restore { user } => (user, &|leaver| leaver.stage = Stage::Restored),
-            Order::Extend { user, not_before } => (user, &|leaver| {
-                leaver.not_before = Some(*not_before);
-                leaver.at_once = false;
-                leaver.due_seen = None;
-            }),
-            Order::EraseNow { user } => (user, &|leaver| {
-                leaver.at_once = true;
-                leaver.not_before = None;
-                // Ordered just now: no clock that began before this process decides it.
-                leaver.clock = now;
-                leaver.unsure = false;
-            }),
-        };
-        match self.leavers.get_mut(user) {
-            Some(leaver) => {
-                change(leaver);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Binds a stable id to a localpart, whoever had either of them (S-1).
-    fn rebind(&mut self, id: &StableId, localpart: &Localpart) -> bool {
-        self.people.retain(|known, bound| known == id || bound != localpart);
-        let people = &self.people;
-        self.absences.retain(|known, _| people.contains_key(known) || super::witness::is_unit(known));
-        self.people.insert(id.clone(), localpart.clone());
-        for (user, leaver) in &mut self.leavers {
-            if user.localpart() == localpart.as_str() {
-                leaver.id = Some(id.clone());
-            }
-        }
-        true
-    }
-
     /// The leavers as they are mirrored in the bot's account data: without what only this database needs, and without locks nobody
     /// knows to be there.
     #[must_use]
     pub fn mirrored_leavers(&self) -> BTreeMap<UserId, Leaver> {
         let plain = |(user, leaver): (&UserId, &Leaver)| {
-            let stage = if leaver.stage == Stage::Closing { Stage::Locked } else { leaver.stage };
+            let stage = match leaver.stage {
+                Stage::Closing => Stage::Locked,
+                Stage::Halting => Stage::Restoring,
+                stage => stage,
+            };
             (user.clone(), Leaver { due_seen: None, administers: BTreeMap::new(), stage, ..leaver.clone() })
         };
-        self.leavers.iter().filter(|(_, leaver)| leaver.stage != Stage::Locking).map(plain).collect()
+        self.leavers.iter().filter(|(_, leaver)| !leaver.is_locking()).map(plain).collect()
     }
 
     /// Takes back what the bot's account data says, where this ledger was lost (S-51). Grace goes on as it was.

@@ -60,6 +60,8 @@ impl Ledger {
         missing.extend(units);
         for id in missing {
             let absence = self.absences.entry(id).or_insert(Absence { since: now, reads: 0, last_read: now });
+            // A look in the future was one by a clock that has been set back: the gap begins anew, and does not last until then.
+            absence.last_read = absence.last_read.min(now);
             if absence.reads == 0 || now.since_ms(absence.last_read) >= gap {
                 absence.reads = absence.reads.saturating_add(1);
                 absence.last_read = now;
@@ -194,6 +196,17 @@ mod tests {
         assert_eq!(ledger.is_confirmed(&"2".into(), 2), Some(Timestamp(1_000)));
         ledger.witness(&directory(&[("1", "ann"), ("2", "bob")]), 1_000, Timestamp(62_000));
         assert_eq!(ledger.is_confirmed(&"2".into(), 2), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_and_is_set_back_delays_the_second_look_by_no_more_than_the_gap() {
+        let mut ledger = Ledger::default();
+        ledger.witness(&directory(&[("1", "ann"), ("2", "bob")]), 1_000, Timestamp(0));
+        ledger.witness(&directory(&[("1", "ann")]), 1_000, Timestamp(400 * 24 * 3_600_000));
+        ledger.witness(&directory(&[("1", "ann")]), 1_000, Timestamp(60_000));
+        assert_eq!(ledger.is_confirmed(&"2".into(), 2), None, "never sooner");
+        ledger.witness(&directory(&[("1", "ann")]), 1_000, Timestamp(120_000));
+        assert!(ledger.is_confirmed(&"2".into(), 2).is_some());
     }
 
     #[test]

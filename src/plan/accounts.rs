@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{AccountDeed, Action, Class, End, Lesson, Note, Planner, Reason, Removal, RoomRef, Scope, Step, Withheld};
+use super::{
+    AccountDeed, Action, Class, End, Fate, Lesson, Note, Planner, Reason, Removal, RoomRef, Scope, Step, Withheld,
+};
 use crate::config::Deprovisioning;
 use crate::config::Enforce;
 use crate::desired::Standing;
@@ -26,6 +28,8 @@ const NO_RUNG: &str = "accounts are locked by a server admin: make usher's sende
 const NO_PUPPET: &str = "push messages are turned off as the person: set appservice.puppet_registration";
 const PROTECTED: &str = "a protected user";
 const BY_HAND: &str = "left the directory; locked on the homeserver, not by usher, so neither unlocked nor erased";
+const OPENED_AND_LOCKED: &str =
+    "restored by an operator, and locked on the homeserver since, not by usher: neither unlocked nor erased";
 const LAST_ADMIN: &str = "the last server admin";
 
 /// Somebody whose account is to be locked or stays so.
@@ -108,24 +112,63 @@ impl Planner<'_> {
         for person in gone {
             let Presence::Exists(account) = self.observed.accounts.presence(person.user) else { continue };
             if is_protected(self.desired, self.observed, person.user) {
-                self.note(Note::NotLocked { user: person.user.clone(), why: PROTECTED });
-                continue;
-            }
-            let leaver = self.ledger.leavers.get(person.user);
-            let closing = leaver.is_some_and(|leaver| leaver.stage == Stage::Closing);
-            match leaver {
-                Some(leaver) if !leaver.is_ours() => {}
-                _ if account.deactivated && !closing => {}
-                Some(leaver) if account.locked || (account.deactivated && closing) => {
-                    due.extend(self.keep_locked(person, leaver, account));
-                }
-                // Neither undone nor put on the clock (S-51).
-                None if account.locked => self.note(Note::Suspended { user: person.user.clone(), why: BY_HAND }),
-                _ => self.lock(person, account, &mut spare),
+                self.leave_protected(person, account);
+            } else {
+                due.extend(self.attend(person, account, &mut spare));
             }
         }
         self.end(due);
         gone.iter().map(|person| person.user.clone()).collect()
+    }
+
+    /// What is done about one person who left; hands back the final step where there is one.
+    fn attend(&mut self, person: &Gone<'_>, account: &Account, spare: &mut usize) -> Option<Ending> {
+        let Some(leaver) = self.ledger.leavers.get(person.user) else {
+            if account.locked && !account.deactivated {
+                // Neither undone nor put on the clock (S-51).
+                self.note(Note::Suspended { user: person.user.clone(), why: BY_HAND });
+            } else if !account.deactivated {
+                self.lock(person, account, spare);
+            }
+            return None;
+        };
+        match leaver.stage {
+            // Whoever was given back is looked at whether gone or not.
+            Stage::Restoring | Stage::Halting | Stage::Restored => {}
+            Stage::Closing if account.deactivated => return self.keep_locked(person, leaver, account),
+            _ if account.deactivated => self.learn(person.user, LeaverNews::Disowned),
+            Stage::Locking | Stage::LockingAgain | Stage::Locked | Stage::Closing if account.locked => {
+                return self.keep_locked(person, leaver, account);
+            }
+            Stage::Locked | Stage::Closing => {
+                self.learn(person.user, LeaverNews::Opened { locked: leaver.since });
+                self.lock(person, account, spare);
+            }
+            Stage::Open if account.locked => {
+                self.learn(person.user, LeaverNews::Disowned);
+                self.note(Note::Suspended { user: person.user.clone(), why: BY_HAND });
+            }
+            Stage::Locking | Stage::LockingAgain | Stage::Open => self.lock(person, account, spare),
+        }
+        None
+    }
+
+    /// A protected person who left. One whom usher locked before they were protected stays so until an operator says otherwise: writing
+    /// to a protected account by itself is what usher never does (S-54).
+    fn leave_protected(&mut self, person: &Gone<'_>, account: &Account) {
+        let user = person.user.clone();
+        match self.ledger.leavers.get(person.user) {
+            Some(leaver) if leaver.is_ours() && account.locked && !account.deactivated => {
+                let (since, cause) = (leaver.since, leaver.cause);
+                self.note(Note::InGrace { user, since, cause, fate: Fate::Protected });
+            }
+            Some(leaver) if leaver.is_spared() => {}
+            Some(leaver) if account.deactivated && leaver.stage != Stage::Closing => {
+                self.learn(person.user, LeaverNews::Disowned);
+            }
+            _ if account.locked && !account.deactivated => self.note(Note::Suspended { user, why: BY_HAND }),
+            _ => self.note(Note::NotLocked { user, why: PROTECTED }),
+        }
     }
 
     /// How many server admins would be left if all of these were locked: people, not usher's own.
@@ -153,7 +196,7 @@ impl Planner<'_> {
     /// What is done about an account that usher has locked; hands back the final step where its time has come.
     fn keep_locked(&mut self, person: &Gone<'_>, leaver: &Leaver, account: &Account) -> Option<Ending> {
         let user = person.user;
-        if leaver.stage == Stage::Locking {
+        if leaver.is_locking() {
             self.learn(user, LeaverNews::Locked);
         }
         if !account.deactivated {
@@ -167,7 +210,8 @@ impl Planner<'_> {
         if cause != leaver.cause || settles {
             let since = self.now;
             self.learn(user, LeaverNews::Because { cause, since });
-            clock = Leaver { cause, clock: since, due_seen: None, unsure: false, ..clock };
+            let at_once = clock.at_once && cause == leaver.cause;
+            clock = Leaver { cause, clock: since, due_seen: None, unsure: false, at_once, ..clock };
         }
         self.final_step(user, &clock)
     }
@@ -207,8 +251,11 @@ impl Planner<'_> {
             // Disabled but present: no clock unless asked for (S-52).
             Cause::Disabled => match policy.erase_inactive_after_ms {
                 Some(period) => period,
-                None if leaver.at_once => 0,
-                None => return None,
+                None => {
+                    let (since, cause) = (leaver.since, leaver.cause);
+                    self.note(Note::InGrace { user: user.clone(), since, cause, fate: Fate::NoClock });
+                    return None;
+                }
             },
         };
         let due = leaver.due(period);
@@ -221,7 +268,7 @@ impl Planner<'_> {
         let mut removal = of_account(Class::FinalSteps, user);
         // Ordered by an operator: no change of the directory.
         removal.counts = !leaver.at_once;
-        let reason = Reason::GraceOver { since: leaver.clock };
+        let reason = Reason::GraceOver { cause: leaver.cause, since: leaver.clock };
         let step = Step { action, reason, place: None, withheld, removal: Some(Box::new(removal)) };
         Some(Ending { due, step, bequests })
     }
@@ -242,7 +289,7 @@ impl Planner<'_> {
             return Some(Withheld::Clocks(Arc::from(doubt)));
         }
         if !clocks.agree(leaver.clock, leaver.due_seen, self.now) {
-            let seen = leaver.due_seen.filter(|seen| *seen <= self.now);
+            let seen = leaver.due_seen.filter(|seen| clocks.counts(*seen, self.now));
             if seen.is_none() {
                 self.learn(user, LeaverNews::Due { seen: Some(self.now) });
             }
@@ -283,19 +330,47 @@ impl Planner<'_> {
                 None => leaver.id.is_none() && !left.contains(user) && self.desired.complete && self.roots_are_known(),
                 Some(Standing::Suspended(_) | Standing::Disabled | Standing::Gone { .. }) => false,
             };
-            let restored = leaver.stage == Stage::Restored;
-            if !(returned || restored) {
-                continue;
-            }
-            if account.deactivated {
-                if returned {
-                    self.note(Note::AccountClosed { user: user.clone() });
+            if returned {
+                let undone = account.locked && !account.deactivated && (leaver.is_ours() || leaver.is_given_back());
+                if undone {
+                    self.account_step(user, AccountDeed::Unlock, Reason::Returned, (None, None));
+                } else {
+                    self.learn(user, LeaverNews::Returned);
                 }
-            } else if account.locked {
-                let reason = if returned { Reason::Returned } else { Reason::Restored };
-                self.account_step(user, AccountDeed::Unlock, reason, (None, None));
-            } else if returned {
-                self.learn(user, LeaverNews::Returned);
+            } else if leaver.is_spared() {
+                self.leave_restored(user, leaver, account);
+            }
+        }
+        self.closed_accounts();
+    }
+
+    /// Somebody who is gone, and whose account an operator gave back.
+    fn leave_restored(&mut self, user: &UserId, leaver: &Leaver, account: &Account) {
+        if account.deactivated {
+            let ended = leaver.stage == Stage::Halting;
+            self.learn(user, if ended { LeaverNews::Ended } else { LeaverNews::Disowned });
+        } else if leaver.is_given_back() && account.locked {
+            self.account_step(user, AccountDeed::Unlock, Reason::Restored, (None, None));
+        } else if account.locked {
+            self.note(Note::Suspended { user: user.clone(), why: OPENED_AND_LOCKED });
+        } else {
+            if leaver.is_given_back() {
+                self.learn(user, LeaverNews::Opened { locked: leaver.since });
+            }
+            let (since, cause) = (leaver.since, leaver.cause);
+            self.note(Note::InGrace { user: user.clone(), since, cause, fate: Fate::Restored });
+        }
+    }
+
+    /// Where leavers are dealt with, somebody who is back may find their account closed: only a human can open it again.
+    fn closed_accounts(&mut self) {
+        if self.desired.offboarding.is_none() {
+            return;
+        }
+        let observed = self.observed;
+        for (user, _) in observed.accounts.people.iter().filter(|(_, account)| account.deactivated) {
+            if self.desired.people.standing(user) == Some(Standing::Active) {
+                self.note(Note::AccountClosed { user: user.clone() });
             }
         }
     }
@@ -320,7 +395,7 @@ impl Planner<'_> {
             leavers.remove(user);
         }
         for lesson in &self.plan.lessons {
-            if let Lesson::Leaver { user, news: LeaverNews::Returned } = lesson {
+            if let Lesson::Leaver { user, news: LeaverNews::Returned | LeaverNews::Disowned } = lesson {
                 leavers.remove(user);
             }
         }

@@ -396,7 +396,7 @@ impl<'a> Planner<'a> {
 }
 
 /// Section 1's protected users: never removed, demoted, locked, erased, renamed or puppeted.
-pub(super) fn is_protected(desired: &Desired, observed: &Observed, user: &UserId) -> bool {
+pub(crate) fn is_protected(desired: &Desired, observed: &Observed, user: &UserId) -> bool {
     if *user == observed.bot || *user == observed.sender {
         return true;
     }

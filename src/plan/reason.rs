@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Class, Note, Reason, StateChange, Withheld};
+use super::{Class, Fate, Note, Reason, StateChange, Withheld};
 use crate::ids::{RoomId, UserId};
 
 /// How many people a note names.
@@ -29,7 +29,7 @@ impl fmt::Display for Reason {
             Self::NotProvisioned => f.write_str("in the root space, without a right to be"),
             Self::Returned => f.write_str("in the directory again"),
             Self::Restored => f.write_str("restored by an operator"),
-            Self::GraceOver { since } => write!(f, "end of grace that began {}", since.to_minute()),
+            Self::GraceOver { cause, since } => write!(f, "{cause}; grace began {}", since.to_minute()),
             Self::LastAdministrator => f.write_str("its last administrator is leaving"),
             Self::AttributeDiffers => f.write_str("the directory has it so"),
             Self::AttributeGone => f.write_str("the directory has none any more"),
@@ -245,6 +245,7 @@ impl fmt::Display for Note {
             }
             Self::Unenforceable { place, what } => write!(f, "{place}: {what}"),
             Self::AccountHeld { .. }
+            | Self::InGrace { .. }
             | Self::NobodyToHandTo { .. }
             | Self::NotLocked { .. }
             | Self::AccountClosed { .. }
@@ -284,6 +285,22 @@ impl Note {
                 )
             }
             Self::NotLocked { user, why } => write!(f, "{user} left the directory and is not locked: {why}"),
+            Self::InGrace { user, since, cause, fate } => {
+                let (name, since) = (user.localpart(), since.to_minute());
+                match fate {
+                    Fate::NoClock => write!(f, "{user} is locked since {since}: {cause}, without an end"),
+                    Fate::Restored => write!(
+                        f,
+                        "{user} was locked {since} ({cause}) and restored by an operator: open until they are back and leave again, \
+                         or until `usher grace lock {name}`"
+                    ),
+                    Fate::Protected => write!(
+                        f,
+                        "{user} is locked since {since} ({cause}), and a protected user by now: neither erased nor unlocked; \
+                         `usher grace restore {name}` unlocks"
+                    ),
+                }
+            }
             Self::NobodyToHandTo { user, rooms } => {
                 let named: Vec<&str> = rooms.iter().take(NAMED).map(RoomId::as_str).collect();
                 write!(
@@ -331,6 +348,7 @@ impl Note {
             Self::TakenOut { .. } => "taken_out",
             Self::ExceptionUnknown { .. } => "exception_unknown",
             Self::AccountHeld { .. } => "account_held",
+            Self::InGrace { .. } => "in_grace",
             Self::NobodyToHandTo { .. } => "nobody_to_hand_to",
             Self::NotLocked { .. } => "not_locked",
             Self::AccountClosed { .. } => "account_closed",

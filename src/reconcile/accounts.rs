@@ -1,5 +1,5 @@
 //! What a pass does about accounts beside planning: writes down locks before they are sent, reads again before somebody is erased, watches
-//! the clocks, reads mail addresses a few at a time, takes operators' orders, and keeps the audit.
+//! the clocks, reads mail addresses a few at a time, and keeps the audit.
 //!
 //! Decides nothing: who is locked or erased, and when, is `plan/accounts`.
 
@@ -12,11 +12,11 @@ use crate::clock;
 use crate::desired::Desired;
 use crate::execute::Report;
 use crate::ids::{Timestamp, UserId};
-use crate::ledger::{Ending, Order};
+use crate::ledger::Ending;
 use crate::observed::{Account, Known, Observed};
 use crate::plan::{AccountDeed, Action, Attribute, Lesson, LevelChange, Plan, Step, WAITS_FOR_READ, Withheld};
 use crate::store::audit::{AuditRecord, SENT};
-use crate::store::{GivenOrder, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Accounts whose mail addresses are read at one pass: one request each, at most so many before the next look at everything else.
 const EMAILS_PER_PASS: usize = 500;
@@ -212,26 +212,6 @@ impl Reconciler {
             tokio::time::sleep(EMAIL_PAUSE).await;
         }
         Ok(())
-    }
-
-    /// Picks up what operators ordered meanwhile; `true` if there was something.
-    ///
-    /// # Errors
-    /// When the database is away.
-    pub(super) async fn take_orders(&mut self) -> Result<bool, StoreError> {
-        let Some(store) = self.parts.store.clone().filter(|_| self.parts.actuator.is_some()) else { return Ok(false) };
-        let orders = store.orders().await?;
-        let Some(last) = orders.last().map(|order| order.seq) else { return Ok(false) };
-        for GivenOrder { order, by, .. } in &orders {
-            let obeyed = self.ledger.obey(order, clock::now());
-            tracing::info!(?order, by, obeyed, "an operator's order");
-            if let Order::Restore { user } | Order::EraseNow { user } | Order::Extend { user, .. } = order {
-                self.troubles.retain(|_, trouble| !trouble.what.contains(user.as_str()));
-            }
-        }
-        self.save().await?;
-        store.orders_taken(last).await?;
-        Ok(true)
     }
 
     pub(super) async fn audit(&self, records: &[AuditRecord]) -> Result<(), StoreError> {

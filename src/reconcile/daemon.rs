@@ -51,13 +51,14 @@ pub enum Ended {
 /// Runs until stopped. `hints` come from the homeserver's transactions, where it sends any. `show`: print each plan that differs from
 /// the one before (`--dry-run`).
 pub async fn run(
-    reconciler: Reconciler,
+    mut reconciler: Reconciler,
     homeserver: Homeserver,
     (status, hints): (watch::Sender<Status>, Hints),
     show: bool,
 ) -> Ended {
     let (sender, batches) = mpsc::channel(BATCHES);
     let stop = reconciler.stop.clone();
+    reconciler.ledger.clocks.lasting = true;
     let position = feed_position(&reconciler, &homeserver).await;
     let feed = tokio::spawn(follow(homeserver, position.clone(), sender, (hints.clone(), stop.clone())));
     let mut daemon = Daemon {

@@ -1,7 +1,7 @@
 //! What operators ordered about accounts, the key of the digests, and the database's own clock (S-53, S-85).
 //!
 //! An order is a row that the loop takes in before its next pass and then deletes; a crash in between has it taken in twice, which
-//! changes nothing.
+//! changes nothing: the second time it is refused, or done to what it did.
 
 use secrecy::ExposeSecret as _;
 use sqlx::Row as _;
@@ -51,12 +51,12 @@ impl Store {
         Ok(orders)
     }
 
-    /// Deletes the orders up to this one.
+    /// Deletes an order.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn orders_taken(&self, up_to: i64) -> Result<(), StoreError> {
-        self.write("delete orders", sqlx::query(DELETE_ORDERS).bind(up_to)).await
+    pub async fn order_taken(&self, seq: i64) -> Result<(), StoreError> {
+        self.write("delete an order", sqlx::query(DELETE_ORDER).bind(seq)).await
     }
 
     /// What digests are keyed with, drawn when it is first asked for. Only for a store that writes; one that looks has the key or none.
@@ -93,11 +93,11 @@ impl Store {
     }
 }
 
-pub(super) const QUERIES: &[&str] = &[INSERT_ORDER, SELECT_ORDERS, DELETE_ORDERS];
+pub(super) const QUERIES: &[&str] = &[INSERT_ORDER, SELECT_ORDERS, DELETE_ORDER];
 /// Only for `PostgreSQL`.
 pub(super) const POSTGRES_QUERIES: &[&str] = &[SELECT_CLOCK];
 
 const INSERT_ORDER: &str = "INSERT INTO orders (what, given_at, given_by) VALUES ($1, $2, $3)";
 const SELECT_ORDERS: &str = "SELECT seq, what, given_at, given_by FROM orders ORDER BY seq";
-const DELETE_ORDERS: &str = "DELETE FROM orders WHERE seq <= $1";
+const DELETE_ORDER: &str = "DELETE FROM orders WHERE seq = $1";
 const SELECT_CLOCK: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";

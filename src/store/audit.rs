@@ -11,6 +11,7 @@ use super::session::Session;
 use super::tables::{Row, Table, TableChange};
 use super::{Store, StoreError};
 use crate::ids::{Timestamp, UserId};
+use crate::ledger::{Order, keyed};
 
 const WHAT_WRITE: &str = "write the audit";
 const WHAT_READ: &str = "read the audit";
@@ -46,6 +47,33 @@ pub struct AuditRecord {
     pub result: String,
 }
 
+impl AuditRecord {
+    /// The row of an operator's order, with what became of it so far. It is on whom the account is, so that no name is left in it when that
+    /// ends; its id, by which what came of the order is added, tells nothing without `key`.
+    #[must_use]
+    pub fn of_order((order, user): (&Order, &UserId), (given, by): (Timestamp, &str), key: &str, result: &str) -> Self {
+        let (action, after) = match order {
+            Order::Restore { .. } => ("order restore", String::new()),
+            Order::Lock { .. } => ("order lock", String::new()),
+            Order::Extend { not_before, .. } => ("order extend", not_before.to_minute()),
+            Order::EraseNow { .. } => ("order erase-now", String::new()),
+            Order::Rebind { id, .. } => ("order rebind", id.to_string()),
+        };
+        let digest = keyed(key, &format!("order\n{action}\n{user}\n{after}"));
+        Self {
+            id: format!("{}-order-{}", given.0, digest.0),
+            at: given,
+            pass: given,
+            actor: by.to_owned(),
+            action: action.to_owned(),
+            person: user.to_string(),
+            after,
+            result: result.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
 impl Store {
     /// Adds rows, or completes those that are there by their ids.
     ///
@@ -68,7 +96,8 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn pseudonymise(&self, user: &UserId, pseudonym: &str) -> Result<(), StoreError> {
-        self.write(WHAT_WRITE, sqlx::query(PSEUDONYMISE).bind(pseudonym).bind(user.as_str())).await
+        self.write(WHAT_WRITE, sqlx::query(PSEUDONYMISE).bind(pseudonym).bind(user.as_str())).await?;
+        self.write(WHAT_WRITE, sqlx::query(PSEUDONYMISE_REBIND).bind(pseudonym).bind(user.localpart())).await
     }
 
     /// The latest rows, oldest first.
@@ -144,9 +173,14 @@ static AUDIT: Table = Table {
 };
 
 pub(super) const TABLES: &[&Table] = &[&AUDIT];
-pub(super) const QUERIES: &[&str] = &[PSEUDONYMISE, SELECT_LATEST, SELECT_AFTER];
+pub(super) const QUERIES: &[&str] = &[PSEUDONYMISE, PSEUDONYMISE_REBIND, SELECT_LATEST, SELECT_AFTER];
 
-const PSEUDONYMISE: &str = "UPDATE audit SET person = $1, was = '', became = '', reason = '' WHERE person = $2";
+// Earlier versions had the person in the ids of orders' rows, too.
+const PSEUDONYMISE: &str = "UPDATE audit SET person = $1, was = '', became = '', reason = '', \
+     id = CASE WHEN action LIKE 'order %' THEN 'order-' || CAST(seq AS TEXT) ELSE id END WHERE person = $2";
+// And rows of `usher rebind` were on the entry, and told the localpart.
+const PSEUDONYMISE_REBIND: &str = "UPDATE audit SET person = $1, was = '', became = '', id = 'order-' || CAST(seq AS TEXT) \
+     WHERE action = 'order rebind' AND became = $2 AND person NOT LIKE '@%'";
 const SELECT_LATEST: &str = "SELECT seq, id, done_at, pass, actor, action, place, person, reason, was, became, result FROM audit \
      ORDER BY seq DESC LIMIT $1";
 const SELECT_AFTER: &str = "SELECT seq, id, done_at, pass, actor, action, place, person, reason, was, became, result FROM audit \

@@ -2,5 +2,6 @@
 
 pub mod backends;
 mod mas;
+mod orders;
 mod proportions;
 mod simulator;

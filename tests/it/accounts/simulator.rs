@@ -1,12 +1,16 @@
 //! Interleavings of leaving, returning, renaming, being made again, human locks, clock jumps, restarts, crashes around each write and lost
-//! databases, over the pure core: nobody is erased early or while present, and nothing a human locked is unlocked (S-51 to S-53).
+//! databases, over the pure core: nobody is erased early or while present, and nothing a human locked is unlocked (S-51 to S-53). In the
+//! end nobody who is there is locked, and everybody who is gone is.
+//!
+//! Half of them also have operators' orders, answers that are lost, late or refusals without a crash, and humans who lock accounts that
+//! usher knows: what these add is drawn apart, so that a seed below [`ORDERED`] means what it always meant.
 //!
 //! Three things no usher can know are left out: a human who locks an account in the very moment between usher writing down its own lock and
 //! sending it, and one who takes usher's lock off and puts an own one on between two looks.
 //! And the database is lost only once the bot's account data has every lock: one set a moment before, or about to be taken off, cannot be
-//! proven, and is only reported.
+//! proven, and is only reported. Nor is it lost while that data tells of a lock that a human has taken the place of.
 //!
-//! 500 interleavings; with `USHER_LONG=1` 20 000.
+//! 500 interleavings of each kind; with `USHER_LONG=1` 20 000.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what cannot be set up fails the test")]
 
@@ -17,9 +21,9 @@ use usher::actuate::Outcome;
 use usher::config::Config;
 use usher::directory::Snapshot;
 use usher::ids::{Timestamp, UserId};
-use usher::ledger::{Ending, Ledger, Stage, TOLERANCE_MS, Witnessing};
+use usher::ledger::{Clocks, Ending, Leaver, Ledger, Order, Stage, TOLERANCE_MS, TWO_LOOKS_MS, Witnessing};
 use usher::observed::{Estate, Known, Observed};
-use usher::plan::{AccountDeed, Action, World};
+use usher::plan::{AccountDeed, Action, Lesson, Step, World};
 
 use crate::lab::dice::Dice;
 
@@ -32,6 +36,38 @@ const EVENTS: usize = 60;
 /// Interleavings that went wrong once: a lock taken off or set anew, not yet struck from the bot's account data or put there again, then a
 /// human's lock and a lost database.
 const FOUND: [u64; 3] = [1865, 17_015, 17_241];
+
+/// Seeds from here on have orders and lost answers.
+const ORDERED: u64 = 1_000_000;
+/// As the loop: rounds of planning and doing in one pass.
+const ROUNDS: usize = 8;
+
+/// What becomes of a write that is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fortune {
+    Answered,
+    /// It never arrives.
+    Lost,
+    /// It is done, and nobody is told.
+    Unheard,
+    /// It is done after the next look, and nobody is told.
+    Late,
+    Refused,
+}
+
+/// What is counted of a history, by what its lines tell.
+const MARKS: [(&str, &str); 10] = [
+    ("locks", "org Lock {"),
+    ("returns", "org Unlock"),
+    ("restores", " Restore {"),
+    ("hurries", " EraseNow {"),
+    ("taken back", " Lock { user"),
+    ("lost", " Lost: "),
+    ("unheard", " Unheard: "),
+    ("late", " Late: "),
+    ("refused", " Refused: "),
+    ("human locks", " a human locks "),
+];
 
 /// Who locked an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +90,13 @@ struct Sim {
     saved: Ledger,
     locks: BTreeMap<UserId, By>,
     erased: BTreeSet<UserId>,
+    /// What only seeds from [`ORDERED`] on have.
+    chance: Option<Dice>,
+    /// Writes on their way.
+    late: Vec<Action>,
+    /// Whose end was ordered, and who is to stay as they are at an operator's word.
+    hurried: BTreeSet<UserId>,
+    spared: BTreeSet<UserId>,
     made: usize,
     history: Vec<String>,
 }
@@ -87,6 +130,10 @@ impl Sim {
             saved: Ledger::default(),
             locks: BTreeMap::new(),
             erased: BTreeSet::new(),
+            chance: (seed >= ORDERED).then(|| Dice(seed.wrapping_mul(0xd134_2543_de82_ef95) | 1)),
+            late: Vec::new(),
+            hurried: BTreeSet::new(),
+            spared: BTreeSet::new(),
             made: PEOPLE,
             history: Vec::new(),
         };
@@ -114,10 +161,12 @@ impl Sim {
         serde_json::from_value(snapshot).unwrap()
     }
 
+    /// What was sent is done: only usher dies.
     fn restart(&mut self) {
+        self.land();
         self.ledger = self.saved.clone();
         self.started = self.time;
-        self.ledger.clocks = usher::ledger::Clocks::default();
+        self.ledger.clocks = Clocks { lasting: true, ..Clocks::default() };
         self.ledger.clocks.tick(self.now(), 0);
         if let Known::Known(mirror) = self.homeserver.leavers.clone() {
             self.ledger.recover(&mirror);
@@ -127,50 +176,111 @@ impl Sim {
     /// A pass, cut off before (or after) the write with the given number.
     fn pass(&mut self, complete: bool, crash: Option<(usize, bool)>) {
         let mut writes = 0;
-        for _ in 0..4 {
+        for _ in 0..ROUNDS {
             let now = self.now();
-            self.ledger.clocks.tick(now, self.time - self.started);
-            self.ledger.clocks.homeserver_ms = Some(self.offset);
-            let mut directory = usher::directory::Directory::flatten(self.snapshot(complete));
-            self.ledger.doubt(&mut directory);
-            self.ledger.witness_as(&directory, Witnessing { interval_ms: MINUTE, holds_accounts: true }, now);
-            for account in self.ledger.leavers.keys() {
-                let estate = Estate { read_at: now, ..Estate::default() };
-                self.homeserver.estates.insert(account.clone(), estate);
+            let (steps, lessons) = self.plan(complete, now);
+            let known = self.ledger.leavers.clone();
+            let news: Vec<Lesson> =
+                lessons.iter().filter(|lesson| matches!(lesson, Lesson::Leaver { .. })).cloned().collect();
+            self.ledger.learn(&news);
+            if known != self.ledger.leavers {
+                continue;
             }
-            let world = World {
-                config: String::new(),
-                directory: self.snapshot(complete),
-                homeserver: self.homeserver.clone(),
-                ledger: self.ledger.clone(),
-                now,
-            };
-            let plan = world.decide(&self.config).plan;
-            let steps: Vec<_> = plan.pending().cloned().collect();
             for step in &steps {
                 self.ledger.foresee(step, now);
             }
             self.saved = self.ledger.clone();
+            self.land();
             for step in &steps {
                 if crash == Some((writes, false)) {
                     return self.restart();
                 }
-                self.judge(&step.action);
-                self.homeserver.simulate(&step.action, &Outcome::default());
+                let ending = self.perform(step);
                 if crash == Some((writes, true)) {
                     return self.restart();
                 }
-                self.ledger.settle(step, Ending::Done, now);
+                self.ledger.settle(step, ending, now);
                 writes += 1;
             }
             if steps.is_empty() {
-                self.ledger.learn(&plan.lessons);
+                self.ledger.learn(&lessons);
                 self.ledger.settled = true;
                 self.saved = self.ledger.clone();
                 return;
             }
             self.saved = self.ledger.clone();
             self.ledger.settled = true;
+        }
+        self.land();
+    }
+
+    /// A look at everything, and what it leads to.
+    fn plan(&mut self, complete: bool, now: Timestamp) -> (Vec<Step>, Vec<Lesson>) {
+        self.ledger.clocks.tick(now, self.time - self.started);
+        self.ledger.clocks.homeserver_ms = Some(self.offset);
+        let mut directory = usher::directory::Directory::flatten(self.snapshot(complete));
+        self.ledger.doubt(&mut directory);
+        self.ledger.witness_as(&directory, Witnessing { interval_ms: MINUTE, holds_accounts: true }, now);
+        for account in self.ledger.leavers.keys() {
+            let estate = Estate { read_at: now, ..Estate::default() };
+            self.homeserver.estates.insert(account.clone(), estate);
+        }
+        let world = World {
+            config: String::new(),
+            directory: self.snapshot(complete),
+            homeserver: self.homeserver.clone(),
+            ledger: self.ledger.clone(),
+            now,
+        };
+        let plan = world.decide(&self.config).plan;
+        (plan.pending().cloned().collect(), plan.lessons)
+    }
+
+    /// Sends a write, as the executor does: it looks at the account first.
+    fn perform(&mut self, step: &Step) -> Ending {
+        let fortune = match self.chance.as_mut().map(|chance| chance.below(24)) {
+            Some(0 | 1) => Fortune::Lost,
+            Some(2 | 3) => Fortune::Unheard,
+            Some(4 | 5) => Fortune::Late,
+            Some(6) => Fortune::Refused,
+            Some(_) | None => Fortune::Answered,
+        };
+        if let Action::Account { user, deed } = &step.action {
+            let account = &self.homeserver.accounts.people[user];
+            let (locked, closed) = (account.locked, account.deactivated);
+            match deed {
+                AccountDeed::Lock { .. } if locked || closed => return Ending::Refused,
+                AccountDeed::Unlock if closed => return Ending::Refused,
+                AccountDeed::Unlock if !locked => return Ending::Done,
+                AccountDeed::Close(_) if closed => return Ending::Done,
+                AccountDeed::Close(_) if !locked => return Ending::Unknown,
+                _ => {}
+            }
+        }
+        if fortune != Fortune::Answered {
+            self.history.push(format!("{} {fortune:?}: {:?}", self.time, step.action));
+        }
+        match fortune {
+            Fortune::Lost => return Ending::Unknown,
+            Fortune::Refused => return Ending::Refused,
+            Fortune::Late => {
+                self.late.push(step.action.clone());
+                return Ending::Unknown;
+            }
+            Fortune::Answered | Fortune::Unheard => self.arrive(&step.action),
+        }
+        if fortune == Fortune::Unheard { Ending::Unknown } else { Ending::Done }
+    }
+
+    fn arrive(&mut self, action: &Action) {
+        self.judge(action);
+        self.homeserver.simulate(action, &Outcome::default());
+    }
+
+    /// What was on its way is done.
+    fn land(&mut self) {
+        for action in std::mem::take(&mut self.late) {
+            self.arrive(&action);
         }
     }
 
@@ -181,10 +291,12 @@ impl Sim {
         match deed {
             AccountDeed::Lock { .. } => {
                 assert!(!self.locks.contains_key(user), "locks what is locked: {:#?}", self.history);
+                assert!(!self.spared.contains(user), "locks whom an operator restored: {:#?}", self.history);
                 self.locks.insert(user.clone(), By::Usher { at: self.time });
             }
             AccountDeed::Unlock => {
                 let by = self.locks.remove(user);
+                self.hurried.remove(user);
                 assert!(matches!(by, Some(By::Usher { .. })), "unlocks what {by:?} locked: {:#?}", self.history);
             }
             AccountDeed::Close(_) => {
@@ -193,7 +305,17 @@ impl Sim {
                 };
                 // Two clocks may each be five minutes off.
                 let grace = self.time - at;
-                assert!(grace >= PERIOD - 2 * TOLERANCE_MS, "{grace} ms of grace: {:#?}", self.history);
+                let hurried = self.hurried.contains(user);
+                assert!(hurried || grace >= PERIOD - 2 * TOLERANCE_MS, "{grace} ms of grace: {:#?}", self.history);
+                let looked = self.time - self.started;
+                // The clock may be set by some minutes in between.
+                let own = hurried || *at >= self.started - 2 * TOLERANCE_MS;
+                assert!(
+                    own || looked >= TWO_LOOKS_MS - TOLERANCE_MS,
+                    "{looked} ms after the start: {:#?}",
+                    self.history
+                );
+                assert!(!self.spared.contains(user), "erases whom an operator restored: {:#?}", self.history);
                 assert!(!self.is_present(user), "erases somebody who is there: {:#?}", self.history);
                 self.erased.insert(user.clone());
             }
@@ -217,9 +339,13 @@ impl Sim {
         self.history.push(format!("{} event {kind} on p{person}", self.time));
         match kind {
             0 | 1 => drop(self.directory.remove(&id)),
-            2 | 3 => drop(self.directory.insert(id, (format!("p{person}"), true))),
+            2 | 3 => {
+                self.spared.remove(&account);
+                self.directory.insert(id, (format!("p{person}"), true));
+            }
             4 => drop(self.directory.insert(id, (format!("p{person}"), false))),
             5 if self.directory.contains_key(&id) => {
+                self.spared.remove(&account);
                 self.directory.insert(id, (format!("renamed{person}"), true));
             }
             6 => {
@@ -239,24 +365,96 @@ impl Sim {
             14 if self.dice.below(4) == 0 && self.is_mirrored() => {
                 self.saved = Ledger::default();
                 self.restart();
+                let restored = |user: &UserId| self.ledger.leavers.get(user).is_some_and(Leaver::is_spared);
+                self.spared.retain(restored);
             }
             _ => self.pass(true, None),
         }
+        self.interfere();
         self.time += [1, 2, 11, 61, 360, 1441][self.dice.below(6)] * MINUTE;
     }
 
+    /// Operators' orders, and humans who lock accounts usher knows.
+    fn interfere(&mut self) {
+        let Some(chance) = &mut self.chance else { return };
+        let (kind, person) = (chance.below(16), chance.below(PEOPLE));
+        let account = user(person);
+        match kind {
+            0 | 1 => self.order(Order::Restore { user: account }),
+            2 => self.order(Order::Lock { user: account }),
+            3 => self.order(Order::EraseNow { user: account }),
+            4 => {
+                let not_before = self.now().plus_ms(DAY);
+                self.order(Order::Extend { user: account, not_before });
+            }
+            5 | 6 => self.lock_what_is_open(&account),
+            7 => self.unlock_by_hand(&account),
+            8 => self.pass(true, None),
+            _ => {}
+        }
+    }
+
+    /// The loop takes it in before its next pass, and saves that.
+    fn order(&mut self, order: Order) {
+        let Some(account) = order.user().cloned() else { return };
+        let objection = self.ledger.objection(&order, None);
+        if objection.is_some() {
+            return;
+        }
+        self.history.push(format!("{} {order:?}", self.time));
+        assert!(self.ledger.obey(&order, self.now()));
+        self.saved = self.ledger.clone();
+        match order {
+            Order::Restore { .. } => {
+                self.hurried.remove(&account);
+                let id = format!("id{}", account.localpart().trim_start_matches('p'));
+                // Whoever is back is spared by that, and a leaver like any when they leave again.
+                if !self.directory.get(&id).is_some_and(|(_, enabled)| *enabled) {
+                    self.spared.insert(account);
+                }
+            }
+            Order::EraseNow { .. } => {
+                self.spared.remove(&account);
+                self.hurried.insert(account);
+            }
+            Order::Lock { .. } | Order::Extend { .. } | Order::Rebind { .. } => {
+                self.spared.remove(&account);
+                self.hurried.remove(&account);
+            }
+        }
+    }
+
     /// Whether the bot's account data knows of every lock of usher's: one that is set in the moment before is lost with the database.
+    /// And whether it knows that a human's is none.
     fn is_mirrored(&self) -> bool {
         let Known::Known(mirror) = &self.homeserver.leavers else { return false };
-        self.locks.iter().all(|(account, by)| *by == By::Human || mirror.contains_key(account))
+        self.locks.iter().all(|(account, by)| match by {
+            By::Usher { .. } => mirror.contains_key(account),
+            By::Human => self.chance.is_none() || !mirror.contains_key(account),
+        })
     }
 
     fn lock_by_hand(&mut self, account: &UserId) {
         let known = [&self.ledger, &self.saved].iter().any(|ledger| ledger.leavers.contains_key(account));
         if !known && !self.locks.contains_key(account) {
-            self.locks.insert(account.clone(), By::Human);
-            self.homeserver.accounts.people.get_mut(account).unwrap().locked = true;
+            self.set_lock(account);
         }
+    }
+
+    /// A human locks an account that usher has seen open since it was locked.
+    fn lock_what_is_open(&mut self, account: &UserId) {
+        let seen = |leaver: &Leaver| matches!(leaver.stage, Stage::Restored | Stage::Open);
+        let ledgers = [&self.ledger, &self.saved];
+        let open = ledgers.iter().all(|ledger| ledger.leavers.get(account).is_none_or(seen));
+        if open && !self.locks.contains_key(account) && !self.erased.contains(account) {
+            self.history.push(format!("{} a human locks {account}", self.time));
+            self.set_lock(account);
+        }
+    }
+
+    fn set_lock(&mut self, account: &UserId) {
+        self.locks.insert(account.clone(), By::Human);
+        self.homeserver.accounts.people.get_mut(account).unwrap().locked = true;
     }
 
     fn unlock_by_hand(&mut self, account: &UserId) {
@@ -266,9 +464,18 @@ impl Sim {
         }
     }
 
+    /// Whether somebody's entry, which is not in the directory or disabled there, is bound to the account.
+    fn is_gone(&self, account: &UserId) -> bool {
+        let mut entries = self.ledger.people.iter().filter(|(_, bound)| bound.as_str() == account.localpart());
+        let present = |id: &str| self.directory.get(id).is_some_and(|(_, enabled)| *enabled);
+        // An empty directory is doubted (S-3).
+        !self.directory.is_empty() && entries.any(|(id, _)| !present(id.as_str()))
+    }
+
     /// Once the clocks are right and nothing happens any more, everybody ends where they belong.
     fn come_to_rest(&mut self) {
         self.offset = 0;
+        self.chance = None;
         self.restart();
         for minutes in [2, 61, 61, 61, 61] {
             self.time += minutes * MINUTE;
@@ -283,6 +490,13 @@ impl Sim {
             }
             if enabled {
                 assert!(!locked, "{account} is there and locked: {:#?}", self.history);
+            }
+            let spared = self.ledger.leavers.get(&account).is_some_and(Leaver::is_spared);
+            if self.is_gone(&account) && !spared {
+                assert!(locked, "{account} is gone and open: {:#?}", self.history);
+            }
+            if self.is_gone(&account) && self.spared.contains(&account) {
+                assert!(!locked, "{account} was restored and is locked: {:#?}", self.history);
             }
         }
     }
@@ -305,10 +519,13 @@ fn config() -> Config {
 fn nobody_is_erased_early_or_while_present_and_no_human_lock_is_undone() {
     let long = std::env::var_os("USHER_LONG").is_some();
     let count = if long { 20_000 } else { 500 };
-    let first = std::env::var("USHER_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = first.map_or(1..=count, |seed: u64| seed..=seed).chain(FOUND);
+    let first: Option<u64> = std::env::var("USHER_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds: Vec<u64> = match first {
+        Some(seed) => vec![seed],
+        None => (1..=count).chain(FOUND).chain(ORDERED..ORDERED + count).collect(),
+    };
     let config = config();
-    let (mut locked, mut erased, mut returned) = (0, 0, 0);
+    let mut happened: BTreeMap<&str, usize> = BTreeMap::new();
     for seed in seeds {
         let mut sim = Sim::new(seed, &config);
         sim.history.insert(0, format!("USHER_SEED={seed}"));
@@ -317,12 +534,19 @@ fn nobody_is_erased_early_or_while_present_and_no_human_lock_is_undone() {
         }
         sim.come_to_rest();
         let count = |what: &str| sim.history.iter().filter(|line| line.contains(what)).count();
-        locked += count(" Lock {");
-        returned += count(" Unlock");
-        erased += sim.erased.len();
+        for (name, mark) in MARKS {
+            *happened.entry(name).or_default() += count(mark);
+        }
+        *happened.entry("erasures").or_default() += sim.erased.len();
     }
-    println!("{locked} locks, {returned} returns, {erased} erasures");
+    println!("{happened:?}");
     if first.is_none() {
-        assert!(locked > 500 && returned > 150 && erased > 50, "too little happened: {locked} {returned} {erased}");
+        for (name, least) in [("locks", 1_000), ("returns", 300), ("erasures", 100), ("restores", 100), ("hurries", 50)]
+        {
+            assert!(happened[name] > least, "too little happened: {happened:?}");
+        }
+        for (name, _) in MARKS {
+            assert!(happened[name] > 20, "too little happened: {happened:?}");
+        }
     }
 }

@@ -213,7 +213,7 @@ async fn an_operator_restores_extends_and_erases_and_a_human_lock_stands() {
     assert_eq!(world.session("hal").await, "M_USER_LOCKED");
     let (hal, jon) = (world.local("hal"), world.local("jon"));
     world.usher(&["grace", "restore", &world.local("ida")]).await.code(1).says("not locked by usher");
-    world.usher_at("+121m", &["grace", "restore", &hal]).await.code(0);
+    world.usher_at("+121m", &["grace", "restore", &hal]).await.code(0).says("usher audit tail");
     world.usher_at("+121m", &["grace", "extend", &jon, "90d"]).await.code(0);
     world.apply_at(122, true).await.code(0);
     assert_eq!(world.session("hal").await, "ok", "given back although the directory does not have them");
@@ -221,9 +221,22 @@ async fn an_operator_restores_extends_and_erases_and_a_human_lock_stands() {
     world.apply_at(60 * 24 * 40, true).await.code(0);
     world.apply_at(60 * 24 * 40 + 20, true).await.code(0);
     assert_eq!(world.account("jon").await["deactivated"], false, "put off");
+    // A typo gives nobody's account away, and says so.
+    world.usher_at("+57640m", &["rebind", "nobody-has-this-id", &jon]).await.code(0).says("refused unless");
     world.usher_at("+57650m", &["grace", "erase-now", &jon]).await.code(0);
     world.apply_at(60 * 24 * 40 + 60, true).await.code(0);
     assert_eq!(world.account("jon").await["erased"], true);
+    let audited = world.audited().await;
+    assert!(audited.contains("order rebind") && audited.contains("refused: nobody in the directory"), "{audited}");
+    assert!(
+        audited.contains("order extend") && !audited.contains(&jon),
+        "the name is gone from orders, too: {audited}"
+    );
+    assert_eq!(world.session("hal").await, "ok", "restored for good");
+    world.usher_at("+57680m", &["grace", "list"]).await.code(0).says("restored by an operator");
+    world.usher_at("+57680m", &["grace", "lock", &hal]).await.code(0);
+    world.apply_at(60 * 24 * 40 + 85, true).await.code(0);
+    assert_eq!(world.session("hal").await, "M_USER_LOCKED", "a restore is taken back by an order");
     come_back(&mut world, "ida");
     world.apply_at(60 * 24 * 40 + 90, true).await.code(0);
     assert_eq!(world.session("ida").await, "M_USER_LOCKED", "what a human locked stays locked");

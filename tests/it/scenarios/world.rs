@@ -8,7 +8,7 @@ use usher::config::{Config, load_with};
 use usher::desired::desire;
 use usher::directory::{Directory, Snapshot};
 use usher::ids::{Key, RoomId, Timestamp, UserId};
-use usher::ledger::{Ending, Ledger, Photo, Refusal, RemovalRecord, Witnessing};
+use usher::ledger::{Ending, Ledger, Order, Photo, Refusal, RemovalRecord, Witnessing};
 use usher::observed::{Estate, Known, Member, Observed, Room};
 use usher::plan::{
     Action, Class, Decision, Header, Plan, Scope, Step, WINDOW_MS, World, counted, explain, guarded, render,
@@ -136,6 +136,11 @@ impl Stage {
         }
         self.without_account
             .retain(|name| !step["with_account"].as_array().into_iter().flatten().any(|with| with == name));
+        for order in step["orders"].as_array().into_iter().flatten() {
+            let order: Order = serde_json::from_value(order.clone()).unwrap();
+            assert_eq!(self.ledger.objection(&order, None), None, "{order:?}");
+            assert!(self.ledger.obey(&order, self.now));
+        }
         self.open_accounts();
         if step["homeserver"].is_object() {
             self.patch_homeserver(&step["homeserver"]);

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use usher::ids::{Key, Timestamp, UserId};
 use usher::ledger::{
-    Absence, Attributes, Cause, Clocks, GroupMemory, Leaver, Ledger, Photo, Portrait, Refusal, RemovalRecord, Stage,
-    Upload, keyed,
+    Absence, Attributes, Cause, Clocks, GroupMemory, Leaver, Ledger, Order, Photo, Portrait, Refusal, RemovalRecord,
+    Stage, Upload, keyed,
 };
 use usher::plan::{Class, StepId};
+use usher::store::audit::AuditRecord;
 use usher::store::{Fact, HeldStep, HoldRow, PassRecord, Store, StoreError, diff};
 
 use super::{Database, on_both};
@@ -28,6 +29,7 @@ on_both! {
     migrations_run_once
     several_processes_may_open_a_new_database_at_once
     every_query_is_understood
+    nothing_of_an_order_names_whoever_was_erased
     odd_texts_come_back_as_they_were
     readers_need_not_wait_for_a_writer
 }
@@ -328,6 +330,47 @@ fn declared_queries() -> usize {
             name.len() < 40 && verbs.iter().any(|verb| value.trim_start().starts_with(verb))
         })
         .count()
+}
+
+async fn nothing_of_an_order_names_whoever_was_erased(database: &Database) {
+    let store = database.open().await;
+    let key = store.digest_key().await.unwrap();
+    let evan = UserId::new("evan", "example.com");
+    let orders = [
+        Order::Restore { user: evan.clone() },
+        Order::Extend { user: evan.clone(), not_before: Timestamp(99) },
+        Order::Rebind { id: "cn=evan".into(), localpart: "evan".into() },
+    ];
+    for (minute, order) in (1..).zip(&orders) {
+        for result in ["ordered", "obeyed"] {
+            let row = AuditRecord::of_order((order, &evan), (Timestamp(minute), "ops"), &key, result);
+            store.audit(&[row]).await.unwrap();
+        }
+    }
+    // As earlier versions wrote them: the person in the id, the entry as the person.
+    let old = |id: &str, action: &str, person: &str, after: &str| AuditRecord {
+        id: id.to_owned(),
+        action: action.to_owned(),
+        person: person.to_owned(),
+        after: after.to_owned(),
+        ..AuditRecord::default()
+    };
+    let olds = [
+        old("7-order-@evan:example.com", "order restore", "@evan:example.com", ""),
+        old("8-order-7f3c", "order rebind", "7f3c", "evan"),
+        old("9-order-7f3d", "order rebind", "7f3d", "sue"),
+    ];
+    store.audit(&olds).await.unwrap();
+    let rows = store.audit_tail(10).await.unwrap();
+    assert_eq!(rows.len(), 6, "what became of an order completes its row");
+    assert!(rows[..3].iter().all(|row| row.result == "obeyed" && row.person == evan.as_str()), "{rows:?}");
+    assert!(rows[..3].iter().all(|row| !row.id.contains("evan")), "{rows:?}");
+
+    store.pseudonymise(&evan, "erased:1").await.unwrap();
+    let rows = store.audit_tail(10).await.unwrap();
+    assert!(!format!("{rows:?}").contains("evan"), "{rows:?}");
+    assert_eq!(rows.iter().filter(|row| row.person == "erased:1").count(), 5);
+    assert_eq!((rows[5].person.as_str(), rows[5].after.as_str()), ("7f3d", "sue"), "others stay");
 }
 
 async fn odd_texts_come_back_as_they_were(database: &Database) {
