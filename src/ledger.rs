@@ -8,7 +8,7 @@ mod portrait;
 mod recalled;
 mod witness;
 
-pub use attributes::{Attributes, Digest, keyed, normal_emails};
+pub use attributes::{Attributes, Digest, Given, Objection, keyed, normal_email, normal_emails};
 pub use clocks::{Clocks, TOLERANCE_MS, TWO_LOOKS_MS};
 pub use leavers::{Cause, DAY_MS, Ending, Leaver, LeaverNews, Order, Stage};
 pub use portrait::{Photo, PictureKind, Portrait, Upload};

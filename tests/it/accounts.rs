@@ -3,4 +3,5 @@
 pub mod backends;
 mod mas;
 mod proportions;
+mod service;
 mod simulator;

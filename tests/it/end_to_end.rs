@@ -15,6 +15,7 @@ mod first;
 mod holds;
 mod identities;
 mod instances;
+mod kills;
 mod live;
 mod matrix;
 mod offboarding;
