@@ -86,6 +86,8 @@ pub struct Reconciler {
     readings: survey::Readings,
     /// When the current pass began, of a one-shot verb the only one: what the audit knows its rows by.
     pass_began: Timestamp,
+    /// The audit's rows of steps that were to be sent in the latest slice and were not: they go on with the step.
+    unsent: accounts::Rows,
     /// When this process began to look, by a clock nobody sets (S-53).
     began: std::time::Instant,
     ledger: Ledger,
@@ -194,6 +196,7 @@ impl Reconciler {
             readings: survey::Readings::default(),
             saved: ledger.clone(),
             pass_began: clock::now(),
+            unsent: accounts::Rows::new(),
             began: std::time::Instant::now(),
             ledger,
             looked_up: BTreeSet::new(),

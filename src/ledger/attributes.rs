@@ -63,6 +63,7 @@ pub enum Objection {
 }
 
 impl Objection {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks")]
     fn is_taken(&self) -> bool {
         *self == Self::Taken
     }

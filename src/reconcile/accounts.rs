@@ -50,11 +50,17 @@ impl Reconciler {
     /// which are completed by what comes of it.
     pub(super) async fn foresee_accounts(&mut self, due: &[Step], now: Timestamp) -> Result<Rows, StoreError> {
         let mut rows = Rows::new();
+        let mut unsent = std::mem::take(&mut self.unsent);
         for step in due.iter().filter(|step| matches!(step.action, Action::Account { .. })) {
             self.ledger.foresee(step, now);
-            rows.insert(step.id(), self.records(step, self.found(step), now, SENT));
+            let mut records = self.records(step, self.found(step), now, SENT);
+            for (record, before) in records.iter_mut().zip(unsent.remove(&step.id()).unwrap_or_default()) {
+                record.id = before.id;
+            }
+            rows.insert(step.id(), records);
         }
-        self.audit(&rows.values().flatten().cloned().collect::<Vec<_>>()).await?;
+        let given_up = unsent.into_values().flatten().map(never_sent);
+        self.audit(&rows.values().flatten().cloned().chain(given_up).collect::<Vec<_>>()).await?;
         Ok(rows)
     }
 
@@ -106,6 +112,12 @@ impl Reconciler {
             self.ledger.settle(step, ending(step, error), now);
             self.heed_refusal(step, error, now);
             records.extend(self.completed(step, (&mut rows, &mut found), began, &result_of(Some(error))));
+        }
+        // What there was no time for is sent with the next slice; what depends on something that failed is not.
+        if report.finished || self.stop.is_cancelled() {
+            records.extend(rows.into_values().flatten().map(never_sent));
+        } else {
+            self.unsent = rows;
         }
         self.audit(&records).await?;
         for user in ended {
@@ -240,6 +252,11 @@ impl Reconciler {
         store.orders_taken(last).await?;
         Ok(true)
     }
+}
+
+/// The row of a step that was written down and not sent after all.
+fn never_sent(row: AuditRecord) -> AuditRecord {
+    AuditRecord { at: clock::now(), result: "not sent".to_owned(), ..row }
 }
 
 fn account_of(step: &Step) -> Option<&UserId> {

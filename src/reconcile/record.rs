@@ -171,8 +171,11 @@ fn became_of(deed: &AccountDeed) -> String {
 fn stated(state: &StateChange) -> String {
     let label = state.label();
     match state {
-        StateChange::Name(text) | StateChange::Topic(text) | StateChange::Avatar(text) => format!("{label}: {text}"),
-        StateChange::CanonicalAlias(text) | StateChange::GuestAccess(text) => format!("{label}: {text}"),
+        StateChange::Name(text)
+        | StateChange::Topic(text)
+        | StateChange::Avatar(text)
+        | StateChange::CanonicalAlias(text)
+        | StateChange::GuestAccess(text) => format!("{label}: {text}"),
         StateChange::JoinRule(rule) => format!("{label}: {}", rule.rule),
         StateChange::Child { .. }
         | StateChange::Unchild { .. }

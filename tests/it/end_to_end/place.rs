@@ -150,8 +150,14 @@ async fn puppets_bring_the_bot_back(version: &'static str) {
     for action in ["enter", "invite bot as", "level as"] {
         let of_it = |line: &&str| line.contains(&format!("\"action\":\"{action}\""));
         let rows: Vec<&str> = audited.lines().filter(of_it).collect();
-        assert!(rows.iter().any(|row| row.contains("the bot lost its") && row.contains("\"done\"")), "{action}: {audited}");
-        assert!(action == "enter" || rows.iter().any(|row| row.contains(&world.user("ann"))), "in whose name: {rows:?}");
+        assert!(
+            rows.iter().any(|row| row.contains("the bot lost its") && row.contains("\"done\"")),
+            "{action}: {audited}"
+        );
+        assert!(
+            action == "enter" || rows.iter().any(|row| row.contains(&world.user("ann"))),
+            "in whose name: {rows:?}"
+        );
     }
     world.must_be_settled().await;
 }
