@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use attributes::ADDRESS_TAKEN;
 pub use register::{Link, Newcomer, Place};
 
 use crate::actuate::{ActError, ActErrorKind, Outcome, classify};
@@ -28,6 +29,7 @@ use crate::plan::{AccountDeed, Attribute, Emails, End};
 /// time a write may take; what takes longer is asked again in the next round.
 const END_LOOKS: u32 = 8;
 const END_PAUSE: Duration = Duration::from_millis(500);
+const NOT_LOCKED: &str = "the account is not locked any more";
 
 /// An account as its backend shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,6 +76,10 @@ pub trait AccountBackend: Send + Sync {
     async fn owner_of_link(&self, link: &Link) -> Result<Option<UserId>, MatrixError>;
     /// Accounts of people who are server admins and can log in.
     async fn usable_admins(&self) -> Result<BTreeSet<UserId>, MatrixError>;
+    /// Whether somebody else than the homeserver is asked: what goes wrong there says nothing about rooms.
+    fn is_apart(&self) -> bool {
+        false
+    }
 }
 
 /// Whom nothing is ever done to (section 1 of the rules).
@@ -101,9 +107,19 @@ impl Accounts {
     /// Does one thing to one account.
     ///
     /// # Errors
-    /// [`ActErrorKind::Forbidden`] for whom the shield covers; [`ActErrorKind::Stale`] where the account is not as planned, or the
-    /// homeserver has not finished; [`ActErrorKind::Refused`] for an address that is another account's.
+    /// [`ActErrorKind::Forbidden`] for whom the shield covers, and where a service apart from the homeserver does not accept its token;
+    /// [`ActErrorKind::Stale`] where the account is not as planned, or the homeserver has not finished; [`ActErrorKind::Refused`] for an
+    /// address that is another account's, with [`ADDRESS_TAKEN`], or that the homeserver does not accept. Once a write was accepted
+    /// whatever goes wrong is [`ActErrorKind::Retry`]: nothing else says that it may have been done.
     pub async fn perform(&self, user: &UserId, deed: &AccountDeed) -> Result<Outcome, ActError> {
+        let done = self.attempt(user, deed).await;
+        done.map_err(|failure| match failure.kind {
+            ActErrorKind::Fatal if self.backend.is_apart() => ActError { kind: ActErrorKind::Forbidden, ..failure },
+            _ => failure,
+        })
+    }
+
+    async fn attempt(&self, user: &UserId, deed: &AccountDeed) -> Result<Outcome, ActError> {
         let attempt = format!("{} {user}", verb(deed));
         let seen = self.backend.look(user).await.map_err(classify)?;
         let Some(seen) = seen else { return Err(error(&attempt, "there is no such account", ActErrorKind::Stale)) };
@@ -117,6 +133,8 @@ impl Accounts {
             AccountDeed::Lock { .. } => self.lock(&attempt, user, &seen).await?,
             AccountDeed::Unlock if !seen.locked => {}
             AccountDeed::Unlock => self.backend.unlock(user).await.map_err(classify)?,
+            // Somebody who can log in again wants to be told of messages.
+            AccountDeed::RemovePushers if !seen.locked => return Err(error(&attempt, NOT_LOCKED, ActErrorKind::Stale)),
             AccountDeed::RemovePushers => self.homeserver.remove_pushers_as(user).await.map_err(classify)?,
             AccountDeed::TurnDown { room, text } => self.turn_down(&attempt, user, (room, text, &seen)).await?,
             AccountDeed::HandOver { room, to } => self.hand_over(&attempt, user, (room, to, &seen)).await?,
@@ -192,7 +210,7 @@ impl Accounts {
     ) -> Result<(), ActError> {
         let stale = |cause: &str| Err(error(attempt, cause, ActErrorKind::Stale));
         if !seen.locked {
-            return stale("the account is not locked any more");
+            return stale(NOT_LOCKED);
         }
         let Some(found) = self.homeserver.room_from_outside(room).await.map_err(classify)? else {
             return stale("the room is not there any more");
@@ -208,23 +226,32 @@ impl Accounts {
 
     /// The final step. Sent again as long as the homeserver has not finished: it is idempotent.
     async fn end(&self, attempt: &str, user: &UserId, (end, seen): (End, &AccountView)) -> Result<(), ActError> {
-        if seen.deactivated && self.backend.has_ended(user, end).await.map_err(classify)? {
-            return Ok(());
+        if seen.deactivated {
+            if self.backend.has_ended(user, end).await.map_err(accepted)? {
+                return Ok(());
+            }
+            self.backend.end(user, end).await.map_err(accepted)?;
+        } else {
+            // Somebody gave the account back after the plan was made.
+            if !seen.locked {
+                return Err(error(attempt, NOT_LOCKED, ActErrorKind::Stale));
+            }
+            self.keep_an_admin(attempt, user, seen).await?;
+            self.backend.end(user, end).await.map_err(classify)?;
         }
-        // Somebody gave the account back after the plan was made.
-        if !seen.deactivated && !seen.locked {
-            return Err(error(attempt, "the account is not locked any more", ActErrorKind::Stale));
-        }
-        self.keep_an_admin(attempt, user, seen).await?;
-        self.backend.end(user, end).await.map_err(classify)?;
         for _ in 0..END_LOOKS {
-            if self.backend.has_ended(user, end).await.map_err(classify)? {
+            if self.backend.has_ended(user, end).await.map_err(accepted)? {
                 return Ok(());
             }
             tokio::time::sleep(END_PAUSE).await;
         }
         Err(error(attempt, "the homeserver has not finished yet; it is asked again", ActErrorKind::Stale))
     }
+}
+
+/// What went wrong after a write was accepted: that it was not done is the one thing it cannot mean.
+fn accepted(error: MatrixError) -> ActError {
+    ActError { kind: ActErrorKind::Retry, ..classify(error) }
 }
 
 fn error(attempt: &str, cause: &str, kind: ActErrorKind) -> ActError {
@@ -242,6 +269,7 @@ fn verb(deed: &AccountDeed) -> &'static str {
         AccountDeed::Close(End::Deactivate) => "deactivate",
         AccountDeed::Set(Attribute::DisplayName(_)) => "set the display name of",
         AccountDeed::Set(Attribute::Emails { .. }) => "set the mail addresses of",
+        AccountDeed::Set(Attribute::NoEmails(_)) => "take back the mail addresses of",
         AccountDeed::Set(Attribute::Avatar(_)) => "set the avatar of",
         AccountDeed::Set(Attribute::NoAvatar { .. }) => "remove the avatar of",
     }

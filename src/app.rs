@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::account::mas::Mas;
+use crate::account::mas::{Mas, Roster};
 use crate::account::synapse::Synapse;
 use crate::account::{AccountBackend, Accounts, Shield};
 use crate::actuate::{Actuator, LiveActuator};
@@ -233,6 +233,7 @@ async fn build_shown(
         config: config.clone(),
         bridge,
         homeserver: homeserver.clone(),
+        roster: mas(config, &homeserver)?.map(Roster::new),
         actuator,
         store,
         lease,
@@ -250,15 +251,17 @@ fn accounts(config: &Config, homeserver: &Homeserver) -> Result<Accounts, Failur
         patterns: provisioner.allowed_users.iter().chain(&provisioner.protected_users).cloned().collect(),
         admins_are_open: !provisioner.protect_server_admins,
     };
-    let backend: Box<dyn AccountBackend> = match (config.accounts.backend, &config.accounts.mas) {
-        (AccountsBackend::Mas, Some(mas)) => {
-            Box::new(Mas::new(mas, homeserver.clone(), config.accounts.admin_token.is_some())?)
-        }
-        (AccountsBackend::Synapse | AccountsBackend::Mas | AccountsBackend::None, _) => {
-            Box::new(Synapse::new(homeserver.clone()))
-        }
+    let backend: Box<dyn AccountBackend> = match mas(config, homeserver)? {
+        Some(mas) => Box::new(mas),
+        None => Box::new(Synapse::new(homeserver.clone())),
     };
     Ok(Accounts::new(backend, shield, homeserver.clone()))
+}
+
+/// Matrix Authentication Service, where it keeps the accounts.
+fn mas(config: &Config, homeserver: &Homeserver) -> Result<Option<Mas>, Failure> {
+    let (AccountsBackend::Mas, Some(mas)) = (config.accounts.backend, &config.accounts.mas) else { return Ok(None) };
+    Ok(Some(Mas::new(mas, homeserver.clone(), config.accounts.admin_token.is_some())?))
 }
 
 /// A database belongs to one instance: two of them in one would judge each other's people.

@@ -163,6 +163,7 @@ pub struct Limit {
 pub struct Limits {
     pub locks: Limit,
     pub final_steps: Limit,
+    pub addresses: Limit,
     pub kicks_per_space: Limit,
     pub kicks_total: Limit,
     pub demotions: Limit,
@@ -176,6 +177,7 @@ impl Default for Limits {
         Self {
             locks: Limit { min: 3, percent: 5, max: Some(50) },
             final_steps: Limit { min: 2, percent: 2, max: Some(10) },
+            addresses: Limit { min: 3, percent: 5, max: None },
             kicks_per_space: Limit { min: 5, percent: 30, max: None },
             kicks_total: Limit { min: 20, percent: 10, max: Some(500) },
             demotions: Limit { min: 5, percent: 10, max: Some(200) },

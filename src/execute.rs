@@ -27,6 +27,8 @@ pub trait Watch: Send {
     fn may_write(&self) -> bool;
     /// How long a write sent now may take: the rest of the writer's lease.
     fn time_left(&self) -> Duration;
+    /// A step is about to be sent as `action`, to the world as it is known now.
+    fn begins(&mut self, _step: &Step, _action: &Action, _observed: &Observed) {}
     /// A step ended.
     fn ended(&mut self, step: &Step, result: Result<&Outcome, &ActError>);
 }
@@ -118,6 +120,7 @@ impl Slice {
                 }
                 match self.next(&lane, &mut waiting, observed) {
                     Some((step, action)) => running.push({
+                        watch.begins(&step, &action, observed);
                         let limit = watch.time_left();
                         let standing = standing(&action, observed);
                         async move {

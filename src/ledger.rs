@@ -9,7 +9,7 @@ mod portrait;
 mod recalled;
 mod witness;
 
-pub use attributes::{Attributes, Digest, keyed, normal_emails};
+pub use attributes::{Attributes, Digest, Flaw, Given, keyed, normal_email, normal_emails};
 pub use clocks::{Clocks, TOLERANCE_MS, TWO_LOOKS_MS};
 pub use leavers::{Cause, DAY_MS, Ending, Leaver, LeaverNews, Stage};
 pub use orders::{Claim, Objection, Order};

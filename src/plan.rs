@@ -379,6 +379,8 @@ pub struct Hold {
 pub enum Class {
     Locks,
     FinalSteps,
+    /// People who would lose every mail address usher gave them.
+    Addresses,
     KicksPerSpace,
     KicksTotal,
     Demotions,

@@ -4,6 +4,8 @@
 //! Decides nothing itself: what should be is `desired`, what to do is `plan`, how it is sent is `actuate`.
 
 mod accounts;
+mod addresses;
+mod admins;
 mod adoption;
 pub mod daemon;
 mod estates;
@@ -15,6 +17,7 @@ mod orders;
 mod outside;
 mod photos;
 mod recall;
+mod record;
 mod standing;
 mod survey;
 
@@ -27,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use survey::alive;
 pub use survey::{Arrival, News};
 
+use crate::account::mas::Roster;
 use crate::actuate::{ActError, ActErrorKind, Actuator, Outcome};
 use crate::bridge::{Bridge, SourceError};
 use crate::cli::progress::Progress;
@@ -41,7 +45,7 @@ use crate::ledger::Ledger;
 use crate::matrix::{Homeserver, MatrixError};
 use crate::observability::{Metrics, StepState};
 use crate::observed::Observed;
-use crate::plan::{self, Header, Plan, Scope, Step, StepId};
+use crate::plan::{self, Action, Header, Plan, Scope, Step, StepId};
 use crate::store::{Store, StoreError, WriterLease};
 
 /// Rounds of planning and doing in one pass. Two are usual; more means that something undoes what usher does (S-34).
@@ -60,6 +64,8 @@ pub struct Parts {
     pub config: Config,
     pub bridge: Box<dyn Bridge>,
     pub homeserver: Homeserver,
+    /// Who knows the server admins, where that is not the homeserver.
+    pub roster: Option<Roster>,
     /// `None`: a dry run (DESIGN decision 3).
     pub actuator: Option<Box<dyn Actuator>>,
     /// `None`: there is no database yet, and nothing may be written.
@@ -79,6 +85,10 @@ pub struct Reconciler {
     read_at: Option<Timestamp>,
     observed: Option<Observed>,
     readings: survey::Readings,
+    /// When the current pass began, of a one-shot verb the only one: what the audit knows its rows by.
+    pass_began: Timestamp,
+    /// The audit's rows of steps that were to be sent in the latest slice and were not: they go on with the step.
+    unsent: accounts::Rows,
     /// When this process began to look, by a clock nobody sets (S-53).
     began: std::time::Instant,
     ledger: Ledger,
@@ -109,6 +119,10 @@ pub struct Reconciler {
     recalled: BTreeSet<UserId>,
     /// The last of those without an account who were looked up by their external id (S-5).
     matched_after: Option<StableId>,
+    /// The server admins, as the roster had them last.
+    admins: Option<BTreeSet<UserId>>,
+    /// Whoever keeps the accounts, as far as they can be asked.
+    registry: addresses::Registry,
     /// Photos on their way to the homeserver.
     album: photos::Album,
     progress: watch::Sender<Progress>,
@@ -182,6 +196,8 @@ impl Reconciler {
             observed: None,
             readings: survey::Readings::default(),
             saved: ledger.clone(),
+            pass_began: clock::now(),
+            unsent: accounts::Rows::new(),
             began: std::time::Instant::now(),
             ledger,
             looked_up: BTreeSet::new(),
@@ -196,6 +212,8 @@ impl Reconciler {
             exposure: exposure::Exposure::default(),
             recalled: BTreeSet::new(),
             matched_after: None,
+            admins: None,
+            registry: addresses::Registry::default(),
             album: photos::Album::default(),
             progress,
             stop,
@@ -265,7 +283,7 @@ impl Reconciler {
         self.recall_invited().await?;
         let desired = self.desire(now);
         self.complete(&desired).await?;
-        self.read_emails(&desired).await?;
+        self.read_emails(&desired).await;
         if *scope == Scope::Everything {
             self.read_photos(&desired).await;
         }
@@ -287,7 +305,7 @@ impl Reconciler {
         let directory = self.directory.as_ref().unwrap_or(&nothing);
         let mut desired = tokio::task::block_in_place(|| desire(&self.parts.config, directory, &self.ledger, now));
         let stale = self.read_at.is_none_or(|read| now.since_ms(read) > self.parts.config.safety.stale_after_ms);
-        desired.complete = desired.complete && !stale;
+        desired.complete = desired.complete && !stale && self.knows_admins();
         desired
     }
 
@@ -347,7 +365,7 @@ impl Reconciler {
                 break;
             }
             let count = due.len();
-            let (due, not_uploaded) = self.upload_photos(due, &decided.desired).await;
+            let (due, not_uploaded) = self.upload_photos(due, &decided.desired).await?;
             let whole = whole && due.len() + not_uploaded.len() == count;
             // Removals must be written down: without the database none is done (S-81 survives restarts).
             let foreseen = self.foresee(&plan, &due).await?;
@@ -355,7 +373,7 @@ impl Reconciler {
             self.progress.send_modify(|progress| progress.total = total);
             // Removals count for a day (S-81): they are written down soon after they are done.
             let length = if due.iter().any(|step| step.takes().is_some()) { execute::SLICE } else { feed.slice() };
-            let mut report = self.slice(due, length).await;
+            let (mut report, found) = self.slice(due, length).await;
             report.failed.extend(not_uploaded);
             result.done += report.done.len() as u64;
             // What was not as planned is planned anew from a fresh read, and fails only if it is left over in the end.
@@ -364,7 +382,7 @@ impl Reconciler {
             rounds += u32::from(report.finished && (whole || report.done.is_empty()));
             let progressed = !report.done.is_empty() || stale > 0;
             let idle = !progressed && report.failed.is_empty() && !report.finished;
-            self.settle_up(&plan, (foreseen, report), &mut result).await?;
+            self.settle_up(&plan, (foreseen, report, found), &mut result).await?;
             if idle && !self.stop.is_cancelled() {
                 tracing::warn!("the writer's lease does not last for another write; usher waits for its renewal");
                 result.interrupted = true;
@@ -397,7 +415,9 @@ impl Reconciler {
         }
         let (calm, troubled) = (self.fights.is_calm(), !self.troubles.is_empty());
         let failed = |step: &Step| self.troubles.get(&step.id()).is_some_and(|trouble| trouble.retry_at > now);
-        let waits = |step: &Step| (troubled && failed(step)) || (!calm && self.fights.waits(step, now));
+        let waits = |step: &Step| {
+            (troubled && failed(step)) || (!calm && self.fights.waits(step, now)) || self.waits_for_registry(step, now)
+        };
         let (waiting, mut due): (Vec<&Step>, Vec<&Step>) = plan.pending().partition(|step| waits(step));
         let unfinished: BTreeSet<&Key> = waiting.into_iter().filter_map(Step::gives_up).collect();
         due.retain(|step| step.closes().is_none_or(|thing| !unfinished.contains(thing)));
@@ -417,9 +437,9 @@ impl Reconciler {
         leased && self.parts.actuator.is_some() && !self.stop.is_cancelled()
     }
 
-    async fn slice(&mut self, due: Vec<Step>, length: Duration) -> execute::Report {
+    async fn slice(&mut self, due: Vec<Step>, length: Duration) -> (execute::Report, record::Found) {
         let (Some(actuator), Some(observed)) = (&self.parts.actuator, &mut self.observed) else {
-            return execute::Report::default();
+            return Default::default();
         };
         let mut watch = Overseer {
             lease: self.parts.lease.as_ref(),
@@ -427,8 +447,10 @@ impl Reconciler {
             metrics: &self.parts.metrics,
             heartbeat: &self.parts.heartbeat,
             progress: &self.progress,
+            found: record::Found::new(),
         };
-        execute::run(due, observed, actuator.as_ref(), &mut watch, length).await
+        let report = execute::run(due, observed, actuator.as_ref(), &mut watch, length).await;
+        (report, watch.found)
     }
 
     fn count(&self, plan: &Plan) {
@@ -472,13 +494,15 @@ impl Folding for NoFeed {
     }
 }
 
-/// Watches over the executor: lease, stop, log, metrics, progress.
+/// Watches over the executor: lease, stop, log, metrics, progress, what the audit says of the time before.
 struct Overseer<'a> {
     lease: Option<&'a WriterLease>,
     stop: &'a CancellationToken,
     metrics: &'a Metrics,
     heartbeat: &'a Heartbeat,
     progress: &'a watch::Sender<Progress>,
+    /// What the steps found that were sent.
+    found: record::Found,
 }
 
 impl execute::Watch for Overseer<'_> {
@@ -490,6 +514,13 @@ impl execute::Watch for Overseer<'_> {
     fn time_left(&self) -> Duration {
         let lease = self.lease.map_or(0, WriterLease::remaining_ms);
         Duration::from_millis(lease.min(LONGEST_WRITE_MS))
+    }
+
+    fn begins(&mut self, step: &Step, action: &Action, observed: &Observed) {
+        // What is done to accounts was written down before.
+        if !matches!(action, Action::Account { .. }) {
+            self.found.insert(step.id(), record::found(action, observed));
+        }
     }
 
     fn ended(&mut self, step: &Step, result: Result<&Outcome, &ActError>) {

@@ -8,10 +8,12 @@ use std::time::Duration;
 use super::{AccountView, Accounts, error};
 use crate::actuate::{ActError, ActErrorKind, classify};
 use crate::ids::UserId;
-use crate::ledger::normal_emails;
+use crate::ledger::{Given, normal_emails};
 use crate::matrix::MatrixError;
 use crate::plan::{Attribute, Avatar, Emails};
 
+/// By what the refusal of an address that another account has is told from a homeserver's own.
+pub const ADDRESS_TAKEN: &str = "dev.usher.address_taken";
 /// Between two display names or avatars: each becomes an event in every room of the person.
 const FAN_OUT_PAUSE: Duration = Duration::from_millis(250);
 
@@ -32,6 +34,7 @@ impl Accounts {
                 Ok(())
             }
             Attribute::Emails { emails, .. } => self.set_emails(attempt, user, (emails, seen)).await,
+            Attribute::NoEmails(given) => self.take_back(user, (given, seen)).await,
             Attribute::Avatar(avatar) => {
                 let Avatar { uploaded, standing, .. } = &**avatar;
                 let uploaded = uploaded.as_ref().ok_or_else(|| stale(attempt, "the photo is not uploaded yet"))?;
@@ -64,10 +67,21 @@ impl Accounts {
         for address in wanted.0.iter().filter(|address| !standing.contains(address)) {
             let owner = self.backend.owner_of_email(address).await.map_err(classify)?;
             if let Some(owner) = owner.filter(|owner| owner != user) {
-                return Err(error(attempt, &format!("an address is {owner}'s already"), ActErrorKind::Refused));
+                let refusal = error(attempt, &format!("an address is {owner}'s already"), ActErrorKind::Refused);
+                return Err(ActError { code: Some(ADDRESS_TAKEN.to_owned()), ..refusal });
             }
         }
         self.backend.set_emails(user, wanted).await.map_err(classify)
+    }
+
+    /// Whatever the person has beside what usher gave stays.
+    async fn take_back(&self, user: &UserId, (given, seen): (&Given, &AccountView)) -> Result<(), ActError> {
+        let standing = normal_emails(seen.emails.0.iter().map(String::as_str));
+        let kept: Vec<String> = standing.iter().filter(|address| !given.has(address)).cloned().collect();
+        if kept.len() == standing.len() {
+            return Ok(());
+        }
+        self.backend.set_emails(user, &Emails(kept)).await.map_err(classify)
     }
 
     /// Only in the place of the avatar the plan was made with: what somebody chose meanwhile is news to plan with.

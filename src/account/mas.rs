@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use super::{AccountBackend, AccountView, Link, Newcomer};
 use crate::config;
 use crate::ids::UserId;
+use crate::ledger::normal_email;
 use crate::matrix::{AccountRecord, Homeserver, MatrixError, Trouble};
 use crate::plan::{Emails, End};
 
@@ -40,6 +41,26 @@ pub struct Mas {
     homeserver: Homeserver,
     /// Whether Synapse's admin API can be asked, too.
     sees_homeserver: bool,
+}
+
+/// The service, where only to be asked who the server admins are: it can write nothing, so that a dry run may have it.
+pub struct Roster(Mas);
+
+impl Roster {
+    /// Of the service that `mas` speaks with.
+    #[must_use]
+    pub fn new(mas: Mas) -> Self {
+        Self(mas)
+    }
+
+    /// Everybody whom the service lets be a server admin, locked or not.
+    ///
+    /// # Errors
+    /// When the service refuses or is away.
+    pub async fn admins(&self) -> Result<BTreeSet<UserId>, MatrixError> {
+        let list = self.0.list("users?filter[admin]=true", "list the server admins").await?;
+        Ok(list.iter().filter_map(Person::of).filter_map(|person| self.0.named(&person)).collect())
+    }
 }
 
 /// Somebody as the service knows them.
@@ -156,6 +177,10 @@ impl Mas {
         Ok(found.as_ref().and_then(|found| Person::of(found.get("data")?)))
     }
 
+    fn named(&self, person: &Person) -> Option<UserId> {
+        Some(UserId::new(person.attributes.get("username")?.as_str()?, self.homeserver.bot().server()))
+    }
+
     /// Does something to somebody who must be there.
     async fn act(&self, user: &UserId, deed: &str, body: Option<Value>) -> Result<(), MatrixError> {
         let attempt = format!("{deed} {user}");
@@ -196,13 +221,14 @@ impl Mas {
         Ok(list.iter().filter_map(pair).collect())
     }
 
-    /// Waits until a job has told the homeserver, where that can be seen.
+    /// Waits until a job has told the homeserver of what the service has accepted, where that can be seen. Whatever goes wrong with that,
+    /// the service has done it: what came of it on the homeserver is not known.
     async fn until(&self, user: &UserId, what: &str, told: impl Fn(&AccountRecord) -> bool) -> Result<(), MatrixError> {
         if !self.sees_homeserver {
             return Ok(());
         }
         for _ in 0..JOB_LOOKS {
-            match self.homeserver.account(user).await? {
+            match self.homeserver.account(user).await.map_err(unseen)? {
                 Some(record) if !told(&record) => tokio::time::sleep(JOB_PAUSE).await,
                 Some(_) | None => return Ok(()),
             }
@@ -310,13 +336,13 @@ impl AccountBackend for Mas {
         let person = self.person(user).await?;
         let person = person.ok_or_else(|| failed(&attempt, "there is no such account", Trouble::NotFound))?;
         let standing = self.emails_of(&person.id).await?;
-        let known = |address: &String| standing.iter().any(|(_, email)| email.to_lowercase() == *address);
+        let known = |address: &String| standing.iter().any(|(_, email)| normal_email(email) == *address);
         // New ones first: nobody is without an address in between.
         for address in emails.0.iter().filter(|address| !known(address)) {
             let body = json!({ "user_id": person.id, "email": address });
             self.call(Method::POST, "user-emails", Some(body), &attempt).await?;
         }
-        for (id, _) in standing.iter().filter(|(_, email)| !emails.0.contains(&email.to_lowercase())) {
+        for (id, _) in standing.iter().filter(|(_, email)| !emails.0.contains(&normal_email(email))) {
             self.call(Method::DELETE, &format!("user-emails/{id}"), None, &attempt).await?;
         }
         Ok(())
@@ -358,14 +384,22 @@ impl AccountBackend for Mas {
         self.owner(&path, attempt).await
     }
 
+    fn is_apart(&self) -> bool {
+        true
+    }
+
     async fn usable_admins(&self) -> Result<BTreeSet<UserId>, MatrixError> {
         let list = self.list("users?filter[admin]=true&filter[status]=active", "list the server admins").await?;
-        let server = self.homeserver.bot().server();
         let people = list.iter().filter_map(Person::of);
         let usable = people.filter(|person| !person.has("locked_at") && !person.has("deactivated_at"));
-        let named = |person: Person| Some(UserId::new(person.attributes.get("username")?.as_str()?, server));
-        Ok(usable.filter_map(named).collect())
+        Ok(usable.filter_map(|person| self.named(&person)).collect())
     }
+}
+
+/// A look that failed after the service had accepted a write.
+fn unseen(error: MatrixError) -> MatrixError {
+    let cause = format!("the service took it; what came of it cannot be seen on the homeserver: {}", error.cause);
+    MatrixError { cause, code: None, trouble: Trouble::Away, ..error }
 }
 
 fn failed(attempted: &str, cause: &str, trouble: Trouble) -> MatrixError {

@@ -53,7 +53,10 @@ const DELEGATED: &str = "the homeserver has handed its accounts over to Matrix A
 
 /// Without a session of its own usher sees no list of accounts.
 const NO_SESSION: &str = "usher cannot list accounts: give it accounts.admin_token_file with a personal session of Matrix Authentication \
-     Service for Synapse's admin scope (urn:synapse:admin:* urn:matrix:client:api:*)";
+     Service for Synapse's admin scope. To make one, get a token of the client (POST oauth2/token, scope urn:mas:admin), find the id of the \
+     account it is to act as (GET api/admin/v1/users/by-username/NAME), and POST to api/admin/v1/personal-sessions {\"actor_user_id\": ID, \
+     \"human_name\": \"usher\", \"scope\": \"openid urn:synapse:admin:* urn:matrix:client:api:*\"}: the answer's access_token goes into the file \
+     (docs/accounts.md has the four commands)";
 
 /// The homeserver goes by another name than the configuration says.
 fn misnamed(config: &Config, server: &str) -> String {

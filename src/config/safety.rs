@@ -20,6 +20,7 @@ pub(super) fn safety(root: &mut Section<'_>) -> Safety {
         safety.limits = Limits {
             locks: limit(&mut limits, "locks", default.locks),
             final_steps: limit(&mut limits, "final_steps", default.final_steps),
+            addresses: limit(&mut limits, "addresses", default.addresses),
             kicks_per_space: limit(&mut limits, "kicks_per_space", default.kicks_per_space),
             kicks_total: limit(&mut limits, "kicks_total", default.kicks_total),
             demotions: limit(&mut limits, "demotions", default.demotions),

@@ -3,6 +3,11 @@
 //!
 //! Pure. The key is drawn once a database ([`Ledger::key`]); without it nobody can try addresses against the digests.
 
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use caseless::default_case_fold_str;
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
@@ -11,7 +16,7 @@ use super::{Ledger, Portrait};
 use crate::ids::{Timestamp, UserId};
 use crate::plan::Attribute;
 
-/// How long an address that is another account's is left alone before it is tried once more, in milliseconds.
+/// How long addresses the homeserver would not take are left alone before they are tried once more, in milliseconds.
 const REFUSED_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// A digest, in hexadecimal; keyed, but for those of photos.
@@ -32,12 +37,77 @@ pub struct Attributes {
     /// When they were last read or written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_at: Option<Timestamp>,
+    /// The addresses usher itself gave the account, each by its own digest: no others are ever taken back.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub given: BTreeSet<Digest>,
     /// Addresses the homeserver would not take, and until when they are left alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<(Digest, Timestamp)>,
+    /// What was wrong with those.
+    #[serde(skip_serializing_if = "Flaw::is_taken")]
+    pub objection: Flaw,
     /// Their photo and avatar. Apart, because where nobody asks for photos there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub portrait: Option<Box<Portrait>>,
+}
+
+/// What is wrong with addresses that were not taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flaw {
+    /// One of them is another account's.
+    #[default]
+    Taken,
+    /// The homeserver does not accept one of them.
+    Unacceptable,
+}
+
+impl Flaw {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks")]
+    fn is_taken(&self) -> bool {
+        *self == Self::Taken
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Taken => "an address is another account's",
+            Self::Unacceptable => "the homeserver does not accept an address",
+        })
+    }
+}
+
+/// The addresses usher gave one account: told from others, and never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Given {
+    key: Arc<str>,
+    digests: BTreeSet<Digest>,
+}
+
+impl Given {
+    /// Whether an address, in normal form, is among them.
+    #[must_use]
+    pub fn has(&self, address: &str) -> bool {
+        self.digests.contains(&of_one(&self.key, address))
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.digests.len()
+    }
+}
+
+impl fmt::Debug for Given {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} addresses given", self.digests.len())
+    }
+}
+
+fn of_one(key: &str, address: &str) -> Digest {
+    keyed(key, &format!("address\n{address}"))
 }
 
 /// HMAC-SHA-256 (RFC 2104) of `text`, in hexadecimal.
@@ -49,11 +119,24 @@ pub fn keyed(key: &str, text: &str) -> Digest {
     Digest(code.map(hex::encode).unwrap_or_default())
 }
 
-/// Addresses in the homeserver's normal form (S-109): trimmed, lower-cased, sorted, once each.
+/// An address in the homeserver's normal form (S-109), which is that of MSC2265: trimmed, the local part folded (`Straße` is `strasse`),
+/// the domain in lower case. The homeserver looks for an address as it is asked, and keeps it like this: one that was asked after in
+/// another form would be taken for free. What is no address stays as wrong as it is.
+#[must_use]
+pub fn normal_email(address: &str) -> String {
+    let address = address.trim();
+    match address.split_once('@') {
+        Some((local, domain)) if !domain.contains('@') => {
+            format!("{}@{}", default_case_fold_str(local), domain.to_lowercase())
+        }
+        Some(_) | None => address.to_lowercase(),
+    }
+}
+
+/// Addresses in normal form, sorted, once each.
 #[must_use]
 pub fn normal_emails<'a>(emails: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-    let mut normal: Vec<String> =
-        emails.into_iter().map(|email| email.trim().to_lowercase()).filter(|email| !email.is_empty()).collect();
+    let mut normal: Vec<String> = emails.into_iter().map(normal_email).filter(|email| !email.is_empty()).collect();
     normal.sort();
     normal.dedup();
     normal
@@ -86,6 +169,33 @@ impl Ledger {
         known.read_at = Some(now);
     }
 
+    /// What usher gave somebody's account, if anything.
+    #[must_use]
+    pub fn given(&self, user: &UserId) -> Option<Given> {
+        let digests = &self.attributes.get(user)?.given;
+        (!digests.is_empty()).then(|| Given { key: self.key.as_str().into(), digests: digests.clone() })
+    }
+
+    /// How many accounts had an address when they were last read or written.
+    #[must_use]
+    pub fn addressed(&self) -> u64 {
+        let none = self.digest_of_emails(&[]);
+        let known = self.attributes.values().filter_map(|known| known.emails.as_ref());
+        known.filter(|emails| **emails != none).count() as u64
+    }
+
+    /// An attribute is about to be written: a crash must not leave anything of usher's that nobody knows to be that.
+    pub(super) fn sends(&mut self, user: &UserId, attribute: &Attribute) {
+        match attribute {
+            Attribute::Avatar(avatar) => self.sends_avatar(user, avatar.upload()),
+            Attribute::Emails { emails, .. } => {
+                let digests: Vec<Digest> = emails.0.iter().map(|address| of_one(&self.key, address)).collect();
+                self.attributes.entry(user.clone()).or_default().given.extend(digests);
+            }
+            Attribute::DisplayName(_) | Attribute::NoEmails(_) | Attribute::NoAvatar { .. } => {}
+        }
+    }
+
     /// An attribute was written.
     pub(super) fn wrote(&mut self, user: &UserId, attribute: &Attribute) {
         match attribute {
@@ -93,10 +203,18 @@ impl Ledger {
                 let digest = self.digest_of_name(name);
                 self.attributes.entry(user.clone()).or_default().name = Some(digest);
             }
-            Attribute::Emails { digest, .. } => {
+            Attribute::Emails { emails, digest } => {
+                let given = emails.0.iter().map(|address| of_one(&self.key, address)).collect();
                 let known = self.attributes.entry(user.clone()).or_default();
                 known.emails = Some(digest.clone());
-                known.refused = None;
+                known.given = given;
+                (known.refused, known.objection) = (None, Flaw::default());
+            }
+            // What the person has beside them is not known: it is read again.
+            Attribute::NoEmails(_) => {
+                let known = self.attributes.entry(user.clone()).or_default();
+                (known.emails, known.read_at) = (None, None);
+                known.given.clear();
             }
             Attribute::Avatar(avatar) => {
                 self.sends_avatar(user, avatar.upload());
@@ -106,16 +224,11 @@ impl Ledger {
         }
     }
 
-    /// An attribute was not written, for certain.
-    pub(super) fn could_not_write(&mut self, user: &UserId, attribute: &Attribute, now: Timestamp) {
-        match attribute {
-            Attribute::Emails { digest, .. } => {
-                let until = now.plus_ms(REFUSED_MS);
-                self.attributes.entry(user.clone()).or_default().refused = Some((digest.clone(), until));
-            }
-            // What of these the homeserver will not have is told apart where its answer is known.
-            Attribute::DisplayName(_) | Attribute::Avatar(_) | Attribute::NoAvatar { .. } => {}
-        }
+    /// Addresses were not taken, and would not be if they were sent again now.
+    pub fn refuse_emails(&mut self, user: &UserId, digest: &Digest, objection: Flaw, now: Timestamp) {
+        let known = self.attributes.entry(user.clone()).or_default();
+        known.refused = Some((digest.clone(), now.plus_ms(REFUSED_MS)));
+        known.objection = objection;
     }
 }
 
@@ -134,5 +247,55 @@ mod tests {
     #[test]
     fn addresses_compare_as_the_homeserver_keeps_them() {
         assert_eq!(normal_emails([" B@X.org", "a@x.org", "b@x.ORG", ""]), ["a@x.org", "b@x.org"]);
+        // What Python's str.casefold makes of the local part, and its lower of the domain.
+        let folded = [
+            ("Straße@Straße.example", "strasse@straße.example"),
+            ("STRASSE@x.org", "strasse@x.org"),
+            ("ΣΊΣΥΦΟΣ@x.org", "σίσυφοσ@x.org"),
+            ("ﬁ.ʼN@X.org", "fi.ʼn@x.org"),
+            ("two@At@x", "two@at@x"),
+        ];
+        for (written, kept) in folded {
+            assert_eq!(normal_email(written), kept);
+            assert_eq!(normal_email(kept), kept, "once is enough");
+        }
+    }
+
+    fn ann() -> UserId {
+        UserId::from("@ann:x")
+    }
+
+    fn give(ledger: &Ledger, list: &[&str]) -> Attribute {
+        let emails = normal_emails(list.iter().copied());
+        Attribute::Emails { digest: ledger.digest_of_emails(&emails), emails: crate::plan::Emails(emails) }
+    }
+
+    #[test]
+    fn what_usher_gave_is_known_from_the_moment_it_is_sent_and_nothing_else_is() {
+        let mut ledger = Ledger { key: "key".to_owned(), ..Ledger::default() };
+        ledger.read_emails(&ann(), &["own@x.org".to_owned()], Timestamp(1));
+        assert_eq!((ledger.given(&ann()), ledger.addressed()), (None, 1), "the person's own");
+        let attribute = give(&ledger, &["a@x.org", "b@x.org"]);
+        ledger.sends(&ann(), &attribute);
+        let given = ledger.given(&ann()).unwrap();
+        assert!(given.has("a@x.org") && given.has("b@x.org") && !given.has("own@x.org"));
+        assert!(!format!("{given:?} {ledger:?}").contains("x.org"));
+        let attribute = give(&ledger, &["b@x.org"]);
+        ledger.sends(&ann(), &attribute);
+        ledger.wrote(&ann(), &attribute);
+        let given = ledger.given(&ann()).unwrap();
+        assert!(given.has("b@x.org") && !given.has("a@x.org") && given.count() == 1);
+        ledger.wrote(&ann(), &Attribute::NoEmails(given));
+        assert_eq!((ledger.given(&ann()), ledger.addressed()), (None, 0));
+        assert_eq!(ledger.attributes[&ann()].read_at, None, "what is left is looked at");
+    }
+
+    #[test]
+    fn what_earlier_versions_remembered_is_read() {
+        let old = r#"{"emails":"aa","read_at":1,"refused":["bb",2]}"#;
+        let known: Attributes = serde_json::from_str(old).unwrap();
+        assert!(known.given.is_empty(), "nothing is taken back that was not written down");
+        assert_eq!(known.objection, Flaw::Taken);
+        assert_eq!(serde_json::to_string(&known).unwrap(), old);
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Ledger;
 use crate::ids::{Localpart, RoomId, StableId, Timestamp, UserId};
-use crate::plan::{AccountDeed, Action, Attribute, Reason, Step};
+use crate::plan::{AccountDeed, Action, Reason, Step};
 
 #[cfg(test)]
 mod tests;
@@ -225,12 +225,11 @@ impl Ledger {
                     leaver.stage = Stage::Closing;
                 }
             }
-            AccountDeed::Set(Attribute::Avatar(avatar)) => self.sends_avatar(user, avatar.upload()),
+            AccountDeed::Set(attribute) => self.sends(user, attribute),
             AccountDeed::Unlock
             | AccountDeed::RemovePushers
             | AccountDeed::TurnDown { .. }
-            | AccountDeed::HandOver { .. }
-            | AccountDeed::Set(_) => {}
+            | AccountDeed::HandOver { .. } => {}
         }
     }
 
@@ -263,10 +262,13 @@ impl Ledger {
                 self.forget(user);
             }
             (AccountDeed::Set(attribute), Ending::Done) => self.wrote(user, attribute),
-            (AccountDeed::Set(attribute), Ending::Refused) => self.could_not_write(user, attribute, now),
             (AccountDeed::TurnDown { .. } | AccountDeed::HandOver { .. }, _)
-            | (AccountDeed::Unlock | AccountDeed::RemovePushers, Ending::Refused | Ending::Unknown)
-            | (AccountDeed::Lock { .. } | AccountDeed::Close(_) | AccountDeed::Set(_), Ending::Unknown) => {}
+            // What a refusal of an attribute means is told apart where its answer is known.
+            | (
+                AccountDeed::Unlock | AccountDeed::RemovePushers | AccountDeed::Set(_),
+                Ending::Refused | Ending::Unknown,
+            )
+            | (AccountDeed::Lock { .. } | AccountDeed::Close(_), Ending::Unknown) => {}
         }
     }
 

@@ -100,7 +100,9 @@ impl Homeserver {
         )
     }
 
-    fn promoted(&self, whom: Promotion) -> Vec<&UserId> {
+    /// Whom [`Homeserver::make_admin`] makes one.
+    #[must_use]
+    pub fn promoted(&self, whom: Promotion) -> Vec<&UserId> {
         match whom {
             Promotion::Sender => vec![self.sender()],
             Promotion::SenderAndBot => vec![self.sender(), self.bot()],

@@ -78,9 +78,10 @@ struct RequestLabels {
 }
 
 /// Every class, so that one that is no longer held reads 0 instead of its last figure.
-const CLASSES: [Class; 13] = [
+const CLASSES: [Class; 14] = [
     Class::Locks,
     Class::FinalSteps,
+    Class::Addresses,
     Class::KicksPerSpace,
     Class::KicksTotal,
     Class::Demotions,

@@ -178,7 +178,7 @@ impl Observed {
             AccountDeed::Set(Attribute::NoAvatar { .. }) => account.avatar = None,
             // The first two are not observed, the others were dealt with.
             AccountDeed::RemovePushers
-            | AccountDeed::Set(Attribute::Emails { .. })
+            | AccountDeed::Set(Attribute::Emails { .. } | Attribute::NoEmails(_))
             | AccountDeed::HandOver { .. }
             | AccountDeed::TurnDown { .. } => {}
         }

@@ -422,7 +422,7 @@ impl Planner<'_> {
 }
 
 /// Accounts belong to no space: theirs is the one without a name, which nobody can configure.
-fn of_account(class: Class, user: &UserId) -> Removal {
+pub(super) fn of_account(class: Class, user: &UserId) -> Removal {
     Removal {
         class,
         space: Key::Space(SpaceId::from("")),

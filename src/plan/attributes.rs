@@ -1,12 +1,14 @@
 //! Display names and mail addresses that differ from the directory's, and whose attributes are compared at all (S-50).
 //!
 //! Pure. Existing accounts of active people only; never a protected user's, never a locked or closed account's. Addresses are compared by
-//! digest: no plan and no ledger holds one, except the step that writes it.
+//! digest: no plan and no ledger holds one, except the step that writes it. Where the directory has none, those that usher gave are taken back,
+//! which the guard holds where it happens to many (S-81): a right to read them that was lost looks just like it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::accounts::of_account;
 use super::members::is_protected;
-use super::{AccountDeed, Attribute, Dealt, Lesson, Note, Planner, Reason, Withheld};
+use super::{AccountDeed, Attribute, Class, Dealt, Lesson, Note, Planner, Reason, Withheld};
 use crate::config::SyncMode;
 use crate::desired::Profile;
 use crate::ids::UserId;
@@ -72,15 +74,25 @@ impl Planner<'_> {
         let user = &profile.user;
         let Some(known) = self.ledger.attributes.get(user) else { return };
         let Some(seen) = &known.emails else { return };
+        if profile.emails.0.is_empty() {
+            return self.take_back(user);
+        }
         let digest = self.ledger.digest_of_emails(&profile.emails.0);
         if *seen == digest {
             return;
         }
         let refused = known.refused.as_ref().filter(|(refused, until)| *refused == digest && *until > self.now);
-        let withheld = refused
-            .map(|(_, until)| Withheld::Refused { code: "an address is another account's".to_owned(), until: *until });
+        let withheld = refused.map(|(_, until)| Withheld::Refused { code: known.objection.to_string(), until: *until });
         let emails = Attribute::Emails { emails: profile.emails.clone(), digest };
         self.attribute(user, emails, Reason::AttributeDiffers, withheld);
+    }
+
+    /// What the person has beside what usher gave is their own.
+    fn take_back(&mut self, user: &UserId) {
+        let Some(given) = self.ledger.given(user) else { return };
+        let deed = AccountDeed::Set(Attribute::NoEmails(given));
+        let removal = Some(Box::new(of_account(Class::Addresses, user)));
+        self.account_step(user, deed, Reason::AttributeGone, (None, removal));
     }
 
     pub(super) fn attribute(

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::ids::{RoomId, StableId, UserId};
-use crate::ledger::{Digest, Photo, Upload};
+use crate::ledger::{Digest, Given, Photo, Upload};
 
 /// What is done to an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum Attribute {
         emails: Emails,
         digest: Digest,
     },
+    /// The directory has no address of the person any more: those that usher gave are taken back, and no others.
+    NoEmails(Given),
     Avatar(Box<Avatar>),
     /// The photo is gone from the directory: so is the avatar, if it is still this one.
     NoAvatar {
@@ -77,6 +79,7 @@ impl Attribute {
         match self {
             Self::DisplayName(_) => "name",
             Self::Emails { .. } => "give",
+            Self::NoEmails(_) => "take back addresses of",
             Self::Avatar(_) => "set avatar",
             Self::NoAvatar { .. } => "remove avatar",
         }
@@ -88,6 +91,7 @@ impl Attribute {
         match self {
             Self::DisplayName(name) => name,
             Self::Emails { digest, .. } => &digest.0,
+            Self::NoEmails(_) => "no address",
             Self::Avatar(avatar) => &avatar.photo.digest.0,
             Self::NoAvatar { url } => url,
         }

@@ -246,6 +246,7 @@ impl Guard<'_> {
             (Class::Demotions, Class::Demotions, self.limits.demotions),
             (Class::Locks, Class::Locks, self.limits.locks),
             (Class::FinalSteps, Class::FinalSteps, self.limits.final_steps),
+            (Class::Addresses, Class::Addresses, self.limits.addresses),
         ];
         for (counted, class, limit) in classes {
             let mut people: BTreeSet<UserId> =
@@ -254,7 +255,10 @@ impl Guard<'_> {
                 continue;
             }
             let past: Vec<_> = self.past(counted).collect();
-            let base = past.iter().min_by_key(|record| record.at).map_or(self.heads.total, |record| record.total_base);
+            let base = past
+                .iter()
+                .min_by_key(|record| record.at)
+                .map_or_else(|| self.heads.base(counted), |record| record.total_base);
             people.extend(past.iter().filter_map(|record| record.person.clone()));
             let (count, limit) = (people.len() as u64, allowed(limit, base));
             if count > limit {

@@ -15,6 +15,8 @@ pub struct Heads {
     /// Not people, but what clean-up is measured by: how many spaces and rooms are ours.
     pub own_spaces: u64,
     pub own_rooms: u64,
+    /// People whose account had a mail address when it was last read.
+    pub addressed: u64,
 }
 
 impl Heads {
@@ -25,6 +27,8 @@ impl Heads {
             self.own_spaces
         } else if class == Class::Rooms {
             self.own_rooms
+        } else if class == Class::Addresses {
+            self.addressed
         } else {
             self.total
         }

@@ -136,6 +136,6 @@ impl Planner<'_> {
         for key in ours {
             *(if key.is_space() { &mut own_spaces } else { &mut own_rooms }) += 1;
         }
-        Heads { spaces, total: people.len() as u64, own_spaces, own_rooms }
+        Heads { spaces, total: people.len() as u64, own_spaces, own_rooms, addressed: self.ledger.addressed() }
     }
 }

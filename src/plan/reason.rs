@@ -163,6 +163,7 @@ impl fmt::Display for Class {
         f.write_str(match self {
             Self::Locks => "locks",
             Self::FinalSteps => "final steps",
+            Self::Addresses => "people without mail addresses",
             Self::KicksPerSpace => "removals from one space",
             Self::KicksTotal => "removals in all",
             Self::Demotions => "demotions",

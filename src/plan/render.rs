@@ -164,7 +164,7 @@ impl Page<'_> {
                     ('~', format!("{user}: {}", counted(emails.0.len() as u64, "address", "addresses")))
                 }
                 Attribute::Avatar(avatar) => ('~', format!("{user}: {}", avatar.photo)),
-                Attribute::NoAvatar { .. } => ('-', user),
+                Attribute::NoEmails(_) | Attribute::NoAvatar { .. } => ('-', user),
             },
         }
     }

@@ -1,31 +1,26 @@
 //! What a pass does about accounts beside planning: writes down locks before they are sent, reads again before somebody is erased, watches
-//! the clocks, reads mail addresses a few at a time, and keeps the audit.
+//! the clocks, and completes the audit's rows.
 //!
 //! Decides nothing: who is locked or erased, and when, is `plan/accounts`.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::collections::BTreeMap;
 
+use super::record::{self, Found, result_of};
 use super::{PassError, Reconciler};
+use crate::account::ADDRESS_TAKEN;
 use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
-use crate::desired::Desired;
 use crate::execute::Report;
 use crate::ids::{Timestamp, UserId};
-use crate::ledger::Ending;
-use crate::observed::{Account, Known, Observed};
-use crate::plan::{AccountDeed, Action, Attribute, Lesson, LevelChange, Plan, Step, WAITS_FOR_READ, Withheld};
+use crate::ledger::{Ending, Flaw};
+use crate::observed::{Known, Observed};
+use crate::plan::{AccountDeed, Action, Attribute, Lesson, Plan, Step, StepId, WAITS_FOR_READ, Withheld};
+use crate::store::StoreError;
 use crate::store::audit::{AuditRecord, SENT};
-use crate::store::{Store, StoreError};
 
-/// Accounts whose mail addresses are read at one pass: one request each, at most so many before the next look at everything else.
-const EMAILS_PER_PASS: usize = 500;
-/// Addresses are read again after this long, in milliseconds: somebody may have changed them on the homeserver.
-const EMAILS_STALE_MS: i64 = 7 * 24 * 60 * 60 * 1000;
-/// Stale addresses read again at one pass.
-const STALE_PER_PASS: usize = 20;
-/// Between two of those reads.
-const EMAIL_PAUSE: Duration = Duration::from_millis(10);
+/// The audit's rows that stand since before their steps were sent.
+pub(super) type Rows = BTreeMap<StepId, Vec<AuditRecord>>;
+
 /// Attribute writes of one slice: locks and kicks of the next look must not wait behind ten thousand names.
 const ATTRIBUTES_PER_SLICE: usize = 50;
 
@@ -51,36 +46,78 @@ impl Reconciler {
         (portion, whole)
     }
 
-    /// Writes down, before anything is sent, what is about to happen to accounts (S-83), here and in the audit.
-    pub(super) async fn foresee_accounts(&mut self, due: &[Step], now: Timestamp) -> Result<(), StoreError> {
-        let mut records = Vec::new();
+    /// Writes down, before anything is sent, what is about to happen to accounts (S-83), here and in the audit. Hands back the audit's rows,
+    /// which are completed by what comes of it.
+    pub(super) async fn foresee_accounts(&mut self, due: &[Step], now: Timestamp) -> Result<Rows, StoreError> {
+        let mut rows = Rows::new();
+        let mut unsent = std::mem::take(&mut self.unsent);
         for step in due.iter().filter(|step| matches!(step.action, Action::Account { .. })) {
             self.ledger.foresee(step, now);
-            records.extend(self.records(step, now, SENT));
+            let mut records = self.records(step, self.found(step), now, SENT);
+            for (record, before) in records.iter_mut().zip(unsent.remove(&step.id()).unwrap_or_default()) {
+                record.id = before.id;
+            }
+            rows.insert(step.id(), records);
         }
-        self.audit(&records).await
+        let given_up = unsent.into_values().flatten().map(never_sent);
+        self.audit(&rows.values().flatten().cloned().chain(given_up).collect::<Vec<_>>()).await?;
+        Ok(rows)
+    }
+
+    /// What a step that was not sent yet would change.
+    fn found(&self, step: &Step) -> String {
+        self.observed.as_ref().map(|observed| record::found(&step.action, observed)).unwrap_or_default()
+    }
+
+    /// The audit's rows of a step, with what came of it: those that were written before it was sent, or new ones with what it found then.
+    fn completed(
+        &self,
+        step: &Step,
+        (rows, found): (&mut Rows, &mut Found),
+        at: Timestamp,
+        result: &str,
+    ) -> Vec<AuditRecord> {
+        let Some(mut known) = rows.remove(&step.id()) else {
+            let found = found.remove(&step.id()).unwrap_or_else(|| self.found(step));
+            return self.records(step, found, at, result);
+        };
+        for row in &mut known {
+            row.at = clock::now();
+            result.clone_into(&mut row.result);
+        }
+        known
     }
 
     /// Takes in what came of a slice. An account that was not as planned is looked at again.
-    pub(super) async fn settle_accounts(&mut self, report: &Report, began: Timestamp) -> Result<(), PassError> {
+    pub(super) async fn settle_accounts(
+        &mut self,
+        report: &Report,
+        (mut rows, mut found): (Rows, Found),
+        began: Timestamp,
+    ) -> Result<(), PassError> {
         let now = clock::now();
         let mut records = Vec::new();
         let mut ended = Vec::new();
         for step in &report.done {
             self.ledger.settle(step, Ending::Done, now);
-            records.extend(self.records(step, began, "done"));
-            if let Action::Account { user, deed: AccountDeed::Close(_) } = &step.action {
-                ended.push(user.clone());
+            records.extend(self.completed(step, (&mut rows, &mut found), began, &result_of(None)));
+            if let Action::Account { user, deed } = &step.action {
+                self.registry_answers();
+                if matches!(deed, AccountDeed::Close(_)) {
+                    ended.push(user.clone());
+                }
             }
         }
         for (step, error) in &report.failed {
             self.ledger.settle(step, ending(step, error), now);
-            if let Action::Account { user, deed: AccountDeed::Set(Attribute::Avatar(_)) } = &step.action
-                && error.kind == ActErrorKind::Refused
-            {
-                self.ledger.refuse_photo(user);
-            }
-            records.extend(self.records(step, began, &format!("{:?}: {}", error.kind, error.cause).to_lowercase()));
+            self.heed_refusal(step, error, now);
+            records.extend(self.completed(step, (&mut rows, &mut found), began, &result_of(Some(error))));
+        }
+        // What there was no time for is sent with the next slice; what depends on something that failed is not.
+        if report.finished || self.stop.is_cancelled() {
+            records.extend(rows.into_values().flatten().map(never_sent));
+        } else {
+            self.unsent = rows;
         }
         self.audit(&records).await?;
         for user in ended {
@@ -99,6 +136,23 @@ impl Reconciler {
         Ok(())
     }
 
+    /// What the homeserver will not have, now or ever, is not sent again as if nothing had been said.
+    fn heed_refusal(&mut self, step: &Step, error: &ActError, now: Timestamp) {
+        let Action::Account { user, deed: AccountDeed::Set(attribute) } = &step.action else { return };
+        if error.kind != ActErrorKind::Refused {
+            return;
+        }
+        match attribute {
+            Attribute::Avatar(_) => self.ledger.refuse_photo(user),
+            Attribute::Emails { digest, .. } => {
+                let taken = error.code.as_deref() == Some(ADDRESS_TAKEN);
+                let objection = if taken { Flaw::Taken } else { Flaw::Unacceptable };
+                self.ledger.refuse_emails(user, digest, objection, now);
+            }
+            Attribute::DisplayName(_) | Attribute::NoEmails(_) | Attribute::NoAvatar { .. } => {}
+        }
+    }
+
     async fn reread_account(&mut self, user: &UserId) -> Result<(), PassError> {
         let record = self.parts.homeserver.account(user).await;
         let Some(observed) = &mut self.observed else { return Ok(()) };
@@ -115,6 +169,7 @@ impl Reconciler {
             // What cannot be looked at is looked at with everything else.
             (Err(error), _) => tracing::debug!(%error, "an account could not be read again"),
         }
+        self.mark_admins();
         Ok(())
     }
 
@@ -177,97 +232,11 @@ impl Reconciler {
             tracing::warn!(count, "the database knows of nobody's lock; what the bot's account data says is taken in");
         }
     }
-
-    /// Reads addresses of people whose addresses were never read, and a few of those read long ago: bounded, so that a first pass over
-    /// 100 000 people takes its time and nothing else waits for it (S-50).
-    pub(super) async fn read_emails(&mut self, desired: &Desired) -> Result<(), PassError> {
-        if !desired.attributes.emails || self.parts.actuator.is_none() {
-            return Ok(());
-        }
-        let now = clock::now();
-        let Some(observed) = &self.observed else { return Ok(()) };
-        let open = |user: &UserId| observed.accounts.are_open(user);
-        let mut unread = Vec::new();
-        let mut stale = BTreeSet::new();
-        for profile in &desired.profiles {
-            let read_at = self.ledger.attributes.get(&profile.user).and_then(|known| known.read_at);
-            match read_at {
-                None if unread.len() < EMAILS_PER_PASS && open(&profile.user) => unread.push(profile.user.clone()),
-                Some(at) if now.since_ms(at) > EMAILS_STALE_MS && open(&profile.user) => {
-                    stale.insert((at, profile.user.clone()));
-                }
-                _ => {}
-            }
-        }
-        let again = stale.into_iter().map(|(_, user)| user).take(STALE_PER_PASS);
-        for user in unread.into_iter().chain(again).collect::<Vec<_>>() {
-            if self.stop.is_cancelled() {
-                break;
-            }
-            self.parts.heartbeat.tick();
-            let Some(actuator) = &self.parts.actuator else { break };
-            if let Some(emails) = actuator.emails_of(&user).await? {
-                self.ledger.read_emails(&user, &emails, now);
-            }
-            tokio::time::sleep(EMAIL_PAUSE).await;
-        }
-        Ok(())
-    }
-
-    pub(super) async fn audit(&self, records: &[AuditRecord]) -> Result<(), StoreError> {
-        match self.store_to_write() {
-            Some(store) => store.audit(records).await,
-            None => Ok(()),
-        }
-    }
-
-    fn store_to_write(&self) -> Option<&Store> {
-        self.parts.store.as_ref().filter(|_| self.parts.actuator.is_some())
-    }
-
-    /// The audit's rows of a step: one for each person it changes something for.
-    fn records(&self, step: &Step, at: Timestamp, result: &str) -> Vec<AuditRecord> {
-        let (before, after) = change(step, self.observed.as_ref());
-        let record = |person: &str, number: usize, before: String, after: String| AuditRecord {
-            seq: 0,
-            id: format!("{}-{}-{number}", at.0, step.id()),
-            at: clock::now(),
-            pass: at,
-            actor: "usher".to_owned(),
-            action: step.action.verb().to_owned(),
-            place: place_of(step),
-            person: person.to_owned(),
-            reason: step.reason.to_string(),
-            before,
-            after,
-            result: result.to_owned(),
-        };
-        let levels = step.action.level_changes();
-        if levels.is_empty() {
-            let person = person_of(step).map(UserId::as_str).unwrap_or_default();
-            return vec![record(person, 0, before, after)];
-        }
-        let of_change = |(number, change): (usize, &LevelChange)| {
-            let person = change.user.as_ref().map(UserId::as_str).unwrap_or_default();
-            let key = change.key.as_deref().map(|key| format!("{key} ")).unwrap_or_default();
-            record(person, number, format!("{key}{}", change.from), format!("{key}{}", change.to))
-        };
-        levels.iter().enumerate().map(of_change).collect()
-    }
 }
 
-/// Whom a record is about: a room is given to somebody, and that stays on record when the name of whoever had it is taken out.
-fn person_of(step: &Step) -> Option<&UserId> {
-    step.action.heir().or(step.action.user())
-}
-
-fn place_of(step: &Step) -> String {
-    match &step.action {
-        Action::Account { deed: AccountDeed::HandOver { room, .. } | AccountDeed::TurnDown { room, .. }, .. } => {
-            room.to_string()
-        }
-        _ => step.place.as_ref().map(ToString::to_string).unwrap_or_default(),
-    }
+/// The row of a step that was written down and not sent after all.
+fn never_sent(row: AuditRecord) -> AuditRecord {
+    AuditRecord { at: clock::now(), result: "not sent".to_owned(), ..row }
 }
 
 fn account_of(step: &Step) -> Option<&UserId> {
@@ -285,41 +254,5 @@ fn ending(step: &Step, error: &ActError) -> Ending {
         // The homeserver has begun and not finished.
         ActErrorKind::Stale if closing => Ending::Unknown,
         ActErrorKind::Stale | ActErrorKind::Refused | ActErrorKind::Forbidden | ActErrorKind::Fatal => Ending::Refused,
-    }
-}
-
-/// What a write changes, in words, without addresses.
-fn change(step: &Step, observed: Option<&Observed>) -> (String, String) {
-    let pair = |before: &str, after: &str| (before.to_owned(), after.to_owned());
-    match &step.action {
-        Action::Account { user, deed } => match deed {
-            AccountDeed::Lock { .. } => pair("open", "locked"),
-            AccountDeed::Unlock => pair("locked", "open"),
-            AccountDeed::RemovePushers => pair("", "no pushes"),
-            AccountDeed::TurnDown { .. } => pair("invited", ""),
-            AccountDeed::HandOver { .. } => pair("", "administrator"),
-            AccountDeed::Close(end) => pair("locked", &format!("{end:?}").to_lowercase()),
-            AccountDeed::Set(attribute) => {
-                let known = observed.and_then(|observed| observed.accounts.people.get(user));
-                written(attribute, known)
-            }
-        },
-        Action::SetState { state, .. } => pair("", &state.label()),
-        _ => pair("", ""),
-    }
-}
-
-/// The same of an attribute. A picture is known by its place and its digest.
-fn written(attribute: &Attribute, known: Option<&Account>) -> (String, String) {
-    let name = || known.and_then(|account| account.display_name.clone()).unwrap_or_default();
-    let avatar = || known.and_then(|account| account.avatar.as_deref()).unwrap_or_default().to_owned();
-    match attribute {
-        Attribute::DisplayName(wanted) => (name(), wanted.to_string()),
-        Attribute::Emails { emails, .. } => (String::new(), format!("{emails:?}")),
-        Attribute::Avatar(wanted) => {
-            let place = wanted.uploaded.as_deref().unwrap_or("not uploaded");
-            (avatar(), format!("{place} ({})", wanted.photo))
-        }
-        Attribute::NoAvatar { .. } => (avatar(), String::new()),
     }
 }

@@ -288,6 +288,7 @@ impl Daemon {
             self.inbox.news.dirty.clear();
         }
         let started = clock::now();
+        self.reconciler.pass_began = started;
         let result = self.pass(&scope, due).await;
         self.after(cause, started, &scope, result).await;
     }

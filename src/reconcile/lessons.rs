@@ -1,5 +1,7 @@
 //! What a pass leaves behind: the ledger, holds, failures, the removals that count.
 
+use super::accounts::Rows;
+use super::record::Found;
 use super::{PAUSES_MS, PassError, PassResult, Reconciler, StepTrouble};
 use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
@@ -12,10 +14,11 @@ use crate::store::{HeldStep, HoldRow, StoreError, diff};
 /// How long a homeserver's refusal of a person stands before it is tried once more.
 const REFUSAL_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// Where the foreseen removals begin in the ledger, and when they were written down.
+/// Where the foreseen removals begin in the ledger, when they were written down, and the audit's rows that were.
 pub(super) struct Foreseen {
     records: usize,
     at: Timestamp,
+    rows: Rows,
 }
 
 impl Reconciler {
@@ -25,20 +28,20 @@ impl Reconciler {
     /// # Errors
     /// When the database is away.
     pub(super) async fn foresee(&mut self, plan: &Plan, due: &[Step]) -> Result<Foreseen, StoreError> {
-        let foreseen = Foreseen { records: self.ledger.removals.len(), at: clock::now() };
+        let (records, at) = (self.ledger.removals.len(), clock::now());
         for step in due {
-            self.record_removals(plan, step, foreseen.at);
+            self.record_removals(plan, step, at);
         }
-        self.foresee_accounts(due, foreseen.at).await?;
+        let rows = self.foresee_accounts(due, at).await?;
         self.save().await?;
-        Ok(foreseen)
+        Ok(Foreseen { records, at, rows })
     }
 
-    /// Takes in what a slice did.
+    /// Takes in what a slice did, and what its steps found.
     pub(super) async fn settle_up(
         &mut self,
         plan: &Plan,
-        (foreseen, report): (Foreseen, Report),
+        (foreseen, report, found): (Foreseen, Report, Found),
         result: &mut PassResult,
     ) -> Result<(), PassError> {
         let now = clock::now();
@@ -48,7 +51,7 @@ impl Reconciler {
         for step in report.done.iter().chain(lost) {
             self.record_removals(plan, step, foreseen.at);
         }
-        self.settle_accounts(&report, foreseen.at).await?;
+        self.settle_accounts(&report, (foreseen.rows, found), foreseen.at).await?;
         for step in &report.done {
             self.fights.done(step, now);
             self.troubles.remove(&step.id());
@@ -63,7 +66,8 @@ impl Reconciler {
         }
         for (step, error) in report.failed {
             match error.kind {
-                ActErrorKind::Retry => result.interrupted = true,
+                // Rooms do not wait for whoever keeps the accounts.
+                ActErrorKind::Retry => result.interrupted |= !self.is_registry_away(&step, &error),
                 ActErrorKind::Fatal => result.fatal = Some(error.to_string()),
                 ActErrorKind::Stale | ActErrorKind::Refused | ActErrorKind::Forbidden => {}
             }

@@ -8,13 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Reconciler;
+use super::record::result_of;
 use super::survey::alive;
 use crate::actuate::ActError;
 use crate::bridge::Sighting;
+use crate::clock;
 use crate::desired::{Desired, Profile};
 use crate::ids::{StableId, UserId};
 use crate::ledger::{Digest, Photo};
-use crate::plan::{AccountDeed, Action, Attribute, Avatar, Step};
+use crate::plan::{AccountDeed, Action, Attribute, Avatar, Reason, Step};
+use crate::store::StoreError;
+use crate::store::audit::{AuditRecord, SENT};
 
 /// Entries looked at before the next look at everything else: one search each, of perhaps a hundred kilobytes.
 const LOOKS_PER_PASS: usize = 500;
@@ -115,11 +119,14 @@ impl Reconciler {
 
     /// Uploads the photos that are about to become avatars, as many as one slice takes. Hands back what can be sent now, and what could
     /// not be uploaded.
+    ///
+    /// # Errors
+    /// When the database is away.
     pub(super) async fn upload_photos(
         &mut self,
         due: Vec<Step>,
         desired: &Desired,
-    ) -> (Vec<Step>, Vec<(Step, ActError)>) {
+    ) -> Result<(Vec<Step>, Vec<(Step, ActError)>), StoreError> {
         let (mut ready, mut failed) = (Vec::with_capacity(due.len()), Vec::new());
         // The bot uploads them, which in a first pass is still to be made.
         let there = self.observed.as_ref().is_some_and(|observed| observed.bot_registered.get() == Some(&true));
@@ -140,7 +147,13 @@ impl Reconciler {
                 continue;
             };
             let (Some(actuator), Some(kind)) = (&self.parts.actuator, avatar.photo.kind) else { continue };
-            match alive(&self.parts.heartbeat, actuator.upload(picture, kind)).await {
+            let row = self.row_of_upload(&user, &avatar.photo);
+            self.audit(std::slice::from_ref(&row)).await?;
+            let uploaded = alive(&self.parts.heartbeat, actuator.upload(picture, kind)).await;
+            let after = uploaded.as_deref().map(|url| format!("{url} ({})", avatar.photo)).unwrap_or_default();
+            let result = result_of(uploaded.as_ref().err());
+            self.audit(&[AuditRecord { at: clock::now(), after, result, ..row }]).await?;
+            match uploaded {
                 Ok(url) => {
                     avatar.uploaded = Some(url.into());
                     ready.push(step);
@@ -148,7 +161,24 @@ impl Reconciler {
                 Err(error) => failed.push((step, error)),
             }
         }
-        (ready, failed)
+        Ok((ready, failed))
+    }
+
+    /// The audit's row of an upload that is about to be sent: a write of its own, which may succeed where the avatar fails.
+    fn row_of_upload(&self, user: &UserId, photo: &Photo) -> AuditRecord {
+        let now = clock::now();
+        AuditRecord {
+            id: format!("{}-upload-{user}", now.0),
+            at: now,
+            pass: self.pass_began,
+            actor: "usher".to_owned(),
+            action: "upload photo".to_owned(),
+            person: user.to_string(),
+            reason: Reason::AttributeDiffers.to_string(),
+            after: photo.to_string(),
+            result: SENT.to_owned(),
+            ..AuditRecord::default()
+        }
     }
 
     /// A photo's bytes; `None`: it cannot be read now, or is another one by now.

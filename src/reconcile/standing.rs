@@ -12,16 +12,16 @@ mod ways;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fights::Fights;
-use super::{PAUSES_MS, PassError, Reconciler};
+use super::{PAUSES_MS, PassError, Reconciler, record};
 use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
 use crate::config::Enforce;
 use crate::desired::Desired;
 use crate::ids::{Key, RoomId, Timestamp, UserId};
-use crate::matrix::MatrixError;
 use crate::observability::FailureStatus;
 use crate::observed::{Member, Room};
 use crate::plan::{Action, Reason, RoomRef, Step, is_powerless};
+use crate::store::StoreError;
 use ways::Ways;
 
 /// What the homeserver says to somebody who is banned and wants to enter: not that there is nobody.
@@ -46,7 +46,15 @@ impl Loss {
             Self::Place => Action::Enter { room },
             Self::Power => Action::TakePower { room },
         };
-        Step { action, reason: Reason::SetUp, place: Some(key.clone()), withheld: None, removal: None }
+        Step { place: Some(key.clone()), ..self.step(action) }
+    }
+
+    fn step(self, action: Action) -> Step {
+        let reason = Reason::Structure(match self {
+            Self::Place => "the bot lost its place in the room",
+            Self::Power => "the bot lost its power in the room",
+        });
+        Step { action, reason, place: None, withheld: None, removal: None }
     }
 
     fn word(self) -> &'static str {
@@ -212,15 +220,15 @@ impl Reconciler {
     /// Tries to get back what the bot lost; `true` if that changed anything.
     ///
     /// # Errors
-    /// When the homeserver is away.
-    pub(super) async fn recover(&mut self, desired: &Desired) -> Result<bool, MatrixError> {
+    /// When the homeserver or the database is away.
+    pub(super) async fn recover(&mut self, desired: &Desired) -> Result<bool, PassError> {
         let due = self.standing.due();
         if due.is_empty() || !self.may_write() {
             return Ok(false);
         }
         let (mut changed, mut gone) = (BTreeSet::new(), BTreeSet::new());
         for (id, loss) in due {
-            match (self.win_back(desired, (&id, loss)).await, loss) {
+            match (self.win_back(desired, (&id, loss)).await?, loss) {
                 (Ok(()), _) => drop(changed.insert(id)),
                 (Err(error), Loss::Place) if is_nowhere(&error) => drop(gone.insert(id)),
                 (Err(error), _) => {
@@ -246,10 +254,26 @@ impl Reconciler {
         Ok(!changed.is_empty() || !gone.is_empty())
     }
 
-    async fn win_back(&self, desired: &Desired, (room, loss): (&RoomId, Loss)) -> Result<(), ActError> {
-        let (Some(actuator), Some(observed)) = (&self.parts.actuator, &self.observed) else { return Ok(()) };
+    /// One try; everything that is sent for it goes on record.
+    async fn win_back(
+        &self,
+        desired: &Desired,
+        (room, loss): (&RoomId, Loss),
+    ) -> Result<Result<(), ActError>, StoreError> {
+        let (Some(actuator), Some(observed)) = (&self.parts.actuator, &self.observed) else { return Ok(Ok(())) };
         let (homeserver, ledger) = (&self.parts.homeserver, &self.ledger);
-        Ways { actuator: actuator.as_ref(), homeserver, desired, observed, ledger }.win_back(room, loss).await
+        let mut ways = Ways { actuator: actuator.as_ref(), homeserver, desired, observed, ledger, sent: Vec::new() };
+        let done = ways.win_back(room, loss).await;
+        let (now, place) = (clock::now(), self.standing.setbacks.get(room).map(|setback| setback.key.clone()));
+        let row = |(number, (action, error)): (i64, (Action, Option<ActError>))| {
+            let step = Step { place: place.clone(), ..loss.step(action) };
+            let found = record::found(&step.action, observed);
+            // The same thing may be tried twice in one try.
+            self.records(&step, found, now.plus_ms(number), &record::result_of(error.as_ref()))
+        };
+        let rows: Vec<_> = (0..).zip(ways.sent).flat_map(row).collect();
+        self.audit(&rows).await?;
+        Ok(done)
     }
 
     fn fail_to_win_back(&mut self, room: &RoomId, cause: String) {
@@ -315,7 +339,7 @@ impl Reconciler {
             since: trouble.since,
             retry_at: Some(trouble.retry_at),
         });
-        lost.chain(self.exposure_failure()).chain(fought).chain(failed).collect()
+        lost.chain(self.exposure_failure()).chain(self.registry.failures()).chain(fought).chain(failed).collect()
     }
 
     fn setback(&self, room: &RoomId, setback: &Setback) -> FailureStatus {

@@ -176,6 +176,7 @@ impl Reconciler {
         self.looked_at_heirs.clear();
         self.standing.look_again();
         self.mark_services();
+        self.read_admins().await;
         self.look_at_exposure();
         self.look_outside(Looks::All).await?;
         Ok(())
@@ -214,6 +215,7 @@ impl Reconciler {
             observed.accounts.heed_admins(admins);
         }
         self.mark_services();
+        self.read_admins().await;
         Ok(())
     }
 
@@ -360,7 +362,10 @@ impl Reconciler {
         if candidates.is_empty() {
             return Ok(false);
         }
-        let found = alive(&self.parts.heartbeat, self.parts.homeserver.accounts_of(&candidates)).await?;
+        let mut found = alive(&self.parts.heartbeat, self.parts.homeserver.accounts_of(&candidates)).await?;
+        for (user, account) in &mut found {
+            account.admin |= self.admins.as_ref().is_some_and(|admins| admins.contains(user));
+        }
         for user in candidates {
             let is_owned = found.get(&user).is_some_and(|account| account.foreign_service);
             self.services.insert(user, is_owned);

@@ -38,6 +38,7 @@ pub fn class_name(class: Class) -> &'static str {
     match class {
         Class::Locks => "locks",
         Class::FinalSteps => "final_steps",
+        Class::Addresses => "addresses",
         Class::KicksPerSpace => "kicks_per_space",
         Class::KicksTotal => "kicks_total",
         Class::Demotions => "demotions",
@@ -179,6 +180,7 @@ mod tests {
         for class in [Class::Locks, Class::FinalSteps, Class::KicksPerSpace, Class::KicksTotal, Class::Demotions]
             .into_iter()
             .chain([
+                Class::Addresses,
                 Class::Spaces,
                 Class::Rooms,
                 Class::EmptiedGroup,

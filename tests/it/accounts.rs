@@ -4,4 +4,5 @@ pub mod backends;
 mod mas;
 mod orders;
 mod proportions;
+mod service;
 mod simulator;

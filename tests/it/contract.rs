@@ -46,6 +46,7 @@ async fn all(ground: &Ground) {
     cases::accounts::an_erased_account_is_out_of_every_room_and_stays_so(ground).await;
     cases::accounts::what_a_leaver_leaves_behind_is_handed_over_and_turned_down(ground).await;
     cases::accounts::only_differences_of_attributes_are_written(ground).await;
+    cases::accounts::what_usher_gave_is_taken_back_and_nothing_else(ground).await;
     cases::accounts::an_address_of_another_account_is_never_moved(ground).await;
     cases::accounts::an_avatar_takes_the_place_it_was_planned_for_and_no_other(ground).await;
     cases::accounts::leavers_are_mirrored_in_the_bots_account_data(ground).await;

@@ -16,6 +16,7 @@ mod first;
 mod holds;
 mod identities;
 mod instances;
+mod kills;
 mod live;
 mod mail;
 mod matrix;

@@ -74,6 +74,15 @@ impl Fake {
         }
     }
 
+    /// Gives those of [`Fake::add_accounts`] a mail address each: `<prefix>0@<domain>` and so on.
+    pub fn give_addresses(&self, prefix: &str, count: usize, domain: &str) {
+        let mut world = self.shared.world.lock().expect("the world");
+        for number in 0..count {
+            let user = UserId::new(&format!("{prefix}{number}"), &world.server);
+            world.account(&user).threepids = vec![("email".to_owned(), format!("{prefix}{number}@{domain}"))];
+        }
+    }
+
     /// Lets many into a room at once, without asking anybody.
     pub fn let_in(&self, room: &RoomId, people: impl Iterator<Item = UserId>) {
         let mut world = self.shared.world.lock().expect("the world");

@@ -180,6 +180,7 @@ async fn reconciler(homeserver: &Homeserver, config: &Config) -> Reconciler {
         config: config.clone(),
         bridge: usher::bridge::build(config).unwrap(),
         homeserver: homeserver.clone(),
+        roster: None,
         actuator: None,
         store: None,
         lease: None,

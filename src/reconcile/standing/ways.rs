@@ -23,6 +23,8 @@ pub(super) struct Ways<'a> {
     pub desired: &'a Desired,
     pub observed: &'a Observed,
     pub ledger: &'a Ledger,
+    /// What was sent, in order, and what went wrong with it.
+    pub sent: Vec<(Action, Option<ActError>)>,
 }
 
 impl Ways<'_> {
@@ -30,14 +32,14 @@ impl Ways<'_> {
     ///
     /// # Errors
     /// What the last way was refused for; `Stale` for a place that is none any more, or levels that are others by now.
-    pub async fn win_back(&self, room: &RoomId, loss: Loss) -> Result<(), ActError> {
+    pub async fn win_back(&mut self, room: &RoomId, loss: Loss) -> Result<(), ActError> {
         match loss {
             Loss::Place => self.enter(room).await,
             Loss::Power => self.rise(room).await,
         }
     }
 
-    async fn enter(&self, room: &RoomId) -> Result<(), ActError> {
+    async fn enter(&mut self, room: &RoomId) -> Result<(), ActError> {
         let enter = Action::Enter { room: RoomRef::Id(room.clone()) };
         let refusal = match self.perform(&enter).await {
             Err(refusal) if refusal.kind == ActErrorKind::Forbidden => refusal,
@@ -49,7 +51,7 @@ impl Ways<'_> {
     }
 
     /// Whether somebody in the room invites the bot, acted for.
-    async fn is_invited(&self, room: &RoomId) -> bool {
+    async fn is_invited(&mut self, room: &RoomId) -> bool {
         let Some(there) = self.seen_from_outside(room).await else { return false };
         let inviters = plan::inviters((self.desired, self.observed), self.ledger, &there, clock::now());
         for user in inviters.into_iter().take(MOST_LENDERS) {
@@ -74,7 +76,7 @@ impl Ways<'_> {
         seen.inspect_err(|error| tracing::debug!(%room, %error, "who could invite the bot back is not seen")).ok()?
     }
 
-    async fn rise(&self, room: &RoomId) -> Result<(), ActError> {
+    async fn rise(&mut self, room: &RoomId) -> Result<(), ActError> {
         let mut refusal = ActError {
             attempted: format!("take power in {room}"),
             cause: "usher's sender is no server admin, and there is nobody who could be acted for".to_owned(),
@@ -99,17 +101,23 @@ impl Ways<'_> {
     }
 
     async fn act_as(
-        &self,
+        &mut self,
         user: &UserId,
         room: &RoomId,
         (deed, standing): (Deed, Option<&PowerLevels>),
     ) -> Result<(), ActError> {
         let action = Action::Puppet { room: RoomRef::Id(room.clone()), user: user.clone(), deed };
-        self.actuator.perform(&action, standing).await.map(drop)
+        self.send(action, standing).await
     }
 
-    async fn perform(&self, action: &Action) -> Result<(), ActError> {
-        self.actuator.perform(action, None).await.map(drop)
+    async fn perform(&mut self, action: &Action) -> Result<(), ActError> {
+        self.send(action.clone(), None).await
+    }
+
+    async fn send(&mut self, action: Action, standing: Option<&PowerLevels>) -> Result<(), ActError> {
+        let done = self.actuator.perform(&action, standing).await.map(drop);
+        self.sent.push((action, done.as_ref().err().cloned()));
+        done
     }
 }
 

@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use usher::account::synapse::Synapse;
-use usher::account::{AccountBackend, Accounts, Link, Newcomer, Place, Shield, mas};
+use usher::account::{ADDRESS_TAKEN, AccountBackend, Accounts, Link, Newcomer, Place, Shield, mas};
 use usher::actuate::ActErrorKind;
 use usher::config::Pattern;
 use usher::ids::UserId;
@@ -15,6 +15,7 @@ use usher::plan::{AccountDeed, Attribute, Emails, End};
 
 use super::mas::{CLIENT, PROVIDER, SECRET, StandIn};
 use crate::fake::Fake;
+use crate::lab::proxy::Fault;
 use crate::lab::registered::registered;
 use crate::lab::synapse::Person;
 
@@ -62,12 +63,26 @@ impl Ground {
     }
 
     fn mas(&self, secret: &str) -> Box<dyn AccountBackend> {
+        Box::new(self.service(secret))
+    }
+
+    fn service(&self, secret: &str) -> mas::Mas {
         let config = usher::config::Mas {
             url: self.stand_in.url.clone(),
             client_id: CLIENT.to_owned(),
             client_secret: secret.to_owned().into(),
         };
-        Box::new(mas::Mas::new(&config, self.homeserver.clone(), true).unwrap())
+        mas::Mas::new(&config, self.homeserver.clone(), true).unwrap()
+    }
+
+    /// From the look after so many at an account on, the homeserver refuses to show one.
+    fn blind_after(&self, looks: usize, (status, code): (u16, &'static str)) {
+        let mut seen = 0;
+        self.fake.spoil(move |request| {
+            let look = request.method == "GET" && request.path.contains("/_synapse/admin/v2/users/");
+            seen += usize::from(look);
+            (look && seen > looks).then(|| Fault::Answer(status, json!({ "errcode": code, "error": "no" })))
+        });
     }
 }
 
@@ -212,8 +227,69 @@ async fn the_hand_refuses_alike_through_both() {
         assert_eq!(kind(ground.homeserver.bot(), AccountDeed::Lock { id: None }).await, ActErrorKind::Forbidden);
         assert_eq!(kind(&ben.user, AccountDeed::Close(End::Erase)).await, ActErrorKind::Stale);
         let set = |list: &[&str]| AccountDeed::Set(Attribute::Emails { emails: emails(list), digest: keyed("", "") });
-        assert_eq!(kind(&ben.user, set(&["taken@x.org"])).await, ActErrorKind::Refused);
+        let taken = hand.perform(&ben.user, &set(&["taken@x.org"])).await.unwrap_err();
+        assert_eq!((taken.kind, taken.code.as_deref()), (ActErrorKind::Refused, Some(ADDRESS_TAKEN)));
+        assert_eq!(kind(&ben.user, AccountDeed::RemovePushers).await, ActErrorKind::Stale, "not locked");
         hand.perform(&ann.user, &set(&[])).await.unwrap();
     }
     assert!(ground.fake.count() > 0);
+}
+
+const REFUSALS: [(u16, &str); 2] = [(403, "M_FORBIDDEN"), (401, "M_UNKNOWN_TOKEN")];
+
+#[tokio::test]
+async fn what_was_accepted_is_never_said_not_to_have_been_done() {
+    for refusal in REFUSALS {
+        let ground = ground().await;
+        let [ann, ben, ..] = ground.people.as_slice() else { panic!("four people") };
+        let hand = |backend| Accounts::new(backend, Shield::default(), ground.homeserver.clone());
+        for (deed, locked) in [(AccountDeed::Lock { id: None }, true), (AccountDeed::Unlock, false)] {
+            ground.blind_after(1, refusal);
+            let error = hand(ground.mas(SECRET)).perform(&ann.user, &deed).await.unwrap_err();
+            assert_eq!(error.kind, ActErrorKind::Retry, "{error}");
+            ground.fake.behave();
+            // The service's job tells the homeserver a moment later.
+            tokio::time::sleep(std::time::Duration::from_millis(1_000)).await;
+            assert_eq!(ground.synapse().look(&ann.user).await.unwrap().unwrap().locked, locked, "it was done");
+        }
+        for (backend, person) in [(ground.synapse(), ann), (ground.mas(SECRET), ben)] {
+            backend.lock(&person.user).await.unwrap();
+            let (hand, close) = (hand(backend), AccountDeed::Close(End::Erase));
+            // The first look finds it open, and what has come of it is not seen; then it is found ended, and not seen again.
+            for _ in 0..2 {
+                ground.blind_after(1, refusal);
+                let error = hand.perform(&person.user, &close).await.unwrap_err();
+                assert_eq!(error.kind, ActErrorKind::Retry, "{error}");
+                ground.fake.behave();
+                tokio::time::sleep(std::time::Duration::from_millis(1_000)).await;
+            }
+            hand.perform(&person.user, &close).await.unwrap();
+            assert!(ground.synapse().look(&person.user).await.unwrap().unwrap().erased);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_take_our_token_is_no_reason_to_stop_everything() {
+    let ground = ground().await;
+    let deed = AccountDeed::Lock { id: None };
+    let hand = Accounts::new(ground.mas("wrong"), Shield::default(), ground.homeserver.clone());
+    assert_eq!(hand.perform(&ground.people[0].user, &deed).await.unwrap_err().kind, ActErrorKind::Forbidden);
+    let hand = Accounts::new(ground.synapse(), Shield::default(), ground.homeserver.clone());
+    ground.blind_after(0, (401, "M_UNKNOWN_TOKEN"));
+    let error = hand.perform(&ground.people[0].user, &deed).await.unwrap_err();
+    assert_eq!(error.kind, ActErrorKind::Fatal, "the homeserver itself is");
+}
+
+#[tokio::test]
+async fn every_server_admin_of_the_service_is_known_locked_or_not() {
+    let ground = ground().await;
+    ground.stand_in.add("boss", true);
+    let boss = UserId::new("boss", SERVER);
+    ground.fake.register("boss").await;
+    let roster = mas::Roster::new(ground.service(SECRET));
+    assert!(roster.admins().await.unwrap().contains(&boss));
+    ground.mas(SECRET).lock(&boss).await.unwrap();
+    assert!(roster.admins().await.unwrap().contains(&boss), "whoever locked them");
+    assert!(!ground.mas(SECRET).usable_admins().await.unwrap().contains(&boss));
 }

@@ -171,7 +171,9 @@ fn dispatch(all: &mut Everything, method: &str, route: &[&str], (query, body): (
         },
         ("GET", ["users"]) => {
             assert!(query.contains("filter[admin]=true"), "{query}");
-            let admins = all.people.iter().filter(|(_, person)| person.admin && !person.locked && !person.deactivated);
+            let active = query.contains("filter[status]=active");
+            let in_use = |person: &Person| !person.locked && !person.deactivated;
+            let admins = all.people.iter().filter(|(_, person)| person.admin && (in_use(person) || !active));
             let data: Vec<Value> = admins.map(|(id, person)| Everything::shown(id, person)).collect();
             (shown(json!({ "data": data })), None)
         }

@@ -3,15 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::world::World;
-use crate::lab::proxy::Fault;
-use crate::lab::synapse::escape;
+use crate::lab::synapse::{PASSWORD, escape};
 
 /// A company whose leavers are locked at once and erased a day later.
 pub(super) async fn company() -> World {
@@ -55,6 +50,16 @@ impl World {
         if status == 200 { "ok".to_owned() } else { answer["errcode"].as_str().unwrap_or_default().to_owned() }
     }
 
+    /// What becomes of a login with the right password: `ok`, or the error's code.
+    pub(super) async fn login(&self, name: &str) -> String {
+        let body = json!({ "type": "m.login.password", "password": PASSWORD,
+                           "identifier": { "type": "m.id.user", "user": self.local(name) } });
+        let url = format!("{}/_matrix/client/v3/login", self.stage.url());
+        let answer = self.http.post(url).json(&body).send().await.unwrap();
+        let (ok, answer) = (answer.status().is_success(), answer.json::<Value>().await.unwrap());
+        if ok { "ok".to_owned() } else { answer["errcode"].as_str().unwrap_or_default().to_owned() }
+    }
+
     pub(super) async fn account(&self, name: &str) -> Value {
         let path = format!("/_synapse/admin/v2/users/{}", escape(&self.user(name)));
         self.as_admin("GET", &path, Value::Null).await.1
@@ -68,11 +73,17 @@ impl World {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leaver_is_locked_returns_to_the_old_session_and_is_erased_at_the_due_time() {
     let mut world = company().await;
+    world.join("gus", "org").await;
+    assert_eq!((world.level("org", "gus").await, world.login("jon").await), (50, "ok".to_owned()));
     leave(&mut world, "jon");
+    leave(&mut world, "gus");
     world.usher(&["apply", "--yes"]).await.code(0);
     assert_eq!(world.session("jon").await, "ok", "one look is not enough");
     world.apply_at(120, true).await.code(0);
     assert_eq!(world.session("jon").await, "M_USER_LOCKED");
+    assert_eq!(world.login("jon").await, "M_USER_LOCKED", "nor is there a new session");
+    assert!(world.inside("org").await.contains("gus") && world.session("gus").await == "M_USER_LOCKED");
+    assert_eq!(world.level("org", "gus").await, 50, "levels stay");
     assert!(world.inside("blue").await.contains("jon") && world.inside("blue/general").await.contains("jon"));
     // They never answered the invitations to these.
     for thing in ["org", "org/general"] {
@@ -81,9 +92,12 @@ async fn a_leaver_is_locked_returns_to_the_old_session_and_is_erased_at_the_due_
     world.usher_at("+121m", &["plan"]).await.code(0).says("grace until");
     world.usher(&["grace", "list"]).await.code(0).says(&world.user("jon")).says("erasure not before");
 
+    come_back(&mut world, "gus");
+    world.groups.get_mut("leads").unwrap().insert("gus".to_owned());
     come_back(&mut world, "jon");
     world.apply_at(180, true).await.code(0);
     assert_eq!(world.session("jon").await, "ok", "the session of before");
+    assert_eq!(world.level("org", "gus").await, 50);
     assert_eq!(world.members("org").await["jon"], "invite", "asked again");
     world.usher(&["grace", "list"]).await.code(0).says("Nobody is locked");
 
@@ -111,72 +125,6 @@ async fn a_leaver_is_locked_returns_to_the_old_session_and_is_erased_at_the_due_
     assert!(last.len() == 1 && last[0].contains("erased:") && last[0].contains("\"done\""), "{audited}");
     assert!(!audited.contains(&world.local("jon")), "the name is gone from the record: {audited}");
     world.usher_at(&format!("+{}m", due + 76), &["plan"]).await.code(0);
-}
-
-/// Where a request is cut.
-#[derive(Clone, Copy, Debug)]
-enum Cut {
-    Before,
-    After,
-}
-
-/// Applies and kills usher around its first request of this kind.
-async fn killed_at(world: &World, minutes: i64, path: &'static str, cut: Cut) {
-    let met = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&met);
-    world.proxy.set_clock_ahead(minutes * 60);
-    world.proxy.spoil(move |request| {
-        if !request.is_write() || !request.path.contains(path) || seen.swap(true, Ordering::SeqCst) {
-            return None;
-        }
-        let long = Duration::from_secs(5);
-        Some(match cut {
-            Cut::Before => Fault::Delay(long),
-            Cut::After => Fault::Late(long),
-        })
-    });
-    let offset = format!("+{minutes}m");
-    let mut usher = world.start_at(&offset, &["apply", "--yes"]);
-    super::world::until("the write is met", async || met.load(Ordering::SeqCst) || usher.has_ended()).await;
-    assert!(met.load(Ordering::SeqCst), "no write to {path}:\n{}", super::child::tail(&usher.said()));
-    // Long enough for the homeserver to have done what reaches it.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
-    usher.kill9();
-    world.proxy.behave();
-    world.proxy.set_clock_ahead(0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn usher_killed_around_every_account_write_still_knows_whose_lock_it_is() {
-    for cut in [Cut::Before, Cut::After] {
-        let mut world = company().await;
-        leave(&mut world, "jon");
-        world.usher(&["apply", "--yes"]).await.code(0);
-        killed_at(&world, 120, "/v2/users/", cut).await;
-        world.apply_at(121, true).await.code(0);
-        assert_eq!(world.session("jon").await, "M_USER_LOCKED", "{cut:?}");
-        world.usher_at("+122m", &["plan"]).await.code(0).says("grace until");
-
-        come_back(&mut world, "jon");
-        killed_at(&world, 180, "/v2/users/", cut).await;
-        world.apply_at(181, true).await.code(0);
-        assert_eq!(world.session("jon").await, "ok", "{cut:?}");
-
-        leave(&mut world, "jon");
-        world.apply_at(240, true).await.code(0);
-        world.apply_at(360, true).await.code(0);
-        let due = 360 + 24 * 60;
-        world.apply_at(due + 1, true).await.code(0);
-        assert_eq!(world.account("jon").await["deactivated"], false);
-        killed_at(&world, due + 12, "/v1/deactivate/", cut).await;
-        world.apply_at(due + 13, true).await.code(0);
-        world.apply_at(due + 24, true).await.code(0);
-        let account = world.account("jon").await;
-        assert!(account["deactivated"] == true && account["erased"] == true, "{cut:?}: {account}");
-        assert!(!world.inside("blue").await.contains("jon"));
-        let audited = world.audited().await;
-        assert!(!audited.contains(&world.local("jon")), "{cut:?}: {audited}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

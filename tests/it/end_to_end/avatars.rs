@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::kills::{Cut, Kind, count, killed_at};
 use super::world::{NAMES, World};
 use crate::lab::proxy::Fault;
 use crate::lab::slapd::{BASE, PASSWORD, ROOT_DN, Slapd};
@@ -117,8 +118,8 @@ fn change(world: &World, name: &str, what: &str) -> String {
     format!("dn: uid={},{BASE}\nchangetype: modify\n{what}\n\n", world.local(name))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn photos_become_avatars_and_are_looked_at_once() {
+/// A world whose source is a real directory that is listened to.
+async fn office() -> (World, Slapd, Ear) {
     let mut world = World::new().await;
     let slapd = Slapd::start(&company(&world));
     let ear = Ear::before(slapd.port()).await;
@@ -129,6 +130,12 @@ async fn photos_become_avatars_and_are_looked_at_once() {
     world.config["provisioner"]["default_rooms"] = json!([]);
     world.config["spaces"] = json!([{ "id": "org", "name": "Company", "groups": [{ "externalId": "" }] }]);
     world.write();
+    (world, slapd, ear)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn photos_become_avatars_and_are_looked_at_once() {
+    let (mut world, slapd, ear) = office().await;
     world.usher(&["plan"]).await.code(2);
     assert!(ear.heard("uid") > 0, "it is listened to");
     assert_eq!((ear.heard("entrycsn"), ear.heard("jpegphoto")), (0, 0), "nobody wants photos");
@@ -174,5 +181,31 @@ async fn photos_become_avatars_and_are_looked_at_once() {
     assert_eq!(world.account("ann").await["avatar_url"], Value::Null);
     assert_eq!(world.account("bob").await["avatar_url"], "mxc://lab.test/own", "he chose it himself");
     world.must_be_settled().await;
-    world.usher(&["audit", "tail", "100"]).await.code(0).says("set avatar").says("remove avatar");
+    let audited = world.usher(&["audit", "tail", "200"]).await;
+    audited.code(0).says("set avatar").says("remove avatar").says("upload photo").says("M_TOO_LARGE");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usher_killed_around_an_upload_or_an_avatar_sets_it_once_and_knows_it_for_its_own() {
+    let uploads: Kind = |seen| seen.path.ends_with("/media/v3/upload");
+    let avatars: Kind = |seen| seen.path.contains("/v2/users/") && seen.body.get("avatar_url").is_some();
+    let (mut world, slapd, _ear) = office().await;
+    wanting("always", &mut world).await;
+    for (cut, words) in [(Cut::Before, ["white", "pink"]), (Cut::After, ["black", "green"])] {
+        for (kind, word) in [uploads, avatars].into_iter().zip(words) {
+            slapd.modify(&change(&world, "ann", &format!("replace: jpegPhoto\njpegPhoto:: {}", encoded(word))));
+            world.proxy.clear();
+            killed_at(&world, 0, kind, cut).await;
+            world.usher(&["apply", "--yes"]).await.code(0);
+            // A photo whose place nobody was told is uploaded anew: a picture more among the homeserver's media, which does no harm.
+            let expected = if word == words[0] { (1, 1) } else { (1, cut.again()) };
+            assert_eq!((count(&world, uploads), count(&world, avatars)), expected, "{word} {cut:?}");
+            assert_eq!(shown(&world, "ann").await, Some(picture(word)));
+            world.usher(&["plan"]).await.code(0).says("larger than 1 MiB");
+        }
+    }
+    // The last of them was cut, and is known to be usher's all the same.
+    slapd.modify(&change(&world, "ann", "delete: jpegPhoto"));
+    wanting("always", &mut world).await;
+    assert_eq!(world.account("ann").await["avatar_url"], Value::Null);
 }

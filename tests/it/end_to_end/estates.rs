@@ -10,7 +10,7 @@ use super::world::World;
 use crate::lab::synapse::escape;
 
 /// A private room of `maker`'s, with these others in it; `asked` only invited.
-async fn room_of(world: &World, maker: &str, others: &[&str], asked: &[&str]) -> String {
+pub(super) async fn room_of(world: &World, maker: &str, others: &[&str], asked: &[&str]) -> String {
     let invite: Vec<String> = others.iter().chain(asked).map(|name| world.user(name)).collect();
     let body = json!({ "preset": "private_chat", "name": format!("Room of {maker}"), "invite": invite });
     let (status, answer) = world.as_person(maker, "POST", "/_matrix/client/v3/createRoom", body).await;

@@ -146,6 +146,19 @@ async fn puppets_bring_the_bot_back(version: &'static str) {
     let Live { world, daemon, .. } = live;
     daemon.stop().await.code(0);
     assert_eq!(world.bot_rooms().await, [room].into(), "nothing was made in its place");
+    let audited = world.audited().await;
+    for action in ["enter", "invite bot as", "level as"] {
+        let of_it = |line: &&str| line.contains(&format!("\"action\":\"{action}\""));
+        let rows: Vec<&str> = audited.lines().filter(of_it).collect();
+        assert!(
+            rows.iter().any(|row| row.contains("the bot lost its") && row.contains("\"done\"")),
+            "{action}: {audited}"
+        );
+        assert!(
+            action == "enter" || rows.iter().any(|row| row.contains(&world.user("ann"))),
+            "in whose name: {rows:?}"
+        );
+    }
     world.must_be_settled().await;
 }
 
@@ -185,6 +198,11 @@ async fn admin_rights_bring_the_bot_back(version: &'static str) {
     let Live { world, daemon, .. } = live;
     daemon.stop().await.code(0);
     assert_eq!(world.bot_rooms().await, [old, elder].into(), "nothing was made in their place");
+    let audited = world.audited().await;
+    for action in ["enter", "take power"] {
+        let of_it = |line: &str| line.contains(&format!("\"action\":\"{action}\"")) && line.contains("\"done\"");
+        assert!(audited.lines().any(of_it), "{action}: {audited}");
+    }
     world.must_be_settled().await;
 }
 

@@ -107,6 +107,20 @@ async fn check_tells_the_name_the_homeserver_has_for_itself_and_what_is_not_know
     world.usher(&["check"]).await.code(78).says("homeserver.server_name is 'elsewhere.example'").says(&named);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_is_on_record_and_the_first_apply_goes_on_from_there() {
+    let world = World::bare(Stage::shared().await).await;
+    world.promote().await;
+    let rows: Vec<serde_json::Value> =
+        world.audited().await.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told = |row: &serde_json::Value| ["action", "after", "result"].map(|key| row[key].as_str().unwrap().to_owned());
+    let told: Vec<_> = rows.iter().map(told).collect();
+    assert_eq!(told, [["make server admin", "server admin", "done"].map(str::to_owned)]);
+    world.usher(&["plan"]).await.code(2);
+    world.settle().await;
+    world.assert_no_doubles().await;
+}
+
 /// S-80, over a whole life: looking verbs make no database, and leave one as it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn looking_makes_no_database_and_changes_none() {

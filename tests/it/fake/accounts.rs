@@ -25,6 +25,13 @@ impl Account {
     }
 }
 
+/// An address as Synapse keeps it: the local part case-folded, the domain in lower case.
+fn kept(address: &str) -> String {
+    let (local, domain) = address.split_once('@').unwrap_or((address, ""));
+    let at = if address.contains('@') { "@" } else { "" };
+    format!("{}{at}{}", caseless::default_case_fold_str(local), domain.to_lowercase())
+}
+
 impl World {
     /// `PUT v2/users/ID`: an account that is not there is made.
     pub fn change_account(&mut self, user: &UserId, body: &Value) -> Result<Value, Refusal> {
@@ -32,9 +39,9 @@ impl World {
             self.add_account(user)?;
         }
         if let Some(list) = body["threepids"].as_array() {
-            let text = |threepid: &Value, key: &str| threepid[key].as_str().unwrap_or_default().to_lowercase();
+            let text = |threepid: &Value, key: &str| threepid[key].as_str().unwrap_or_default().to_owned();
             let wanted: Vec<(String, String)> =
-                list.iter().map(|threepid| (text(threepid, "medium"), text(threepid, "address"))).collect();
+                list.iter().map(|threepid| (text(threepid, "medium"), kept(&text(threepid, "address")))).collect();
             if let Some((_, bad)) = wanted.iter().find(|(medium, address)| medium == "email" && !address.contains('@'))
             {
                 return refuse(400, "M_UNKNOWN", format!("Unable to parse email address {bad}"));

@@ -15,7 +15,7 @@ use usher::ids::{RoomId, UserId};
 /// Its server name: part of every id, and nothing on the wire.
 pub const SERVER_NAME: &str = "lab.test";
 /// What every account's password is.
-const PASSWORD: &str = "lab-password";
+pub const PASSWORD: &str = "lab-password";
 /// Starting takes about ten seconds on an idle machine: most of it Python's imports and the database's tables.
 const START_POLLS: u32 = 1200;
 const POLL: Duration = Duration::from_millis(100);

@@ -1,6 +1,6 @@
 //! The stage of a scenario: a world in short form, its changes, and passes over it as the loop makes them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 use usher::actuate::Outcome;
@@ -11,7 +11,8 @@ use usher::ids::{Key, RoomId, Timestamp, UserId};
 use usher::ledger::{Ending, Ledger, Order, Photo, Refusal, RemovalRecord, Witnessing};
 use usher::observed::{Estate, Known, Member, Observed, Room};
 use usher::plan::{
-    Action, Class, Decision, Header, Plan, Scope, Step, WINDOW_MS, World, counted, explain, guarded, render,
+    AccountDeed, Action, Attribute, Class, Decision, Header, Plan, Scope, Step, WINDOW_MS, World, counted, explain,
+    guarded, render,
 };
 
 const SERVER: &str = "example.org";
@@ -41,6 +42,8 @@ pub struct Stage {
     ledger: Ledger,
     now: Timestamp,
     without_account: Vec<String>,
+    /// The accounts' mail addresses.
+    mail: BTreeMap<UserId, Vec<String>>,
 }
 
 fn part_names(step: &Step) -> Vec<String> {
@@ -113,6 +116,7 @@ impl Stage {
             ledger: Ledger::default(),
             now: Timestamp(now),
             without_account: Vec::new(),
+            mail: BTreeMap::new(),
         };
         let mut opening = scenario.clone();
         if recorded || homeserver == "empty" {
@@ -176,6 +180,7 @@ impl Stage {
             faults.push(format!("the plan after this one is not empty:\n{shown}\nthen\n  {}", pending.join("\n  ")));
         }
         self.check_levels(step, faults);
+        self.check_mail(step, faults);
         shown
     }
 
@@ -188,6 +193,7 @@ impl Stage {
         self.ledger.witness_as(&directory, how, self.now);
         self.look_at_estates();
         self.look_at_photos(&directory);
+        self.read_emails(config);
         let world = World {
             config: String::new(),
             directory: snapshot,
@@ -224,6 +230,40 @@ impl Stage {
             let user = UserId::new(directory.users[id].localpart.as_str(), SERVER);
             let photo = (**stamp != *WITHOUT).then(|| Photo::of(&picture(stamp)));
             self.ledger.saw_photo(&user, stamp.clone(), photo);
+        }
+    }
+
+    /// The loop has read the addresses of everybody who was not read yet.
+    fn read_emails(&mut self, config: &Config) {
+        if !config.user_provisioner.synapse_attributes.iter().any(|attribute| attribute == "emails") {
+            return;
+        }
+        for user in self.observed.accounts.people.keys() {
+            if self.ledger.attributes.get(user).and_then(|known| known.read_at).is_none() {
+                let emails = self.mail.get(user).map(Vec::as_slice).unwrap_or_default();
+                self.ledger.read_emails(user, emails, self.now);
+            }
+        }
+    }
+
+    /// The accounts' addresses as the hand leaves them.
+    fn write_emails(&mut self, action: &Action) {
+        let Action::Account { user, deed: AccountDeed::Set(attribute) } = action else { return };
+        let emails = self.mail.entry(user.clone()).or_default();
+        match attribute {
+            Attribute::Emails { emails: wanted, .. } => emails.clone_from(&wanted.0),
+            Attribute::NoEmails(given) => emails.retain(|address| !given.has(address)),
+            Attribute::DisplayName(_) | Attribute::Avatar(_) | Attribute::NoAvatar { .. } => {}
+        }
+    }
+
+    /// `mail: {ann: [address, ...]}`: what the accounts have after the pass.
+    fn check_mail(&self, step: &Value, faults: &mut Vec<String>) {
+        for (name, wanted) in step["mail"].as_object().into_iter().flatten() {
+            let got = json!(self.mail.get(&UserId::from(person(name).as_str())).cloned().unwrap_or_default());
+            if got != *wanted {
+                faults.push(format!("{name} has {got}, not {wanted}"));
+            }
         }
     }
 
@@ -272,6 +312,7 @@ impl Stage {
             }
             self.record(step, plan);
             self.ledger.foresee(step, self.now);
+            self.write_emails(&step.action);
             self.observed.simulate(&step.action, &Outcome::default());
             self.ledger.settle(step, Ending::Done, self.now);
         }
@@ -441,6 +482,12 @@ impl Stage {
         let mut whole = json!(self.observed);
         for (name, account) in patch["accounts"].as_object().into_iter().flatten() {
             merge(&mut whole["accounts"]["people"], &json!({ person(name): account }));
+        }
+        for (name, emails) in patch["mail"].as_object().into_iter().flatten() {
+            let user = UserId::from(person(name).as_str());
+            // What somebody changes is seen when the addresses are read again.
+            self.ledger.attributes.entry(user.clone()).or_default().read_at = None;
+            self.mail.insert(user, serde_json::from_value(emails.clone()).unwrap());
         }
         for (key, room) in patch["rooms"].as_object().into_iter().flatten() {
             let id = self.room_id(key);

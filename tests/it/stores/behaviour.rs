@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use usher::ids::{Key, Timestamp, UserId};
 use usher::ledger::{
-    Absence, Attributes, Cause, Clocks, GroupMemory, Leaver, Ledger, Order, Photo, Portrait, Refusal, RemovalRecord,
-    Stage, Upload, keyed,
+    Absence, Attributes, Cause, Clocks, Flaw, GroupMemory, Leaver, Ledger, Order, Photo, Portrait, Refusal,
+    RemovalRecord, Stage, Upload, keyed,
 };
 use usher::plan::{Class, StepId};
 use usher::store::audit::AuditRecord;
@@ -64,7 +64,9 @@ fn attributes() -> Attributes {
         name: Some(digest("name")),
         emails: Some(digest("emails")),
         read_at: Some(Timestamp(7)),
+        given: [digest("one"), digest("other")].into(),
         refused: Some((digest("refused"), Timestamp(8))),
+        objection: Flaw::Unacceptable,
         portrait: Some(Box::new(Portrait {
             stamp: Some("20260302090000.000001Z#000000".into()),
             photo: Some(Photo::of(b"GIF89a")),

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 use usher::account::synapse::Synapse;
-use usher::account::{Accounts, Shield};
+use usher::account::{ADDRESS_TAKEN, Accounts, Shield};
 use usher::actuate::{ActErrorKind, Actuator as _};
 use usher::config::Pattern;
 use usher::ids::{RoomId, Timestamp, UserId};
-use usher::ledger::{Cause, Leaver, Photo, PictureKind, Stage, keyed};
+use usher::ledger::{Cause, Leaver, Ledger, Photo, PictureKind, Stage, keyed, normal_emails};
 use usher::observed::{Accounts as Listed, Heir, Known};
-use usher::plan::{AccountDeed, Action, Attribute, Avatar, Emails, End};
+use usher::plan::{AccountDeed, Action, Attribute, Avatar, Emails, End, Reason, Step};
 
 use crate::contract::ground::{Ground, at, user};
 use crate::lab::synapse::{Person, escape};
@@ -40,7 +40,7 @@ pub async fn an_account_is_locked_and_its_old_session_comes_back(ground: &Ground
         "kind": "http", "app_id": "app", "pushkey": "key", "app_display_name": "App", "device_display_name": "Phone",
         "lang": "en", "data": { "url": "http://127.0.0.1:1/_matrix/push/v1/notify" },
     });
-    lea.must("POST", "/_matrix/client/v3/pushers/set", pusher).await;
+    lea.must("POST", "/_matrix/client/v3/pushers/set", pusher.clone()).await;
 
     ground.do_and_compare(&lock(&lea.user)).await;
     let (status, answer) = whoami(&lea).await;
@@ -56,6 +56,10 @@ pub async fn an_account_is_locked_and_its_old_session_comes_back(ground: &Ground
     let seen = ground.homeserver.room(&room).await.unwrap().unwrap();
     assert!(seen.members[&lea.user].is_in(), "memberships are untouched");
     assert_eq!(writes_of(ground, &deed(&lea.user, AccountDeed::Unlock)).await, Vec::<String>::new());
+    lea.must("POST", "/_matrix/client/v3/pushers/set", pusher).await;
+    ground.refused(&deed(&lea.user, AccountDeed::RemovePushers), ActErrorKind::Stale).await;
+    let pushers = lea.must("GET", "/_matrix/client/v3/pushers", Value::Null).await;
+    assert_eq!(pushers["pushers"].as_array().map(Vec::len), Some(1), "who is back wants to be told of messages");
     ground.refused(&lock(&user("nobody-at-all")), ActErrorKind::Stale).await;
 }
 
@@ -227,15 +231,45 @@ pub async fn only_differences_of_attributes_are_written(ground: &Ground) {
     assert_eq!(writes_of(ground, &same).await, Vec::<String>::new());
     let error = ground.refused(&deed(&nan.user, emails(&["no address"])), ActErrorKind::Refused).await;
     assert!(!error.to_string().contains("no address"), "an error shows no address: {error}");
+    assert_ne!(error.code.as_deref(), Some(ADDRESS_TAKEN), "nobody has it");
+}
+
+pub async fn what_usher_gave_is_taken_back_and_nothing_else(ground: &Ground) {
+    let tab = ground.person("tab").await;
+    let mut ledger = Ledger { key: "key".to_owned(), ..Ledger::default() };
+    let action = deed(&tab.user, emails(&["tab@example.com", "tab@example.org"]));
+    let step = Step { action, reason: Reason::AttributeDiffers, place: None, withheld: None, removal: None };
+    ledger.foresee(&step, Timestamp(1));
+    ground.perform(&step.action).await;
+    let path = format!("/_synapse/admin/v2/users/{}", escape(tab.user.as_str()));
+    let list = json!([{ "medium": "msisdn", "address": "491701234568" },
+                      { "medium": "email", "address": "own@example.com" },
+                      { "medium": "email", "address": "tab@example.org" }]);
+    ground.admin().await.must("PUT", &path, json!({ "threepids": list })).await;
+    let take_back = deed(&tab.user, AccountDeed::Set(Attribute::NoEmails(ledger.given(&tab.user).unwrap())));
+    ground.perform(&take_back).await;
+    assert_eq!(addresses(ground, &tab.user).await, ["email:own@example.com", "msisdn:491701234568"]);
+    assert_eq!(writes_of(ground, &take_back).await, Vec::<String>::new());
 }
 
 pub async fn an_address_of_another_account_is_never_moved(ground: &Ground) {
     let (ola, pat) = (ground.person("ola").await, ground.person("pat").await);
     ground.perform(&deed(&ola.user, emails(&["wanted@example.com"]))).await;
     ground.proxy.clear();
-    ground.refused(&deed(&pat.user, emails(&["pat@example.com", "wanted@example.com"])), ActErrorKind::Refused).await;
+    let error = ground
+        .refused(&deed(&pat.user, emails(&["pat@example.com", "wanted@example.com"])), ActErrorKind::Refused)
+        .await;
+    assert_eq!(error.code.as_deref(), Some(ADDRESS_TAKEN));
     assert_eq!(ground.proxy.writes(), Vec::<String>::new());
     assert_eq!(addresses(ground, &ola.user).await, ["email:wanted@example.com"]);
+    // The homeserver keeps both of these as one, and looks for an address as it is asked.
+    let folded = |written: &str| {
+        let normal = normal_emails([written]);
+        emails(&normal.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    ground.perform(&deed(&ola.user, folded("STRASSE@example.com"))).await;
+    ground.refused(&deed(&pat.user, folded("Straße@Example.com")), ActErrorKind::Refused).await;
+    assert_eq!(addresses(ground, &ola.user).await, ["email:strasse@example.com"], "hers stays hers");
     assert_eq!(addresses(ground, &pat.user).await, Vec::<String>::new());
 }
 
