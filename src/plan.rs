@@ -36,7 +36,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use accounts::{FRESH_READ_MS, WAITS_FOR_READ};
+pub use accounts::{FRESH_READ_MS, Fate, WAITS_FOR_READ};
 pub use adoption::to_adopt;
 pub use deeds::{AccountDeed, Attribute, Avatar, Emails, End};
 pub use estate::WAITS_FOR_ESTATE;
@@ -539,17 +539,6 @@ pub enum Note {
     AttributesUnknown {
         why: &'static str,
     },
-}
-
-/// What somebody is left to whose account is neither ended nor given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fate {
-    /// Locked without an end: disabled and still there.
-    NoClock,
-    /// Open at an operator's word.
-    Restored,
-    /// Locked before they were protected.
-    Protected,
 }
 
 /// Something to remember after the pass, or (`Vanished`) to forget: nothing carries the key any more, and nothing is wanted of it.

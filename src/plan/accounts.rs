@@ -32,6 +32,17 @@ const OPENED_AND_LOCKED: &str =
     "restored by an operator, and locked on the homeserver since, not by usher: neither unlocked nor erased";
 const LAST_ADMIN: &str = "the last server admin";
 
+/// What somebody is left to whose account is neither ended nor given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// Locked without an end: disabled and still there.
+    NoClock,
+    /// Open at an operator's word.
+    Restored,
+    /// Locked before they were protected.
+    Protected,
+}
+
 /// Somebody whose account is to be locked or stays so.
 struct Gone<'p> {
     user: &'p UserId,

@@ -10,7 +10,7 @@
 //! And the database is lost only once the bot's account data has every lock: one set a moment before, or about to be taken off, cannot be
 //! proven, and is only reported. Nor is it lost while that data tells of a lock that a human has taken the place of.
 //!
-//! 500 interleavings of each kind; with `USHER_LONG=1` 20 000.
+//! 250 interleavings of each kind; with `USHER_LONG=1` 20 000.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what cannot be set up fails the test")]
 
@@ -518,7 +518,7 @@ fn config() -> Config {
 #[test]
 fn nobody_is_erased_early_or_while_present_and_no_human_lock_is_undone() {
     let long = std::env::var_os("USHER_LONG").is_some();
-    let count = if long { 20_000 } else { 500 };
+    let count = if long { 20_000 } else { 250 };
     let first: Option<u64> = std::env::var("USHER_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds: Vec<u64> = match first {
         Some(seed) => vec![seed],

@@ -46,12 +46,12 @@ async fn an_account_passes_to_an_entry_that_was_made_again_only_by_rebind() {
     assert_eq!(world.session("jon").await, "M_USER_LOCKED", "it is the account of somebody who left");
     let remedy = format!("usher rebind 7f3c {}", world.local("jon"));
     world.usher_at("+121m", &["plan", "--json"]).await.code(0).says(&remedy);
-    world.usher_at("+121m", &["rebind", "7f3c", &world.local("jon")]).await.code(0).says("it was jon's");
+    world.usher_at("+121m", &["rebind", "7f3c", &world.local("jon")]).await.code(0).says("it is jon's now");
     assert_eq!(world.session("jon").await, "M_USER_LOCKED", "an order, taken in by the next pass");
     world.apply_at(125, true).await.code(0);
     assert_eq!(world.session("jon").await, "ok");
     world.usher_at("+126m", &["grace", "list"]).await.code(0).says("Nobody is locked");
-    world.usher(&["audit", "tail", "50"]).await.code(0).says("order rebind");
+    world.usher(&["audit", "tail", "50"]).await.code(0).says("order rebind").says("obeyed");
     assert!(world.inside("blue").await.contains("jon"));
 }
 
