@@ -2,6 +2,7 @@
 //! between the two.
 
 mod accounts;
+mod acknowledged;
 mod aliases;
 mod avatars;
 mod brownfield;
@@ -16,6 +17,7 @@ mod holds;
 mod identities;
 mod instances;
 mod live;
+mod mail;
 mod matrix;
 mod offboarding;
 mod opened;

@@ -3,16 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod access;
+mod bursts;
 mod clients;
 mod costs;
 mod letters;
+mod lifecycles;
+mod limits;
 mod lists;
 mod openapi;
 mod protocol;
 mod registrations;
 mod writes;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -39,7 +42,11 @@ pub struct Scim {
     pub store: Store,
     http: reqwest::Client,
     stop: CancellationToken,
+    listener: Mutex<Option<Listener>>,
 }
+
+/// Is told of each answer: method and path of its request.
+type Listener = Box<dyn Fn(String) + Send>;
 
 /// What came back.
 #[derive(Debug)]
@@ -108,7 +115,12 @@ impl Scim {
             let _sender = sender;
             serve(listener, &server, stopping).await.unwrap();
         });
-        Self { base, store, http: reqwest::Client::new(), stop }
+        Self { base, store, http: reqwest::Client::new(), stop, listener: Mutex::default() }
+    }
+
+    /// Has every answer from now on told.
+    pub fn on_answer(&self, listener: impl Fn(String) + Send + 'static) {
+        *self.listener.lock().unwrap() = Some(Box::new(listener));
     }
 
     /// A request with everything a client may choose.
@@ -125,6 +137,9 @@ impl Scim {
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         let text = answer.text().await.unwrap();
         let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect("JSON") };
+        if let Some(listener) = &*self.listener.lock().unwrap() {
+            listener(format!("{method} {path}"));
+        }
         Answer { status, headers, body }
     }
 

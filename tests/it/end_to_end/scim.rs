@@ -1,4 +1,4 @@
-//! SCIM as the source of the whole program: public compliance tools, a transcript of Entra ID against a real Synapse, and kill -9.
+//! SCIM as the source of the whole program: public compliance tools, and a transcript of Entra ID against a real Synapse.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
@@ -16,7 +16,7 @@ use crate::stores::Database;
 
 const TOKEN: &str = "canary-token-of-the-identity-provider";
 pub const USER: &str = "urn:ietf:params:scim:schemas:core:2.0:User";
-const GROUP: &str = "urn:ietf:params:scim:schemas:core:2.0:Group";
+pub const GROUP: &str = "urn:ietf:params:scim:schemas:core:2.0:Group";
 
 /// What an identity provider does.
 pub struct Provider {
@@ -51,34 +51,44 @@ impl Provider {
 }
 
 /// A SCIM server without a homeserver.
-struct Lonely {
-    folder: TempDir,
+pub struct Lonely {
+    pub folder: TempDir,
     port: u16,
+    config: Value,
 }
 
 impl Lonely {
-    async fn new(database: &str) -> Self {
-        let lonely = Self { folder: tempfile::tempdir().unwrap(), port: free_port() };
+    pub async fn new(database: &str) -> Self {
+        let port = free_port();
         let config = json!({
             "homeserver": { "url": format!("http://127.0.0.1:{}", free_port()), "server_name": "lab.test" },
             "appservice": { "registration": "registration.yaml" },
             "database": { "url": database },
             "ops": { "listen": format!("127.0.0.1:{}", free_port()) },
             "source": {
-                "type": "scim", "listen": "127.0.0.1", "port": lonely.port, "base_url": "/scim/v2",
+                "type": "scim", "listen": "127.0.0.1", "port": port, "base_url": "/scim/v2",
                 "client": { "id": "acme", "rbac": [{ "token": TOKEN, "name": "idp", "roles": ["*:*"] }] },
             },
         });
-        std::fs::write(lonely.folder.path().join("usher.yaml"), config.to_string()).unwrap();
+        let mut lonely = Self { folder: tempfile::tempdir().unwrap(), port, config };
+        lonely.mailing(Value::Null);
         lonely.start("registration", &["registration", "generate"]).wait().await.code(0);
         lonely
     }
 
-    fn start(&self, name: &str, args: &[&str]) -> Running {
+    /// Writes the configuration with this `mailer`, for whatever is started next.
+    pub fn mailing(&mut self, mailer: Value) {
+        self.config["source"]["mailer"] = mailer;
+        let mut config = self.config.clone();
+        config["source"].as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        std::fs::write(self.folder.path().join("usher.yaml"), config.to_string()).unwrap();
+    }
+
+    pub fn start(&self, name: &str, args: &[&str]) -> Running {
         Running::start(self.folder.path(), name, args, vec![TOKEN.to_owned()])
     }
 
-    async fn serve(&self, name: &str) -> (Running, Provider) {
+    pub async fn serve(&self, name: &str) -> (Running, Provider) {
         let running = self.start(name, &["run"]);
         let provider = Provider::at(self.port);
         until("SCIM is served", async || provider.call("GET", "/Users?count=1", Value::Null).await.0 == 200).await;
@@ -187,43 +197,6 @@ async fn no_request_breaks_the_shipped_document_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_breaks_the_shipped_document_on_postgres() {
     keep_the_document(&Database::postgres().await, examples(5)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_survives_kill_9() {
-    let database = Database::sqlite();
-    let lonely = Lonely::new(&database.url).await;
-    let mut acknowledged = Vec::new();
-    for round in 0..5 {
-        let (running, provider) = lonely.serve(&format!("run-{round}")).await;
-        for id in &acknowledged {
-            assert_eq!(provider.call("GET", &format!("/Users/{id}"), Value::Null).await.0, 200);
-        }
-        let writing = async {
-            let mut made: Vec<String> = Vec::new();
-            for number in 0.. {
-                let body = json!({ "schemas": [USER], "userName": format!("user-{round}-{number}") });
-                let (status, answer) = provider.call("POST", "/Users", body).await;
-                if status == 0 {
-                    return made;
-                }
-                assert_eq!(status, 201, "{answer}");
-                made.push(answer["id"].as_str().unwrap().to_owned());
-            }
-            made
-        };
-        let killing = async {
-            tokio::time::sleep(std::time::Duration::from_millis(300 + 150 * round)).await;
-            running.kill9();
-        };
-        acknowledged.extend(tokio::join!(writing, killing).0);
-    }
-    assert!(acknowledged.len() > 20, "{}", acknowledged.len());
-    let (running, provider) = lonely.serve("last").await;
-    for id in &acknowledged {
-        assert_eq!(provider.call("GET", &format!("/Users/{id}"), Value::Null).await.0, 200);
-    }
-    running.stop().await.code(0);
 }
 
 /// The company's world, its source a SCIM client.

@@ -237,7 +237,7 @@ async fn entra_ids_validator_changes_several_types_at_once(scim: &Scim) {
 }
 
 /// The eight steps of Okta's published SCIM 2.0 test, with what each of them asserts.
-async fn okta_eight_steps(scim: &Scim) {
+pub(super) async fn okta_eight_steps(scim: &Scim) {
     scim.group("present", &[&scim.user("present").await]).await;
     let list = "urn:ietf:params:scim:api:messages:2.0:ListResponse";
     // 1. Users endpoint: a page of one.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use usher::scim::{Kind, evaluate, filter};
 
-use super::{Scim, USER, id, on_both};
+use super::{GROUP, Scim, USER, id, on_both};
 use crate::stores::Database;
 
 on_both! {
@@ -16,6 +16,7 @@ on_both! {
     lists_are_sorted_and_projected
     a_search_at_the_root_holds_both_kinds
     the_database_finds_what_the_filter_means
+    the_database_finds_the_groups_that_a_filter_means
     addresses_are_found_as_they_are_now
     what_no_database_can_hold_is_nobodys
 }
@@ -164,23 +165,78 @@ async fn the_database_finds_what_the_filter_means(scim: &Scim) {
             }
         })
         .collect();
+    the_same_is_found(scim, Kind::User, (&everybody, &terms), &mut rng).await;
+}
+
+/// As above for groups: their names, and members of every kind, whom the database keeps apart from the rest.
+async fn the_database_finds_the_groups_that_a_filter_means(scim: &Scim) {
+    let mut rng = Dice(13);
+    let people = people(scim, 6).await;
+    let mut groups: Vec<String> = Vec::new();
+    for number in 0..30 {
+        let name = rng.of(&["Blue", "blue", "Red one", "ÄRGER"]);
+        let mut body = json!({ "schemas": [GROUP], "displayName": name });
+        if rng.roll(3) > 0 {
+            body["externalId"] = json!(format!("{}{number}", rng.of(&["E", "e"])));
+        }
+        let members = (0..rng.roll(4)).map(|_| match rng.roll(8) {
+            0 => "stranger".to_owned(),
+            1 if !groups.is_empty() => rng.pick(&groups).clone(),
+            _ => rng.pick(&people).clone(),
+        });
+        body["members"] = members.map(|id| json!({ "value": id })).collect();
+        groups.push(id(&scim.call("POST", "/Groups", body).await.is(201)));
+    }
+    let shown = scim.get("/Groups?count=200").await["Resources"].as_array().unwrap().clone();
+    let with = |kind: &str| shown.iter().filter(|group| group["members"].to_string().contains(kind)).count();
+    assert!(with("\"User\"") > 5 && with("\"Group\"") > 1 && with("stranger") > 1, "{shown:?}");
+    let known: Vec<String> = people.iter().chain(&groups).cloned().chain(["stranger".to_owned()]).collect();
+    let terms: Vec<String> = (0..80)
+        .map(|_| {
+            let (member, number) = (rng.pick(&known).clone(), rng.roll(30));
+            match rng.roll(14) {
+                0 => format!("displayName eq \"{}\"", rng.of(&["BLUE", "red ONE", "ärger"])),
+                1 => format!("displayName {} \"{}\"", rng.of(&["ne", "sw", "co", "ew"]), rng.of(&["blue", "RED", "e"])),
+                2 => format!("externalId eq \"{}{number}\"", rng.of(&["E", "e"])),
+                3 => format!("externalId {}", rng.of(&["pr", "eq null", "ne null"])),
+                4 => format!("id eq \"{}\"", groups[number]),
+                5 => format!("members {} \"{member}\"", rng.of(&["eq", "ne"])),
+                6 => format!("members.value {} \"{member}\"", rng.of(&["eq", "ne", "sw"])),
+                7 => format!("members[value eq \"{member}\"]"),
+                8 => format!("members[value eq \"{member}\" and type eq \"{}\"]", rng.of(&["User", "Group"])),
+                9 => format!("members[value eq \"{member}\" or type eq \"Group\"]"),
+                10 => format!("members[type eq \"{}\"].value eq \"{member}\"", rng.of(&["user", "Group"])),
+                11 => format!("members.type eq \"{}\"", rng.of(&["User", "GROUP"])),
+                12 => format!("members[not (value eq \"{member}\")]"),
+                _ => "members pr".to_owned(),
+            }
+        })
+        .collect();
+    the_same_is_found(scim, Kind::Group, (&shown, &terms), &mut rng).await;
+}
+
+/// Puts terms together, and finds over HTTP what the evaluator finds among all that are shown.
+async fn the_same_is_found(scim: &Scim, kind: Kind, (all, terms): (&[Value], &[String]), rng: &mut Dice) {
+    let mut hits = 0;
     for round in 0..120 {
-        let mut text = terms[rng.roll(terms.len())].clone();
+        let mut text = rng.pick(terms).clone();
         for _ in 0..rng.roll(3) {
-            let other = &terms[rng.roll(terms.len())];
+            let other = rng.pick(terms);
             text = match rng.roll(3) {
                 0 => format!("{text} and {other}"),
                 1 => format!("{text} or {other}"),
                 _ => format!("not ({text}) and {other}"),
             };
         }
-        let compiled = evaluate::compile(Kind::User, &filter::parse(&text).unwrap()).unwrap();
+        let compiled = evaluate::compile(kind, &filter::parse(&text).unwrap()).unwrap();
         let meant: BTreeSet<String> =
-            everybody.iter().filter(|user| compiled.fits(user.as_object().unwrap())).map(id).collect();
-        let found = scim.filter("Users", &text).await.is(200);
+            all.iter().filter(|resource| compiled.fits(resource.as_object().unwrap())).map(id).collect();
+        let found = scim.filter(kind.endpoint(), &text).await.is(200);
         assert_eq!(ids(&found).into_iter().collect::<BTreeSet<_>>(), meant, "round {round}: {text}");
         assert_eq!(found["totalResults"], meant.len(), "{text}");
+        hits += usize::from(!meant.is_empty() && meant.len() < all.len());
     }
+    assert!(hits >= 40, "only {hits} filters tell some from others");
 }
 
 async fn addresses_are_found_as_they_are_now(scim: &Scim) {
@@ -292,5 +348,9 @@ impl Dice {
 
     pub fn of<'a>(&mut self, choices: &[&'a str]) -> &'a str {
         choices[self.roll(choices.len())]
+    }
+
+    pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        &choices[self.roll(choices.len())]
     }
 }

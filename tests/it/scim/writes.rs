@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{Scim, USER, on_both};
+use super::{Answer, GROUP, Scim, USER, id, on_both};
 
 /// Clients at work at the same time.
 const CLIENTS: usize = 32;
@@ -51,47 +52,87 @@ async fn of_concurrent_writes_with_one_version_one_wins(scim: &Scim) {
     assert_eq!(statuses.iter().filter(|status| **status == 412).count(), CLIENTS - 1);
 }
 
+/// What one client sends, in turn, and in which of its turns somebody may delete what all of them write to.
+const TURNS: usize = 4;
+const DELETION: usize = 1;
+
+/// A write and its answer.
+#[derive(Debug)]
+struct Sent {
+    mark: String,
+    is_put: bool,
+    /// It began when a deletion had been answered.
+    is_late: bool,
+    answer: Answer,
+}
+
 /// Each answer carries the version it made. Sorted by version, every PATCH must have seen what the write before it left, and nothing
-/// may succeed behind the DELETE.
+/// that begins behind the answer to the DELETE may succeed.
 async fn concurrent_patches_puts_and_deletes_have_an_order(scim: &Scim) {
-    let path = format!("/Users/{}", scim.user("ann").await);
-    let one = async |number: usize| {
-        let mark = json!({ "value": format!("c{number}") });
-        let (is_put, answer) = match number % 8 {
-            0 => {
-                let body = json!({ "schemas": [USER], "userName": "ann", "roles": [mark] });
-                (true, scim.call("PUT", &path, body).await)
+    let (ann, blue) =
+        (json!({ "schemas": [USER], "userName": "ann" }), json!({ "schemas": [GROUP], "displayName": "blue" }));
+    for (endpoint, attribute, whole) in [("Users", "roles", ann), ("Groups", "members", blue)] {
+        let made = scim.call("POST", &format!("/{endpoint}"), whole.clone()).await.is(201);
+        let path = format!("/{endpoint}/{}", id(&made));
+        let gone = AtomicBool::new(false);
+        let client = async |number: usize| {
+            let mut sent = Vec::new();
+            for turn in 0..TURNS {
+                let (mark, is_late) = (format!("c{number}-{turn}"), gone.load(Ordering::SeqCst));
+                let value = json!([{ "value": mark }]);
+                let is_put = number.is_multiple_of(8);
+                let answer = if is_put {
+                    let mut body = whole.clone();
+                    body[attribute] = value;
+                    scim.call("PUT", &path, body).await
+                } else if turn == DELETION && number % 8 == 7 {
+                    let answer = scim.call("DELETE", &path, Value::Null).await;
+                    gone.fetch_or(answer.status == 204, Ordering::SeqCst);
+                    answer
+                } else {
+                    scim.patch(&path, json!([{ "op": "add", "path": attribute, "value": value }])).await
+                };
+                sent.push(Sent { mark, is_put, is_late, answer });
             }
-            7 if number > CLIENTS / 2 => (false, scim.call("DELETE", &path, Value::Null).await),
-            _ => (false, scim.patch(&path, json!([{ "op": "add", "path": "roles", "value": [mark] }])).await),
+            sent
         };
-        (number, is_put, answer)
-    };
-    let answers = join_all((0..CLIENTS).map(one)).await;
-    let version = |body: &Value| {
-        let text = body["meta"]["version"].as_str().unwrap();
+        let sent: Vec<Sent> = join_all((0..CLIENTS).map(client)).await.into_iter().flatten().collect();
+        have_an_order(&sent, attribute);
+        assert_eq!(scim.call("GET", &path, Value::Null).await.status, 404, "{endpoint}");
+    }
+}
+
+fn have_an_order(sent: &[Sent], attribute: &str) {
+    let version = |sent: &Sent| {
+        let text = sent.answer.body["meta"]["version"].as_str().unwrap();
         text.trim_start_matches("W/").trim_matches('"').parse::<usize>().unwrap()
     };
-    let mut done: Vec<_> = answers.iter().filter(|(_, _, answer)| answer.status == 200).collect();
-    done.sort_by_key(|(_, _, answer)| version(&answer.body));
-    let mut model: Vec<String> = Vec::new();
-    for (place, (number, is_put, answer)) in done.iter().enumerate() {
-        assert_eq!(version(&answer.body), place + 2, "no version is made twice or left out");
-        if *is_put {
-            model.clear();
-        }
-        model.push(format!("c{number}"));
-        let roles: Vec<String> = answer.body["roles"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|role| role["value"].as_str().unwrap().to_owned())
-            .collect();
-        assert_eq!(roles, model);
+    let mut done: Vec<&Sent> = sent.iter().filter(|sent| sent.answer.status == 200).collect();
+    done.sort_by_key(|sent| version(sent));
+    let mut models: Vec<BTreeSet<&str>> = Vec::new();
+    for (place, sent) in done.iter().enumerate() {
+        assert_eq!(version(sent), place + 2, "no version is made twice or left out");
+        let before = models.last().filter(|_| !sent.is_put).cloned().unwrap_or_default();
+        models.push(before.into_iter().chain([sent.mark.as_str()]).collect());
     }
-    let deleted = answers.iter().filter(|(_, _, answer)| answer.status == 204).count();
-    let refused = answers.iter().filter(|(_, _, answer)| answer.status == 404).count();
-    assert_eq!((deleted, done.len() + deleted + refused), (1, CLIENTS));
+    for (place, sent) in done.iter().enumerate() {
+        let values = sent.answer.body[attribute].as_array().map(Vec::as_slice).unwrap_or_default();
+        let shown: BTreeSet<&str> = values.iter().map(|value| value["value"].as_str().unwrap()).collect();
+        assert_eq!(shown.len(), values.len(), "nothing twice");
+        if attribute == "members" {
+            // They are read once the write is done: as it left them, or as a later one did, or none where the group is gone by then.
+            assert!(shown.is_empty() || models[place..].contains(&shown), "version {}: {shown:?}", place + 2);
+        } else {
+            assert_eq!(shown, models[place], "version {}", place + 2);
+        }
+    }
+    let count = |status: u16| sent.iter().filter(|sent| sent.answer.status == status).count();
+    assert_eq!((count(204), done.len() + count(204) + count(404)), (1, sent.len()));
+    let late: Vec<&Sent> = sent.iter().filter(|sent| sent.is_late).collect();
+    assert!(!late.is_empty() && !done.is_empty(), "{} before, {} after", done.len(), late.len());
+    for sent in late {
+        assert_eq!(sent.answer.status, 404, "behind the deletion: {sent:?}");
+    }
 }
 
 async fn one_user_name_is_given_once(scim: &Scim) {
