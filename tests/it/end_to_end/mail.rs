@@ -105,7 +105,7 @@ async fn letters_are_shown_as_they_would_be_sent() {
     ] {
         all.code(0).says(start);
     }
-    all.says("Your Matrix ID: @zoe.oneill:lab.test").says("https://chat.example.com/");
+    all.says("Your Matrix ID: @zoe.oneill:lab.test").says("Open the chat:  https://chat.example.com\n");
     let one = preview(&lonely, "one", &["activated"]).await;
     assert!(one.code(0).out.starts_with("--- activated\n") && !one.out.contains("--- registered"), "{}", one.out);
 
