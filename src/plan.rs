@@ -17,6 +17,7 @@ mod guard;
 mod heads;
 mod json;
 mod lenders;
+mod lesson;
 mod levels;
 mod members;
 mod planner;
@@ -46,6 +47,7 @@ pub use guard::{HeldItem, WINDOW_MS, guard, guarded};
 pub use heads::Heads;
 pub use json::to_json;
 pub use lenders::{inviters, is_powerless, raisers};
+pub use lesson::{Dealt, Lesson};
 pub(crate) use members::is_protected;
 use planner::Planner;
 pub use render::{Header, counted, render};
@@ -55,8 +57,8 @@ use step::digest;
 pub use world::{Decision, Scope, World};
 
 use crate::desired::Desired;
-use crate::ids::{EventId, Key, RoomAlias, RoomId, Timestamp, UserId};
-use crate::ledger::{Cause, Digest, GroupMemory, Leaver, LeaverNews, Ledger};
+use crate::ids::{Key, RoomAlias, RoomId, Timestamp, UserId};
+use crate::ledger::{Cause, Leaver, LeaverNews, Ledger};
 use crate::observed::{Child, JoinRule, Marker, Observed, Parent};
 
 /// What should change, in the order it should be done.
@@ -539,44 +541,6 @@ pub enum Note {
     AttributesUnknown {
         why: &'static str,
     },
-}
-
-/// Something to remember after the pass, or (`Vanished`) to forget: nothing carries the key any more, and nothing is wanted of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lesson {
-    Entitled {
-        key: Key,
-        levels: Arc<BTreeMap<UserId, i64>>,
-    },
-    Vanished(Key),
-    Forgiven {
-        room: RoomId,
-        user: UserId,
-        event: EventId,
-    },
-    Group {
-        external_id: String,
-        memory: GroupMemory,
-    },
-    Mode {
-        mirrored: bool,
-    },
-    Leaver {
-        user: UserId,
-        news: LeaverNews,
-    },
-    /// The directory's display name or photo of somebody was dealt with (S-50).
-    Named {
-        user: UserId,
-        what: Dealt,
-    },
-}
-
-/// What was dealt with: written, or left out for what the person chose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Dealt {
-    Name(Digest),
-    Photo(Digest),
 }
 
 /// Compares what should be with what is. Pure: the same arguments give the same plan.

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "what cannot be set up fails the test")]
 
 mod expect;
+mod short;
 pub mod world;
 
 use std::path::{Path, PathBuf};
