@@ -6,9 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{
-    AccountDeed, Action, Class, End, Fate, Lesson, Note, Planner, Reason, Removal, RoomRef, Scope, Step, Withheld,
-};
+use super::{AccountDeed, Action, Class, End, Lesson, Note, Planner, Reason, Removal, RoomRef, Scope, Step, Withheld};
 use crate::config::Deprovisioning;
 use crate::config::Enforce;
 use crate::desired::Standing;
