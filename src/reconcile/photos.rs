@@ -168,7 +168,8 @@ impl Reconciler {
     fn row_of_upload(&self, user: &UserId, photo: &Photo) -> AuditRecord {
         let now = clock::now();
         AuditRecord {
-            id: format!("{}-upload-{user}", now.0),
+            // Ids outlive names: a keyed hash stands for the person.
+            id: format!("{}-upload-{}", now.0, self.ledger.pseudonym(user)),
             at: now,
             pass: self.pass_began,
             actor: "usher".to_owned(),
