@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use usher::ids::{RoomId, UserId};
+use usher::ids::{Key, RoomId, UserId};
 
 use super::mas::{CLIENT, SECRET, StandIn};
 use crate::end_to_end::child::{Ended, Running};
@@ -90,7 +90,8 @@ impl Office {
     }
 
     async fn space(&self) -> RoomId {
-        let path = format!("/_matrix/client/v3/directory/room/{}", escape(&format!("#usher_main_few:{SERVER}")));
+        let alias = Key::Space("few".into()).alias("main", SERVER);
+        let path = format!("/_matrix/client/v3/directory/room/{}", escape(alias.as_str()));
         self.root.must("GET", &path, Value::Null).await["room_id"].as_str().unwrap().into()
     }
 

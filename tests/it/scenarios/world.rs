@@ -1,5 +1,7 @@
 //! The stage of a scenario: a world in short form, its changes, and passes over it as the loop makes them.
 
+mod mail;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
@@ -11,8 +13,7 @@ use usher::ids::{Key, RoomId, Timestamp, UserId};
 use usher::ledger::{Ending, Ledger, Order, Photo, Refusal, RemovalRecord, Witnessing};
 use usher::observed::{Estate, Known, Member, Observed, Room};
 use usher::plan::{
-    AccountDeed, Action, Attribute, Class, Decision, Header, Plan, Scope, Step, WINDOW_MS, World, counted, explain,
-    guarded, render,
+    Action, Class, Decision, Header, Plan, Scope, Step, WINDOW_MS, World, counted, explain, guarded, render,
 };
 
 use super::short::{duration, key_of, membership, merge, patch_or_nothing, person, picture, short_lists};
@@ -182,40 +183,6 @@ impl Stage {
             let user = UserId::new(directory.users[id].localpart.as_str(), SERVER);
             let photo = (**stamp != *WITHOUT).then(|| Photo::of(&picture(stamp)));
             self.ledger.saw_photo(&user, stamp.clone(), photo);
-        }
-    }
-
-    /// The loop has read the addresses of everybody who was not read yet.
-    fn read_emails(&mut self, config: &Config) {
-        if !config.user_provisioner.synapse_attributes.iter().any(|attribute| attribute == "emails") {
-            return;
-        }
-        for user in self.observed.accounts.people.keys() {
-            if self.ledger.attributes.get(user).and_then(|known| known.read_at).is_none() {
-                let emails = self.mail.get(user).map(Vec::as_slice).unwrap_or_default();
-                self.ledger.read_emails(user, emails, self.now);
-            }
-        }
-    }
-
-    /// The accounts' addresses as the hand leaves them.
-    fn write_emails(&mut self, action: &Action) {
-        let Action::Account { user, deed: AccountDeed::Set(attribute) } = action else { return };
-        let emails = self.mail.entry(user.clone()).or_default();
-        match attribute {
-            Attribute::Emails { emails: wanted, .. } => emails.clone_from(&wanted.0),
-            Attribute::NoEmails(given) => emails.retain(|address| !given.has(address)),
-            Attribute::DisplayName(_) | Attribute::Avatar(_) | Attribute::NoAvatar { .. } => {}
-        }
-    }
-
-    /// `mail: {ann: [address, ...]}`: what the accounts have after the pass.
-    fn check_mail(&self, step: &Value, faults: &mut Vec<String>) {
-        for (name, wanted) in step["mail"].as_object().into_iter().flatten() {
-            let got = json!(self.mail.get(&UserId::from(person(name).as_str())).cloned().unwrap_or_default());
-            if got != *wanted {
-                faults.push(format!("{name} has {got}, not {wanted}"));
-            }
         }
     }
 
