@@ -89,6 +89,8 @@ pub struct Reconciler {
     pass_began: Timestamp,
     /// The audit's rows of steps that were to be sent in the latest slice and were not: they go on with the step.
     unsent: accounts::Rows,
+    /// Erased people whose names are still in the audit.
+    nameless: BTreeSet<UserId>,
     /// When this process began to look, by a clock nobody sets (S-53).
     began: std::time::Instant,
     ledger: Ledger,
@@ -198,6 +200,7 @@ impl Reconciler {
             saved: ledger.clone(),
             pass_began: clock::now(),
             unsent: accounts::Rows::new(),
+            nameless: BTreeSet::new(),
             began: std::time::Instant::now(),
             ledger,
             looked_up: BTreeSet::new(),
@@ -396,6 +399,13 @@ impl Reconciler {
         }
         self.album.close();
         result.failed += self.stale(&plan);
+        if self.parts.actuator.is_some() {
+            // What waits for whoever keeps the accounts is not done.
+            let now = clock::now();
+            let waiting = plan.pending().filter(|step| self.waits_for_registry(step, now)).count() as u64;
+            result.failed = result.failed.max(waiting);
+            self.forget_names().await?;
+        }
         result.held = plan.held_count() as u64;
         if *scope == Scope::Everything && self.parts.actuator.is_some() {
             // A pass over half a directory settles nothing: what it withheld for that was never weighed (S-101).

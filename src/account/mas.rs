@@ -58,7 +58,7 @@ impl Roster {
     /// # Errors
     /// When the service refuses or is away.
     pub async fn admins(&self) -> Result<BTreeSet<UserId>, MatrixError> {
-        let list = self.0.list("users?filter[admin]=true", "list the server admins").await?;
+        let list = self.0.admins("users?filter[admin]=true").await?;
         Ok(list.iter().filter_map(Person::of).filter_map(|person| self.0.named(&person)).collect())
     }
 }
@@ -156,7 +156,13 @@ impl Mas {
                 return Ok(None);
             }
             if status.is_success() {
-                return Ok(Some(answer.json().await.unwrap_or_default()));
+                let bytes = answer.bytes().await.map_err(|error| away(attempt, error))?;
+                if bytes.is_empty() {
+                    return Ok(Some(Value::Null));
+                }
+                let unread =
+                    |_| failed(attempt, "Matrix Authentication Service's answer is no JSON", Trouble::Malformed);
+                return serde_json::from_slice(&bytes).map(Some).map_err(unread);
             }
             let trouble = match status.as_u16() {
                 401 => Trouble::UnknownToken,
@@ -191,29 +197,39 @@ impl Mas {
         Ok(())
     }
 
-    /// A list, page after page.
-    async fn list(&self, path: &str, attempt: &str) -> Result<Vec<Value>, MatrixError> {
+    /// A list, page after page, whole or not at all; nothing where there is none such.
+    async fn list(&self, path: &str, attempt: &str) -> Result<Option<Vec<Value>>, MatrixError> {
         let mut all = Vec::new();
         let mut after = String::new();
         for _ in 0..MOST_PAGES {
             let page = format!("{path}&page[first]={PAGE}{after}");
-            let Some(answer) = self.call(Method::GET, &page, None, attempt).await? else { break };
-            let data = answer.get("data").and_then(Value::as_array).cloned().unwrap_or_default();
+            let Some(answer) = self.call(Method::GET, &page, None, attempt).await? else { return Ok(None) };
+            let Some(data) = answer.get("data").and_then(Value::as_array).cloned() else {
+                return Err(failed(attempt, "Matrix Authentication Service's answer is no list", Trouble::Malformed));
+            };
             let last = data.last().and_then(|entry| entry.get("id")?.as_str().map(str::to_owned));
             all.extend(data);
             let more = answer.pointer("/links/next").is_some_and(Value::is_string);
             match last.filter(|_| more) {
                 Some(last) => after = format!("&page[after]={last}"),
-                None => break,
+                None => return Ok(Some(all)),
             }
         }
-        Ok(all)
+        Err(failed(attempt, "Matrix Authentication Service's list does not end", Trouble::Malformed))
+    }
+
+    /// Who the server admins are, all of them or an error: whoever is missing would be taken for somebody to be removed.
+    async fn admins(&self, path: &str) -> Result<Vec<Value>, MatrixError> {
+        let attempt = "list the server admins";
+        let missing = || failed(attempt, "Matrix Authentication Service has no such list", Trouble::Malformed);
+        self.list(path, attempt).await?.ok_or_else(missing)
     }
 
     /// Addresses with the ids they are deleted by.
     async fn emails_of(&self, id: &str) -> Result<Vec<(String, String)>, MatrixError> {
         let list =
             self.list(&format!("user-emails?filter[user]={id}"), "list the mail addresses of an account").await?;
+        let list = list.unwrap_or_default();
         let pair = |entry: &Value| {
             let email = entry.pointer("/attributes/email")?.as_str()?.to_owned();
             Some((entry.get("id")?.as_str()?.to_owned(), email))
@@ -241,7 +257,7 @@ impl Mas {
 impl Mas {
     /// Whose the first thing of a list is.
     async fn owner(&self, list: &str, attempt: &str) -> Result<Option<UserId>, MatrixError> {
-        let found = self.list(list, attempt).await?;
+        let found = self.list(list, attempt).await?.unwrap_or_default();
         let id = found.first().and_then(|entry| entry.pointer("/attributes/user_id")?.as_str());
         let Some(id) = id else { return Ok(None) };
         let owner = self.call(Method::GET, &format!("users/{id}"), None, attempt).await?;
@@ -389,7 +405,7 @@ impl AccountBackend for Mas {
     }
 
     async fn usable_admins(&self) -> Result<BTreeSet<UserId>, MatrixError> {
-        let list = self.list("users?filter[admin]=true&filter[status]=active", "list the server admins").await?;
+        let list = self.admins("users?filter[admin]=true&filter[status]=active").await?;
         let people = list.iter().filter_map(Person::of);
         let usable = people.filter(|person| !person.has("locked_at") && !person.has("deactivated_at"));
         Ok(usable.filter_map(|person| self.named(&person)).collect())

@@ -64,10 +64,18 @@ async fn promote(config: &Config, file: &Path) -> Result<Exit, Failure> {
     let token = SecretString::from(token.trim().to_owned());
     homeserver.ensure_users().await?;
     let promotion = Promotion::of(config);
-    let store = Store::open(&config.database_url).await?;
-    let made = recorded(&store, &homeserver, (&token, promotion)).await;
-    store.close().await;
-    made?.map_err(|error| match error.trouble {
+    let made = match Store::open(&config.database_url).await {
+        Ok(store) => {
+            let made = recorded(&store, &homeserver, (&token, promotion)).await;
+            store.close().await;
+            made?
+        }
+        Err(error) => {
+            tracing::warn!(%error, "this goes on no record: the database cannot be used");
+            homeserver.make_admin(&token, promotion).await
+        }
+    };
+    made.map_err(|error| match error.trouble {
         Trouble::UnknownToken | Trouble::Forbidden => Failure::new(
             Exit::Error,
             format!("homeserver: {error}; {} must hold the access token of a server admin", file.display()),

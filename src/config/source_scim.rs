@@ -104,19 +104,17 @@ fn one_text(field: &Field<'_>) -> Option<String> {
 
 fn credentials(client: &mut Section<'_>) -> Vec<ScimCredential> {
     let before = client.report.errors();
-    let mut found = Vec::new();
+    let mut found: Vec<ScimCredential> = Vec::new();
     if let Some(token) = secret::read(client, "token", "token_file") {
         let token = Some(Digest::of(token.expose_secret()));
         found.push(ScimCredential { token, name: None, not_after: None, roles: vec!["*:*".to_owned()] });
     }
     for field in client.list("rbac") {
         let Some(credential) = credential(&field) else { continue };
-        if let Some(token) = &credential.token {
-            if found.iter().any(|known: &ScimCredential| known.token.as_ref() == Some(token)) {
-                field.advise(
-                    "has the same token as an entry above, and its roles count: give each client a token of its own",
-                );
-            }
+        if credential.token.is_some() && found.iter().any(|known| known.token == credential.token) {
+            field.advise(
+                "has the same token as an entry above, and its roles count: give each client a token of its own",
+            );
         }
         found.push(credential);
     }

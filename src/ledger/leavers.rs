@@ -204,11 +204,15 @@ impl Ledger {
             AccountDeed::Lock { id } => {
                 let known = self.leavers.get(user);
                 let again = known.is_some_and(Leaver::is_locking);
-                let ordered = |known: &Leaver| known.at_once && (known.is_locking() || known.stage == Stage::Open);
+                let cause = Cause::of(&step.reason);
+                // An order to erase was about why they were gone then.
+                let ordered = |known: &Leaver| {
+                    known.at_once && known.cause == cause && (known.is_locking() || known.stage == Stage::Open)
+                };
                 let leaver = Leaver {
                     id: id.clone(),
                     since: now,
-                    cause: Cause::of(&step.reason),
+                    cause,
                     clock: now,
                     unsure,
                     not_before: known.and_then(|known| known.not_before),
@@ -244,6 +248,8 @@ impl Ledger {
             (AccountDeed::Lock { .. }, Ending::Refused) if self.is_tried_again(user) => {
                 self.advance(user, Stage::Locking);
             }
+            // What an operator ordered about them stands.
+            (AccountDeed::Lock { .. }, Ending::Refused) if self.is_ordered(user) => self.advance(user, Stage::Open),
             (AccountDeed::Lock { .. }, Ending::Refused) => drop(self.leavers.remove(user)),
             (AccountDeed::Unlock, Ending::Done) => {
                 if self.leavers.get(user).is_some_and(Leaver::is_ours) {
@@ -270,6 +276,10 @@ impl Ledger {
             )
             | (AccountDeed::Lock { .. } | AccountDeed::Close(_), Ending::Unknown) => {}
         }
+    }
+
+    fn is_ordered(&self, user: &UserId) -> bool {
+        self.leavers.get(user).is_some_and(|leaver| leaver.at_once || leaver.not_before.is_some())
     }
 
     fn is_tried_again(&self, user: &UserId) -> bool {

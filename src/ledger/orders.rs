@@ -110,10 +110,7 @@ impl Ledger {
     /// What stands against an order about a leaver. `erase_inactive_after_ms`: whether and when those who are disabled are erased (S-52).
     #[must_use]
     pub fn objection(&self, order: &Order, erase_inactive_after_ms: Option<i64>) -> Option<Objection> {
-        let leaver = match self.leavers.get(order.user()?) {
-            Some(leaver) => leaver,
-            None => return Some(Objection::NotALeaver),
-        };
+        let Some(leaver) = self.leavers.get(order.user()?) else { return Some(Objection::NotALeaver) };
         let closing = leaver.stage == Stage::Closing;
         let spared = leaver.is_spared();
         match order {

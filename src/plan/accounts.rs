@@ -255,23 +255,25 @@ impl Planner<'_> {
     fn final_step(&mut self, user: &UserId, leaver: &Leaver) -> Option<Ending> {
         let bequests = self.bequests(user, leaver);
         let policy = self.desired.offboarding.as_ref()?;
+        let closed = matches!(self.observed.accounts.presence(user), Presence::Exists(account) if account.deactivated);
+        // What has begun is finished, whatever has changed since: they are out of their rooms, or about to be.
+        let begun = closed && leaver.stage == Stage::Closing;
         let period = match leaver.cause {
+            _ if begun => 0,
             Cause::Absent | Cause::Stranger => policy.soft_delete_period_ms,
             // Disabled but present: no clock unless asked for (S-52).
-            Cause::Disabled => match policy.erase_inactive_after_ms {
-                Some(period) => period,
-                None => {
+            Cause::Disabled => {
+                let Some(period) = policy.erase_inactive_after_ms else {
                     let (since, cause) = (leaver.since, leaver.cause);
                     self.note(Note::InGrace { user: user.clone(), since, cause, fate: Fate::NoClock });
                     return None;
-                }
-            },
+                };
+                period
+            }
         };
         let due = leaver.due(period);
-        let closed = matches!(self.observed.accounts.presence(user), Presence::Exists(account) if account.deactivated);
-        // What has begun is finished: they are out of their rooms, or about to be.
         let places = if closed { None } else { self.not_before_estate(user, &bequests) };
-        let withheld = self.not_yet(user, leaver, due).or(places);
+        let withheld = if begun { None } else { self.not_yet(user, leaver, due).or(places) };
         let end = if policy.erase { End::Erase } else { End::Deactivate };
         let action = Action::Account { user: user.clone(), deed: AccountDeed::Close(end) };
         let mut removal = of_account(Class::FinalSteps, user);

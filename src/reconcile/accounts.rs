@@ -13,7 +13,7 @@ use crate::clock;
 use crate::execute::Report;
 use crate::ids::{Timestamp, UserId};
 use crate::ledger::{Ending, Flaw};
-use crate::observed::{Known, Observed};
+use crate::observed::{Known, Observed, Presence};
 use crate::plan::{AccountDeed, Action, Attribute, Lesson, Plan, Step, StepId, WAITS_FOR_READ, Withheld};
 use crate::store::StoreError;
 use crate::store::audit::{AuditRecord, SENT};
@@ -109,7 +109,7 @@ impl Reconciler {
             }
         }
         for (step, error) in &report.failed {
-            self.ledger.settle(step, ending(step, error), now);
+            self.ledger.settle(step, ending(step, error, self.observed.as_ref()), now);
             self.heed_refusal(step, error, now);
             records.extend(self.completed(step, (&mut rows, &mut found), began, &result_of(Some(error))));
         }
@@ -119,19 +119,28 @@ impl Reconciler {
         } else {
             self.unsent = rows;
         }
-        self.audit(&records).await?;
-        for user in ended {
-            let pseudonym = self.ledger.pseudonym(&user);
-            if let Some(store) = self.parts.store.as_ref().filter(|_| self.parts.actuator.is_some()) {
-                store.pseudonymise(&user, &pseudonym).await?;
-            }
-            self.services.remove(&user);
+        for user in &ended {
+            self.services.remove(user);
         }
+        self.nameless.extend(ended);
+        self.audit(&records).await?;
+        self.forget_names().await?;
         self.forget_estates(report);
         let unclear = report.failed.iter().filter(|(_, error)| error.kind != ActErrorKind::Retry);
         let users: Vec<UserId> = unclear.filter_map(|(step, _)| account_of(step).cloned()).collect();
         for user in users {
             self.reread_account(&user).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the names of people whose accounts came to their end out of the audit: at once, or as soon as the database is there again.
+    pub(super) async fn forget_names(&mut self) -> Result<(), StoreError> {
+        while let Some(user) = self.nameless.first().cloned() {
+            if let Some(store) = self.store_to_write() {
+                store.pseudonymise(&user, &self.ledger.pseudonym(&user)).await?;
+            }
+            self.nameless.remove(&user);
         }
         Ok(())
     }
@@ -247,10 +256,14 @@ fn account_of(step: &Step) -> Option<&UserId> {
 }
 
 /// What a failure means for what was written down before.
-fn ending(step: &Step, error: &ActError) -> Ending {
+fn ending(step: &Step, error: &ActError, observed: Option<&Observed>) -> Ending {
     let closing = matches!(&step.action, Action::Account { deed: AccountDeed::Close(_), .. });
+    let presence = account_of(step).zip(observed).map(|(user, observed)| observed.accounts.presence(user));
+    // It came to its end at usher's word: what is refused is only a look at how far that is.
+    let begun = closing && matches!(presence, Some(Presence::Exists(account)) if account.deactivated);
     match error.kind {
         ActErrorKind::Retry => Ending::Unknown,
+        _ if begun => Ending::Unknown,
         // The homeserver has begun and not finished.
         ActErrorKind::Stale if closing => Ending::Unknown,
         ActErrorKind::Stale | ActErrorKind::Refused | ActErrorKind::Forbidden | ActErrorKind::Fatal => Ending::Refused,

@@ -123,11 +123,13 @@ impl Reconciler {
         }
         let Some(observed) = &self.observed else { return };
         let turns = self.registry.turns(&desired.profiles, &observed.accounts, &self.ledger, now);
+        let mut failed_before = false;
         for user in turns {
             let Some(actuator) = self.parts.actuator.as_ref().filter(|_| !self.stop.is_cancelled()) else { return };
             self.parts.heartbeat.tick();
             match actuator.emails_of(&user).await {
                 Ok(emails) => {
+                    failed_before = false;
                     self.registry.is_there();
                     self.registry.unreadable.remove(&user);
                     if let Some(emails) = emails {
@@ -135,8 +137,15 @@ impl Reconciler {
                     }
                 }
                 Err(error) if matches!(error.trouble, Trouble::Away | Trouble::RateLimited | Trouble::UnknownToken) => {
-                    tracing::warn!(%error, "mail addresses cannot be read now; a later pass goes on with it");
-                    return self.registry.is_away(error.to_string(), now);
+                    // Another is asked about first next time: one account that always fails must not keep everybody's waiting.
+                    self.registry.cannot_read(&user, error.to_string(), now);
+                    let may_be_one = error.trouble == Trouble::Away && error.status.is_some() && !failed_before;
+                    failed_before = true;
+                    if !may_be_one {
+                        tracing::warn!(%error, "mail addresses cannot be read now; a later pass goes on with it");
+                        return self.registry.is_away(error.to_string(), now);
+                    }
+                    tracing::warn!(%user, %error, "somebody's mail addresses cannot be read; they are tried again later");
                 }
                 Err(error) => {
                     tracing::warn!(%user, %error, "somebody's mail addresses cannot be read; they are tried again later");

@@ -264,7 +264,10 @@ impl Daemon {
     async fn turn(&mut self) {
         let parts = &self.reconciler.parts;
         parts.metrics.count_requests(&parts.homeserver.requests().counts());
-        let approved = self.reconciler.take_approvals().await.unwrap_or(false);
+        let approved = self.reconciler.take_approvals().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "approvals and orders cannot be read");
+            false
+        });
         if self.outages == 0 && self.reconciler.source_hint().await != Hint::Nothing {
             self.next_poll = self.next_poll.min(Instant::now());
         }

@@ -24,10 +24,8 @@ impl Reconciler {
         for given in store.orders().await? {
             let objection = match &given.order {
                 Order::Rebind { .. } if self.observed.is_none() => continue,
-                Order::Rebind { id, localpart } => {
-                    self.read_since(&given).await?;
-                    self.objection_to_rebind(id, localpart)
-                }
+                Order::Rebind { .. } if !self.read_since(&given).await? => Some(Objection::Incomplete),
+                Order::Rebind { id, localpart } => self.objection_to_rebind(id, localpart),
                 Order::Restore { .. } | Order::Lock { .. } | Order::Extend { .. } | Order::EraseNow { .. } => {
                     let policy = self.parts.config.user_provisioner.deprovisioning.as_ref();
                     let after = policy.and_then(|policy| policy.erase_inactive_after_ms);
@@ -63,17 +61,18 @@ impl Reconciler {
         AuditRecord::of_order((order, &user), (*at, by), &self.ledger.key, &result)
     }
 
-    /// Reads the source again where the latest read is older than the order: somebody who was made a moment ago may be meant.
-    async fn read_since(&mut self, given: &GivenOrder) -> Result<(), StoreError> {
+    /// Reads the source again where the latest read is older than the order: somebody who was made a moment ago may be meant. Whether what
+    /// is known now is younger.
+    async fn read_since(&mut self, given: &GivenOrder) -> Result<bool, StoreError> {
         if self.read_at.is_some_and(|read| read >= given.at) {
-            return Ok(());
+            return Ok(true);
         }
         match self.read_source(true).await {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
             Err(PassError::Store(error)) => Err(error),
             Err(error @ (PassError::Source(_) | PassError::Homeserver(_))) => {
-                tracing::warn!(%error, "the source could not be read for an order; what was read last decides");
-                Ok(())
+                tracing::warn!(%error, "the source could not be read for an order");
+                Ok(false)
             }
         }
     }

@@ -14,8 +14,8 @@ use crate::ids::UserId;
 use crate::scim::{Error, Kind};
 use crate::store::scim::{New, Registrations, Resources};
 
-const CLOSED: &str = "the account of that Matrix name was closed for good, and Matrix gives no name out twice: map another name, or let \
-                      a server admin open the account again";
+const CLOSED: &str = "the account this person had was closed for good, and Matrix gives no name out twice: a server admin has to \
+                      open it again first";
 /// How often the database is asked whether everything is done.
 const LOOK: Duration = Duration::from_millis(200);
 
