@@ -289,3 +289,27 @@ fn a_typo_in_a_rebind_is_refused() {
         assert_eq!(ledger.objection_to(&Claim { directory, ..claim }), Some(Objection::Incomplete));
     }
 }
+
+#[test]
+fn an_order_to_erase_is_about_why_they_were_gone_when_it_was_given() {
+    for (reason, at_once) in [(Reason::LeftDirectory { since: at(0) }, true), (Reason::Disabled, false)] {
+        let mut ledger = locked();
+        ordered(&mut ledger, &restore(), 2);
+        done(&mut ledger, &unlock(), 3);
+        assert_eq!(ordered(&mut ledger, &erase_now(), 4), None);
+        done(&mut ledger, &step(AccountDeed::Lock { id: Some("1".into()) }, reason), 5);
+        assert_eq!(ledger.leavers[&evan()].at_once, at_once);
+    }
+}
+
+#[test]
+fn what_was_ordered_outlasts_a_lock_that_is_refused() {
+    let mut ledger = locked();
+    ordered(&mut ledger, &restore(), 2);
+    done(&mut ledger, &unlock(), 3);
+    assert_eq!(ordered(&mut ledger, &erase_now(), 4), None);
+    ledger.foresee(&lock(), at(5));
+    ledger.settle(&lock(), Ending::Refused, at(5));
+    assert_eq!(stage(&ledger), Some(Stage::Open));
+    assert!(ledger.leavers[&evan()].at_once);
+}
