@@ -60,13 +60,12 @@ impl Wire {
             "{method} {base}{path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {TOKEN}\r\n\
              Content-Type: application/scim+json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => {
-                let opened = TcpStream::connect(("127.0.0.1", self.port)).await?;
-                opened.set_nodelay(true)?;
-                opened
-            }
+        let mut stream = if let Some(stream) = self.stream.take() {
+            stream
+        } else {
+            let opened = TcpStream::connect(("127.0.0.1", self.port)).await?;
+            opened.set_nodelay(true)?;
+            opened
         };
         stream.write_all(request.as_bytes()).await?;
         self.bytes.clear();
