@@ -61,7 +61,10 @@ impl Reconciler {
 
 /// What came of a write, for its row.
 pub(super) fn result_of(error: Option<&ActError>) -> String {
-    error.map_or_else(|| "done".to_owned(), |error| format!("{:?}: {}", error.kind, error.cause).to_lowercase())
+    error.map_or_else(
+        || "done".to_owned(),
+        |error| format!("{}: {}", format!("{:?}", error.kind).to_lowercase(), error.cause),
+    )
 }
 
 /// Whom a record is about: a room is given to somebody, and that stays on record when the name of whoever had it is taken out.

@@ -249,7 +249,7 @@ async fn what_was_accepted_is_never_said_not_to_have_been_done() {
             assert_eq!(error.kind, ActErrorKind::Retry, "{error}");
             ground.fake.behave();
             // The service's job tells the homeserver a moment later.
-            tokio::time::sleep(std::time::Duration::from_millis(1_000)).await;
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             assert_eq!(ground.synapse().look(&ann.user).await.unwrap().unwrap().locked, locked, "it was done");
         }
         for (backend, person) in [(ground.synapse(), ann), (ground.mas(SECRET), ben)] {
@@ -261,7 +261,7 @@ async fn what_was_accepted_is_never_said_not_to_have_been_done() {
                 let error = hand.perform(&person.user, &close).await.unwrap_err();
                 assert_eq!(error.kind, ActErrorKind::Retry, "{error}");
                 ground.fake.behave();
-                tokio::time::sleep(std::time::Duration::from_millis(1_000)).await;
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             }
             hand.perform(&person.user, &close).await.unwrap();
             assert!(ground.synapse().look(&person.user).await.unwrap().unwrap().erased);

@@ -380,12 +380,12 @@ impl Sim {
         let (kind, person) = (chance.below(16), chance.below(PEOPLE));
         let account = user(person);
         match kind {
-            0 | 1 => self.order(Order::Restore { user: account }),
-            2 => self.order(Order::Lock { user: account }),
-            3 => self.order(Order::EraseNow { user: account }),
+            0 | 1 => self.order(&Order::Restore { user: account }),
+            2 => self.order(&Order::Lock { user: account }),
+            3 => self.order(&Order::EraseNow { user: account }),
             4 => {
                 let not_before = self.now().plus_ms(DAY);
-                self.order(Order::Extend { user: account, not_before });
+                self.order(&Order::Extend { user: account, not_before });
             }
             5 | 6 => self.lock_what_is_open(&account),
             7 => self.unlock_by_hand(&account),
@@ -395,14 +395,14 @@ impl Sim {
     }
 
     /// The loop takes it in before its next pass, and saves that.
-    fn order(&mut self, order: Order) {
+    fn order(&mut self, order: &Order) {
         let Some(account) = order.user().cloned() else { return };
-        let objection = self.ledger.objection(&order, None);
+        let objection = self.ledger.objection(order, None);
         if objection.is_some() {
             return;
         }
         self.history.push(format!("{} {order:?}", self.time));
-        assert!(self.ledger.obey(&order, self.now()));
+        assert!(self.ledger.obey(order, self.now()));
         self.saved = self.ledger.clone();
         match order {
             Order::Restore { .. } => {

@@ -144,15 +144,15 @@ async fn looking_stays_within_its_budget(people: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn looking_at_10_people_stays_within_its_budget() {
-    looking_stays_within_its_budget(10).await;
+    Box::pin(looking_stays_within_its_budget(10)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn looking_at_1_000_people_stays_within_its_budget() {
-    looking_stays_within_its_budget(1_000).await;
+    Box::pin(looking_stays_within_its_budget(1_000)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn looking_at_10_000_people_stays_within_its_budget() {
-    looking_stays_within_its_budget(10_000).await;
+    Box::pin(looking_stays_within_its_budget(10_000)).await;
 }

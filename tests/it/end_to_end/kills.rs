@@ -49,7 +49,11 @@ pub(super) async fn killed_at(world: &World, minutes: i64, kind: Kind, cut: Cut)
     let offset = format!("+{minutes}m");
     let mut usher = world.start_at(&offset, &["apply", "--yes"]);
     super::world::until("the write is met", async || met.load(Ordering::SeqCst) || usher.has_ended()).await;
-    assert!(met.load(Ordering::SeqCst), "no such write:\n{}", super::child::tail(&usher.said()));
+    let said = || {
+        let writes: Vec<_> = world.proxy.seen().into_iter().filter(Seen::is_write).map(|seen| seen.path).collect();
+        format!("{}\nwritten: {writes:#?}", super::child::tail(&usher.said()))
+    };
+    assert!(met.load(Ordering::SeqCst), "no such write {minutes} minutes on:\n{}", said());
     // Long enough for the homeserver to have done what reaches it.
     tokio::time::sleep(Duration::from_millis(if cut == Cut::Before { 100 } else { 1_200 })).await;
     usher.kill9();
@@ -71,7 +75,7 @@ async fn cut_in_every_write_of_a_leavers_life(cut: Cut) {
     let locks: Kind = |seen| of_account(seen, "locked");
     let mirrors: Kind = |seen| seen.path.contains("account_data/dev.usher.leavers");
     let pushers: Kind = |seen| seen.path.ends_with("/pushers/set");
-    let turned_down: Kind = |seen| seen.path.ends_with("/leave");
+    let turned_down: Kind = |seen| seen.path.contains("/state/m.room.member/");
     let handed_over: Kind = |seen| seen.path.ends_with("/make_room_admin");
     let ends: Kind = |seen| seen.path.contains("/v1/deactivate/");
 
@@ -79,7 +83,7 @@ async fn cut_in_every_write_of_a_leavers_life(cut: Cut) {
     room_of(&world, "jon", &["ida"], &[]).await;
     room_of(&world, "hal", &[], &["jon"]).await;
     let pusher = json!({
-        "kind": "http", "app_id": "app", "pushkey": "key", "app_display_name": "App", "device_display_name": "Phone",
+        "kind": "http", "app_id": "app", "pushkey": world.local("jon"), "app_display_name": "App", "device_display_name": "Phone",
         "lang": "en", "data": { "url": "http://127.0.0.1:1/_matrix/push/v1/notify" },
     });
     assert_eq!(world.as_person("jon", "POST", "/_matrix/client/v3/pushers/set", pusher).await.0, 200);

@@ -23,7 +23,7 @@ async fn told(scim: &Scim) -> Vec<(String, Option<String>, Vec<String>, bool)> {
     provisioned.users.into_iter().map(one).collect()
 }
 
-/// As the template of our guide makes it, with what OneLogin adds: nulls, its own times, and everything it was answered.
+/// As the template of our guide makes it, with what `OneLogin` adds: nulls, its own times, and everything it was answered.
 fn whole(name: &str, family_name: Option<&str>, address: Option<&str>) -> Value {
     json!({
         "schemas": [USER], "userName": name, "externalId": "32916209", "displayName": null, "title": null, "password": null,
