@@ -55,13 +55,14 @@ impl Ledger {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::directory::{Directory, Snapshot, User};
     use crate::ids::Timestamp;
     use crate::ledger::Witnessing;
 
-    fn directory(people: &[(&str, &str)]) -> Directory {
+    /// A complete read of these people, by id and localpart.
+    pub(in crate::ledger) fn directory(people: &[(&str, &str)]) -> Directory {
         let user = |(id, localpart): &(&str, &str)| User {
             id: (*id).into(),
             localpart: (*localpart).into(),

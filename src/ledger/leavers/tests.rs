@@ -1,9 +1,9 @@
 //! What the ledger makes of locks, answers that were lost, looks, and orders about leavers.
 
 use super::*;
-use crate::directory::{Directory, Snapshot, User};
 use crate::ids::Key;
 use crate::ids::SpaceId;
+use crate::ledger::recalled::tests::directory;
 use crate::ledger::{Claim, GroupMemory, Objection, Order, RemovalRecord};
 use crate::observed::{Account, Presence};
 use crate::plan::{Class, End};
@@ -70,6 +70,15 @@ fn erase_now() -> Order {
 
 fn lock_again() -> Order {
     Order::Lock { user: evan() }
+}
+
+/// Evan's account was given back, and is to be erased all the same by an order of the fourth minute.
+fn hurried() -> Ledger {
+    let mut ledger = locked();
+    ordered(&mut ledger, &restore(), 2);
+    done(&mut ledger, &unlock(), 3);
+    assert_eq!(ordered(&mut ledger, &erase_now(), 4), None);
+    ledger
 }
 
 fn opened(ledger: &mut Ledger) {
@@ -170,10 +179,7 @@ fn a_restore_is_taken_back_by_an_order_and_grace_begins_anew() {
 
 #[test]
 fn erase_now_reaches_whoever_was_restored() {
-    let mut ledger = locked();
-    ordered(&mut ledger, &restore(), 2);
-    done(&mut ledger, &unlock(), 3);
-    assert_eq!(ordered(&mut ledger, &erase_now(), 4), None);
+    let mut ledger = hurried();
     assert_eq!(stage(&ledger), Some(Stage::Open));
     ledger.foresee(&lock(), at(5));
     ledger.settle(&lock(), Ending::Unknown, at(5));
@@ -248,17 +254,6 @@ fn nothing_names_whoever_was_erased() {
     assert!(!text.contains("evan"), "{text}");
 }
 
-fn directory(people: &[(&str, &str)]) -> Directory {
-    let user = |(id, localpart): &(&str, &str)| User {
-        id: (*id).into(),
-        localpart: (*localpart).into(),
-        display_name: None,
-        emails: vec![],
-        enabled: true,
-    };
-    Directory::flatten(Snapshot { users: people.iter().map(user).collect(), ..Snapshot::default() })
-}
-
 #[test]
 fn a_typo_in_a_rebind_is_refused() {
     let ledger =
@@ -293,10 +288,7 @@ fn a_typo_in_a_rebind_is_refused() {
 #[test]
 fn an_order_to_erase_is_about_why_they_were_gone_when_it_was_given() {
     for (reason, at_once) in [(Reason::LeftDirectory { since: at(0) }, true), (Reason::Disabled, false)] {
-        let mut ledger = locked();
-        ordered(&mut ledger, &restore(), 2);
-        done(&mut ledger, &unlock(), 3);
-        assert_eq!(ordered(&mut ledger, &erase_now(), 4), None);
+        let mut ledger = hurried();
         done(&mut ledger, &step(AccountDeed::Lock { id: Some("1".into()) }, reason), 5);
         assert_eq!(ledger.leavers[&evan()].at_once, at_once);
     }
@@ -304,10 +296,7 @@ fn an_order_to_erase_is_about_why_they_were_gone_when_it_was_given() {
 
 #[test]
 fn what_was_ordered_outlasts_a_lock_that_is_refused() {
-    let mut ledger = locked();
-    ordered(&mut ledger, &restore(), 2);
-    done(&mut ledger, &unlock(), 3);
-    assert_eq!(ordered(&mut ledger, &erase_now(), 4), None);
+    let mut ledger = hurried();
     ledger.foresee(&lock(), at(5));
     ledger.settle(&lock(), Ending::Refused, at(5));
     assert_eq!(stage(&ledger), Some(Stage::Open));
