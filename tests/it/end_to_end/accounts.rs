@@ -198,14 +198,14 @@ async fn attributes_follow_the_directory_and_an_address_is_never_taken_from_some
     world.write();
     // Somebody beyond the directory has the address the directory gives to jon.
     world.open_account("zed").await;
-    let address = json!({ "threepids": [{ "medium": "email", "address": "jon@canary-mail.example" }] });
+    let address = json!({ "threepids": [{ "medium": "email", "address": world.mail("jon") }] });
     let path = format!("/_synapse/admin/v2/users/{}", escape(&world.user("zed")));
     assert_eq!(world.as_admin("PUT", &path, address).await.0, 200);
 
     world.usher(&["apply", "--yes"]).await.code(4).says("already");
     let ann = world.account("ann").await;
     assert_eq!(ann["displayname"], "ann");
-    assert_eq!(ann["threepids"][0]["address"], "ann@canary-mail.example");
+    assert_eq!(ann["threepids"][0]["address"], world.mail("ann"));
     assert_eq!(world.account("zed").await["threepids"].as_array().unwrap().len(), 1, "nothing was taken from zed");
     assert_eq!(world.account("jon").await["threepids"], json!([]));
 

@@ -40,13 +40,14 @@ pub(super) async fn killed_at(world: &World, minutes: i64, kind: Kind, cut: Cut)
         if !request.is_write() || !kind(request) || seen.swap(true, Ordering::SeqCst) {
             return None;
         }
-        let long = Duration::from_secs(5);
+        let long = Duration::from_secs(60);
         Some(match cut {
             Cut::Before => Fault::Delay(long),
             Cut::After => Fault::Late(long),
         })
     });
     let offset = format!("+{minutes}m");
+    let held = world.proxy.held();
     let mut usher = world.start_at(&offset, &["apply", "--yes"]);
     super::world::until("the write is met", async || met.load(Ordering::SeqCst) || usher.has_ended()).await;
     let said = || {
@@ -54,8 +55,9 @@ pub(super) async fn killed_at(world: &World, minutes: i64, kind: Kind, cut: Cut)
         format!("{}\nwritten: {writes:#?}", super::child::tail(&usher.said()))
     };
     assert!(met.load(Ordering::SeqCst), "no such write {minutes} minutes on:\n{}", said());
-    // Long enough for the homeserver to have done what reaches it.
-    tokio::time::sleep(Duration::from_millis(if cut == Cut::Before { 100 } else { 1_200 })).await;
+    if cut == Cut::After {
+        super::world::until("the homeserver has done it", async || world.proxy.held() > held).await;
+    }
     usher.kill9();
     world.proxy.behave();
     world.proxy.set_clock_ahead(0);
@@ -159,7 +161,7 @@ async fn usher_killed_around_a_name_or_addresses_writes_them_once_and_knows_what
     world.write();
     world.settle().await;
     for (cut, word) in [(Cut::Before, "one"), (Cut::After, "two")] {
-        let mail = format!("{word}@canary-mail.example");
+        let mail = world.mail(word);
         for (key, value, kind) in [("display_name", json!(word), names), ("emails", json!([mail]), addresses)] {
             say(&world, "jon", key, value);
             world.proxy.clear();

@@ -163,13 +163,18 @@ impl World {
         self.write();
     }
 
+    /// A person's mail address: the world's own, since a homeserver gives no address to two.
+    pub fn mail(&self, name: &str) -> String {
+        format!("{}@{CANARY}", self.local(name))
+    }
+
     pub fn write_source(&self) {
         let users: Vec<Value> = self
             .people
             .iter()
             .map(|(name, enabled)| {
                 json!({ "id": name, "localpart": self.local(name), "display_name": name, "enabled": enabled,
-                        "emails": [format!("{name}@{CANARY}")] })
+                        "emails": [self.mail(name)] })
             })
             .collect();
         let groups: Vec<Value> =

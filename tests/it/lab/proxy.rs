@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ type Rule = Box<dyn FnMut(&Seen) -> Option<Fault> + Send>;
 pub struct Tap {
     seen: Mutex<Vec<Seen>>,
     rule: Mutex<Option<Rule>>,
+    /// How many answers came from the homeserver and were held back.
+    held: AtomicUsize,
 }
 
 impl Tap {
@@ -86,6 +88,11 @@ impl Tap {
     /// How many requests came by.
     pub fn count(&self) -> usize {
         self.seen.lock().expect("the log").len()
+    }
+
+    /// How many requests the homeserver has done whose answers were held back, see [`Fault::Late`].
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::SeqCst)
     }
 
     pub fn clear(&self) {
@@ -124,6 +131,7 @@ impl Tap {
             }
             Some(Fault::Late(delay)) => {
                 let response = answer.await;
+                self.held.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(delay).await;
                 response
             }
