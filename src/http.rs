@@ -2,6 +2,7 @@
 //! address, each ended through a cancellation token. Here is what they share: opening and bearer tokens; how they serve is in `serve`.
 
 pub mod appservice;
+mod lanes;
 pub mod ops;
 pub mod scim;
 mod serve;
@@ -13,7 +14,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 
-pub(crate) use serve::serve;
+pub(crate) use serve::{serve, serve_spread};
 
 /// Why a listener could not be opened.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,8 @@ mod render;
 mod resources;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -39,7 +40,7 @@ use crate::store::{Store, StoreError};
 /// Largest body about one user; groups and bulk requests may be as large as `scim::bulk::LARGEST`.
 const LARGEST_USER: usize = 1024 * 1024;
 /// What clients are asked to wait while the database is away.
-const RETRY_AFTER: u64 = 30;
+const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// What SCIM bodies are.
 const MEDIA_TYPE: &str = "application/scim+json";
 /// Groups with more members are changed without being sent back, unless something of them is asked for.
@@ -70,10 +71,15 @@ struct Inner {
     gate: Gate,
     client: String,
     provisioning: Provisioning,
+    kept: Mutex<Kept>,
+}
+
+/// Where resources are kept.
+struct Kept {
     /// `None`: it could not be opened yet.
     store: watch::Receiver<Option<Store>>,
-    /// With a database that is never asked: holds the order of writes.
-    order: std::sync::Mutex<Option<Resources>>,
+    /// Through the opening seen last; in one order of writes with those before.
+    resources: Option<Arc<Resources>>,
 }
 
 /// A caller, and what their answer refers to.
@@ -148,8 +154,8 @@ impl Server {
         (client, provisioning): (&str, Provisioning),
         store: watch::Receiver<Option<Store>>,
     ) -> Self {
-        let (client, order) = (client.to_owned(), std::sync::Mutex::new(None));
-        Self(Arc::new(Inner { settings, gate, client, provisioning, store, order }))
+        let kept = Mutex::new(Kept { store, resources: None });
+        Self(Arc::new(Inner { settings, gate, client: client.to_owned(), provisioning, kept }))
     }
 
     /// Everything a SCIM client may ask.
@@ -157,20 +163,24 @@ impl Server {
         Router::new().fallback(handle).with_state(self.clone())
     }
 
-    fn resources(&self) -> Result<Resources, Refusal> {
-        let Some(store) = self.0.store.borrow().clone() else {
+    fn resources(&self) -> Result<Arc<Resources>, Refusal> {
+        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_latest = !kept.store.has_changed().unwrap_or_default();
+        if let Some(known) = kept.resources.as_ref().filter(|_| is_latest) {
+            return Ok(Arc::clone(known));
+        }
+        let Some(store) = kept.store.borrow_and_update().clone() else {
+            kept.store.mark_changed();
             return Err(StoreError::Unreachable { what: "connect", cause: "it is not open yet".to_owned() }.into());
         };
-        let mut order = self.0.order.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let resources = match &*order {
+        let resources = match &kept.resources {
             Some(known) => known.through(store),
             None => Resources::new(store, &self.0.client)
                 .with_letters(self.0.settings.letters.clone())
                 .with_registrations(self.0.provisioning.registrations.clone())
                 .hurried(self.0.provisioning.patience.is_some()),
         };
-        *order = Some(resources.clone());
-        Ok(resources)
+        Ok(Arc::clone(kept.resources.insert(Arc::new(resources))))
     }
 
     async fn answer(&self, request: Request) -> Result<Answer, Refusal> {
@@ -286,7 +296,7 @@ pub async fn bind(listen: &str) -> Result<TcpListener, BindError> {
 /// # Errors
 /// When the listener itself breaks.
 pub async fn serve(listener: TcpListener, server: &Server, stop: CancellationToken) -> io::Result<()> {
-    super::serve(listener, server.router(), stop).await
+    super::serve_spread(listener, server.router(), stop).await
 }
 
 async fn handle(State(server): State<Server>, request: Request) -> Response {
@@ -359,6 +369,11 @@ async fn read_body(headers: &HeaderMap, body: Body, largest: usize) -> Result<Re
 }
 
 impl Refusal {
+    /// A refusal that holds for so long; whole seconds.
+    fn later(error: &Error, wait: Duration) -> Self {
+        Self::Answer(Box::new(Answer::later(error, wait)))
+    }
+
     fn answer(self) -> Answer {
         match self {
             Self::Scim(error) => Answer::error(&error),
@@ -366,8 +381,7 @@ impl Refusal {
             Self::Store(error) if error.is_retryable() => {
                 tracing::warn!(%error, "a SCIM request could not be answered");
                 let away = Error::new(503, "the database does not answer; try again later");
-                let later = (header::RETRY_AFTER, RETRY_AFTER.to_string());
-                Answer { headers: vec![later], ..Answer::error(&away) }
+                Answer::later(&away, RETRY_AFTER)
             }
             Self::Store(error) => {
                 tracing::error!(%error, "a SCIM request could not be answered");
@@ -380,6 +394,11 @@ impl Refusal {
 impl Answer {
     fn error(error: &Error) -> Self {
         Self { status: error.status, body: Some(error.body()), ..Self::default() }
+    }
+
+    /// An error that is worth another try after so long.
+    fn later(error: &Error, wait: Duration) -> Self {
+        Self { headers: vec![(header::RETRY_AFTER, wait.as_secs().to_string())], ..Self::error(error) }
     }
 
     fn response(self) -> Response {

@@ -15,7 +15,6 @@ mod turns;
 mod write;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
@@ -37,7 +36,7 @@ pub struct Resources {
     store: Store,
     client: String,
     /// `SQLite` takes one writer at a time: those of one process wait here, in order, and not in the file's lock.
-    turns: Arc<turns::Turns>,
+    turns: turns::Turns,
     shelf: shelf::Shelf,
     letters: Option<Letters>,
     registrations: Option<Registrations>,
@@ -89,7 +88,7 @@ impl Resources {
         Self {
             store,
             client: client.to_owned(),
-            turns: Arc::default(),
+            turns: turns::Turns::default(),
             shelf: shelf::Shelf::default(),
             letters: None,
             registrations: None,

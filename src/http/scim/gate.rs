@@ -27,6 +27,8 @@ const MOST_ASKED: usize = 8;
 /// How many wrong credentials within [`WINDOW`] are answered one by one. Tokens of the configuration are let in whatever others try, and
 /// a server admin's own whom the homeserver vouched for within [`YES_FOR`].
 const MOST_FAILURES: u32 = 30;
+/// On top of what is told in whole seconds; and a wait that is short.
+const SOON: Duration = Duration::from_secs(1);
 /// How long the homeserver may take to say whose token it is.
 const PATIENCE: Duration = Duration::from_secs(10);
 const WINDOW: Duration = Duration::from_mins(1);
@@ -104,7 +106,7 @@ impl Gate {
         if let Some(refusal) = self.too_many() {
             return Err(refusal);
         }
-        let Ok(_in_line) = self.in_line.try_acquire() else { return Err(unasked()) };
+        let Ok(_in_line) = self.in_line.try_acquire() else { return Err(crowded()) };
         let _alone = self.asking.lock().await;
         if let Some(answer) = self.remembered(&digest)? {
             return Ok(answer);
@@ -177,15 +179,18 @@ impl Gate {
             *failures = Some((began, count + 1));
         }
         let error = Error::new(429, "too many wrong credentials; try again later");
-        let later = (header::RETRY_AFTER, (left.as_secs() + 1).to_string());
-        Some(Refusal::Answer(Box::new(Answer { headers: vec![later], ..Answer::error(&error) })))
+        Some(Refusal::later(&error, left + SOON))
     }
 }
 
 fn unasked() -> Refusal {
     let away = Error::new(503, "the homeserver does not answer, and only it knows this credential");
-    let later = (header::RETRY_AFTER, (AWAY_FOR.as_secs() + 1).to_string());
-    Refusal::Answer(Box::new(Answer { headers: vec![later], ..Answer::error(&away) }))
+    Refusal::later(&away, AWAY_FOR + SOON)
+}
+
+fn crowded() -> Refusal {
+    let many = Error::new(503, "only the homeserver knows this credential, and it is being asked about others");
+    Refusal::later(&many, SOON)
 }
 
 #[cfg(test)]

@@ -5,10 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Answer, RETRY_AFTER, Refusal, Server};
+use super::{RETRY_AFTER, Refusal, Server};
 use crate::account::{Accounts, Newcomer, Place};
 use crate::ids::UserId;
 use crate::scim::{Error, Kind};
@@ -69,8 +68,7 @@ impl Server {
                 tracing::warn!(%error, "whether a Matrix name is free could not be asked");
                 let away =
                     Error::new(503, "the homeserver does not answer, and only it knows whether the name is free");
-                let later = (header::RETRY_AFTER, RETRY_AFTER.to_string());
-                Err(Refusal::Answer(Box::new(Answer { headers: vec![later], ..Answer::error(&away) })))
+                Err(Refusal::later(&away, RETRY_AFTER))
             }
         }
     }
