@@ -2,7 +2,6 @@
 //! address, each ended through a cancellation token. Here is what they share: opening and bearer tokens; how they serve is in `serve`.
 
 pub mod appservice;
-mod lanes;
 pub mod ops;
 pub mod scim;
 mod serve;
@@ -14,7 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 
-pub(crate) use serve::{serve, serve_spread};
+pub(crate) use serve::serve;
 
 /// Why a listener could not be opened.
 #[derive(Debug, thiserror::Error)]

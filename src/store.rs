@@ -176,19 +176,7 @@ impl Store {
     /// # Errors
     /// When it does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.bounded("ping", async {
-            self.near.is_well()?;
-            sqlx::query(PING).execute(&self.pool).await.map(|_| ())
-        })
-        .await
-    }
-
-    /// Comes back when what can be read is on the disk: what is done because of it is not to outlive it.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn settled(&self) -> Result<(), StoreError> {
-        self.bounded("bring the database to the disk", self.near.settled()).await
+        self.bounded("ping", async { sqlx::query(PING).execute(&self.pool).await.map(|_| ()) }).await
     }
 
     /// Closes every connection; the file's write-ahead log is folded in.
@@ -278,7 +266,7 @@ impl Store {
     /// A transaction that will write. `SQLite`'s takes the write lock at once: one that reads first and writes later can be refused
     /// without waiting.
     async fn begin(&self) -> Result<Write, sqlx::Error> {
-        let turn = self.turn().await?;
+        let turn = self.turn().await;
         let transaction = match self.backend {
             Backend::Sqlite(_) => self.pool.begin_with("BEGIN IMMEDIATE").await?,
             Backend::Postgres => self.pool.begin().await?,
@@ -289,17 +277,17 @@ impl Store {
     /// Does what one statement says.
     async fn write(&self, what: &'static str, query: Query<'_, Any, AnyArguments>) -> Result<(), StoreError> {
         self.bounded(what, async {
-            let _turn = self.turn().await?;
+            let _turn = self.turn().await;
             query.execute(&self.pool).await.map(|_| ())
         })
         .await
     }
 
     /// A turn to write, where the database takes one writer at a time.
-    async fn turn(&self) -> Result<Option<near::Turn>, sqlx::Error> {
+    async fn turn(&self) -> Option<near::Turn> {
         match self.backend {
-            Backend::Sqlite(_) => self.near.turn().await.map(Some),
-            Backend::Postgres => Ok(None),
+            Backend::Sqlite(_) => Some(self.near.turn().await),
+            Backend::Postgres => None,
         }
     }
 }

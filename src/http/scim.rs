@@ -296,7 +296,7 @@ pub async fn bind(listen: &str) -> Result<TcpListener, BindError> {
 /// # Errors
 /// When the listener itself breaks.
 pub async fn serve(listener: TcpListener, server: &Server, stop: CancellationToken) -> io::Result<()> {
-    super::serve_spread(listener, server.router(), stop).await
+    super::serve(listener, server.router(), stop).await
 }
 
 async fn handle(State(server): State<Server>, request: Request) -> Response {

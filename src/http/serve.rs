@@ -5,7 +5,6 @@
 //! of connections further ones wait in the kernel's queue until one has ended.
 
 use std::io;
-use std::net;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,12 +17,9 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-
-use super::lanes;
 
 /// What a client may take.
 #[derive(Clone, Copy, Debug)]
@@ -57,19 +53,11 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the listener itself is no longer one; what breaks one connection is that connection's affair.
 pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
-    serve_within((BOUNDS, Handle::current), listener, router, stop).await
-}
-
-/// The same, with the connections spread over threads of their own: for many short requests.
-///
-/// # Errors
-/// As [`serve`].
-pub(crate) async fn serve_spread(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
-    serve_within((BOUNDS, lanes::next), listener, router, stop).await
+    serve_within(BOUNDS, listener, router, stop).await
 }
 
 async fn serve_within(
-    (bounds, place): (Bounds, fn() -> Handle),
+    bounds: Bounds,
     listener: TcpListener,
     router: Router,
     stop: CancellationToken,
@@ -84,7 +72,7 @@ async fn serve_within(
             Some(_) = open.join_next() => {}
             accepted = listener.accept(), if open.len() < bounds.connections => match accepted {
                 Ok((stream, _)) => {
-                    open.spawn_on(converse(bounds, stream.into_std(), router.clone(), stop.clone()), &place());
+                    open.spawn(converse(bounds, stream, router.clone(), stop.clone()));
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) if is_of_the_listener(&error) => return Err(error),
@@ -105,12 +93,8 @@ async fn serve_within(
     Ok(())
 }
 
-/// One connection, from its opening to its end, on the runtime it was given to.
-async fn converse(bounds: Bounds, stream: io::Result<net::TcpStream>, router: Router, stop: CancellationToken) {
-    let stream = match stream.and_then(TcpStream::from_std) {
-        Ok(stream) => stream,
-        Err(error) => return tracing::warn!(%error, "a connection could not be taken up"),
-    };
+/// One connection, from its opening to its end.
+async fn converse(bounds: Bounds, stream: TcpStream, router: Router, stop: CancellationToken) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(bounds.head);
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
@@ -202,15 +186,10 @@ mod tests {
 
     impl Listening {
         async fn within(bounds: Bounds) -> Self {
-            Self::at(bounds, Handle::current).await
-        }
-
-        async fn at(bounds: Bounds, place: fn() -> Handle) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let router = Router::new()
                 .route("/there", get(async || "there\n"))
-                .route("/where", get(async || format!("\n{}\n", std::thread::current().name().unwrap_or_default())))
                 .route("/never", get(async || std::future::pending::<&str>().await))
                 .route(
                     "/endless",
@@ -228,7 +207,7 @@ mod tests {
                     }),
                 );
             let stop = CancellationToken::new();
-            let served = tokio::spawn(serve_within((bounds, place), listener, router, stop.clone()));
+            let served = tokio::spawn(serve_within(bounds, listener, router, stop.clone()));
             Self { address, stop, served }
         }
 
@@ -255,24 +234,6 @@ mod tests {
         // A reset is an end, too.
         let _ = stream.read_to_end(&mut read).await;
         String::from_utf8_lossy(&read).into_owned()
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn connections_are_spread_and_each_stays_where_it_is() {
-        let listening = Listening::at(PATIENT, lanes::next).await;
-        let mut lanes = std::collections::BTreeSet::new();
-        for _ in 0..16 {
-            let asked = b"GET /where HTTP/1.1\r\nhost: usher\r\n\r\n";
-            let mut stream = listening.begin(asked).await;
-            stream.write_all(&asked.repeat(2)).await.unwrap();
-            stream.write_all(ASKED).await.unwrap();
-            let answers = rest(stream).await;
-            let told: Vec<&str> = answers.lines().filter(|line| line.starts_with("lane ")).collect();
-            assert!(told.len() == 3 && told.iter().all(|lane| *lane == told[0]), "{answers}");
-            lanes.insert(told[0].to_owned());
-        }
-        let cores = std::thread::available_parallelism().unwrap().get();
-        assert_eq!(lanes.len(), cores.min(lanes::MOST), "{lanes:?}");
     }
 
     #[tokio::test]

@@ -63,12 +63,7 @@ async fn pause(queued: &Notify, stop: &CancellationToken) {
 /// When the database cannot be used; no letter is lost by that.
 pub async fn round(store: &Store, post: &Post, stop: &CancellationToken) -> Result<Round, StoreError> {
     let mut round = Round::default();
-    let due = store.letters_due(clock::now(), BATCH).await?;
-    if !due.is_empty() {
-        // Nobody is written to about what a power failure could undo.
-        store.settled().await?;
-    }
-    for waiting in due {
+    for waiting in store.letters_due(clock::now(), BATCH).await? {
         if stop.is_cancelled() {
             break;
         }

@@ -4,14 +4,9 @@
 //! Reads never wait: what cannot be read at once, because the file is locked or gone, goes the long way through the pool, which waits
 //! and knows what to say. Beginning and committing a write, which wait for the file's lock and for the disk, have a thread of their own; so
 //! has a read that may be long.
-//!
-//! What was written is seen by others as soon as `SQLite` has committed it, and is on the disk a moment later, when the log was brought
-//! there: the next write need not wait for that, and whoever wrote is not answered before it.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,28 +45,11 @@ pub(super) struct Near {
     line: Arc<tokio::sync::Mutex<()>>,
     /// So many long reads at once; more would only wait for the same disk.
     long_reads: Arc<Semaphore>,
-    disk: Arc<Disk>,
-}
-
-/// What is on its way to the disk.
-#[derive(Debug, Default)]
-struct Disk {
-    /// The write-ahead log written to last.
-    log: Mutex<Option<Arc<File>>>,
-    /// One at a time: an error is told to one of those who ask at once, and concerns them all.
-    syncing: Mutex<()>,
-    /// Something written did not reach the disk, and what is written after it would be lost with it.
-    broken: AtomicBool,
 }
 
 impl Default for Near {
     fn default() -> Self {
-        Self {
-            idle: Arc::default(),
-            line: Arc::default(),
-            long_reads: Arc::new(Semaphore::new(MOST_READERS)),
-            disk: Arc::default(),
-        }
+        Self { idle: Arc::default(), line: Arc::default(), long_reads: Arc::new(Semaphore::new(MOST_READERS)) }
     }
 }
 
@@ -79,16 +57,8 @@ impl Default for Near {
 #[derive(Debug, Default)]
 struct Idle {
     readers: Vec<Connection>,
-    writer: Option<Pen>,
+    writer: Option<Connection>,
     closed: bool,
-}
-
-/// What is written with.
-#[derive(Debug)]
-struct Pen {
-    connection: Connection,
-    /// The write-ahead log; `None`: there is none, and `SQLite` itself waits for the disk.
-    log: Option<Arc<File>>,
 }
 
 impl Near {
@@ -97,24 +67,9 @@ impl Near {
         *self.idle() = Idle { closed: true, ..Idle::default() };
     }
 
-    /// A turn to write; kept until it is over. An error once something did not reach the disk.
-    pub(super) async fn turn(&self) -> Result<Turn, sqlx::Error> {
-        let turn = Arc::clone(&self.line).lock_owned().await;
-        self.disk.is_well().map_err(Refused::error)?;
-        Ok(turn)
-    }
-
-    /// Whether everything written has reached the disk so far as is known.
-    pub(super) fn is_well(&self) -> Result<(), sqlx::Error> {
-        self.disk.is_well().map_err(Refused::error)
-    }
-
-    /// Comes back when what can be read is on the disk.
-    pub(super) async fn settled(&self) -> Result<(), sqlx::Error> {
-        let log = self.disk.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(log) = log else { return Ok(()) };
-        let disk = Arc::clone(&self.disk);
-        off_the_loop(move || disk.bring(&log)).await
+    /// A turn to write; kept until it is over.
+    pub(super) async fn turn(&self) -> Turn {
+        Arc::clone(&self.line).lock_owned().await
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
@@ -155,108 +110,54 @@ impl Near {
         Ok(found)
     }
 
-    fn pen(&self, file: &Path) -> rusqlite::Result<Pen> {
+    fn writer(&self, file: &Path) -> rusqlite::Result<Connection> {
         let known = self.open_ones()?.writer.take();
-        if let Some(pen) = known {
-            return Ok(pen);
-        }
-        let pen = Pen::open(file)?;
-        self.disk.log.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&pen.log);
-        Ok(pen)
+        known.map_or_else(|| open(file, false), Ok)
     }
 
     /// Begins a transaction that will write.
     pub(super) async fn begin(&self, file: &Path) -> Result<Writer, sqlx::Error> {
-        let turn = self.turn().await?;
-        let pen = self.pen(file).map_err(Refused::error)?;
+        let turn = self.turn().await;
+        let connection = self.writer(file).map_err(Refused::error)?;
         let near = self.clone();
         // Most of the time nobody else writes, and there is nothing to wait for.
-        pen.connection.busy_timeout(Duration::ZERO).map_err(Refused::error)?;
-        match pen.connection.execute_batch(BEGIN) {
-            Ok(()) => return Ok(Writer { pen, near, turn }),
+        connection.busy_timeout(Duration::ZERO).map_err(Refused::error)?;
+        match connection.execute_batch(BEGIN) {
+            Ok(()) => return Ok(Writer { connection, near, turn }),
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
             Err(error) => return Err(Refused::error(error)),
         }
         let begin = move || {
-            pen.connection.busy_timeout(PATIENCE)?;
-            pen.connection.execute_batch(BEGIN)?;
-            Ok(Writer { pen, near, turn })
+            connection.busy_timeout(PATIENCE)?;
+            connection.execute_batch(BEGIN)?;
+            Ok(Writer { connection, near, turn })
         };
         off_the_loop(begin).await
     }
 }
 
-impl Disk {
-    fn is_well(&self) -> rusqlite::Result<()> {
-        if self.broken.load(Ordering::SeqCst) {
-            return Err(unsynced("what was written before did not reach the disk; see to the disk and restart usher"));
-        }
-        Ok(())
-    }
-
-    /// Waits until the log is on the disk. Where it cannot be brought there nobody knows which part of it is, so nothing more is written.
-    fn bring(&self, log: &File) -> rusqlite::Result<()> {
-        let _alone = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_well()?;
-        log.sync_data().map_err(|error| {
-            self.broken.store(true, Ordering::SeqCst);
-            tracing::error!(%error, "the database does not reach the disk: nothing more is written until usher is restarted");
-            unsynced(&format!("what was written does not reach the disk: {error}"))
-        })
-    }
-}
-
-impl Pen {
-    fn open(file: &Path) -> rusqlite::Result<Self> {
-        let connection = open(file, false)?;
-        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
-        // The log is made by the first who looks.
-        connection.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |_| Ok(()))?;
-        let log = connection.path().filter(|_| mode == "wal").and_then(|file| File::open(format!("{file}-wal")).ok());
-        let waits = if log.is_some() { "NORMAL" } else { "FULL" };
-        connection.pragma_update(None, "synchronous", waits)?;
-        Ok(Self { connection, log: log.map(Arc::new) })
-    }
-}
-
-/// An error of a disk that does not keep what it is given.
-fn unsynced(why: &str) -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR_FSYNC), Some(why.to_owned()))
-}
-
 /// A transaction that writes. Dropped, it is undone with its connection.
 #[derive(Debug)]
 pub(super) struct Writer {
-    pen: Pen,
+    connection: Connection,
     near: Near,
     turn: Turn,
 }
 
 impl Writer {
-    /// Commits on a thread of its own. `written` is called as soon as others may write, and `ended` when what was written is on the disk,
-    /// or is not to be.
-    pub(super) fn commit(
-        self,
-        written: impl FnOnce() + Send + 'static,
-        ended: impl FnOnce(Result<(), sqlx::Error>) + Send + 'static,
-    ) {
-        tokio::task::spawn_blocking(move || ended(self.end(written).map_err(Refused::error)));
-    }
-
-    fn end(self, written: impl FnOnce()) -> rusqlite::Result<()> {
-        let Self { pen, near, turn } = self;
-        near.disk.is_well()?;
-        pen.connection.execute_batch("COMMIT")?;
-        let log = pen.log.clone();
-        {
+    /// Comes back when what was written is on the disk.
+    pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
+        let Self { connection, near, turn } = self;
+        let commit = move || {
+            connection.execute_batch("COMMIT")?;
+            drop(turn);
             let mut idle = near.idle();
             if !idle.closed {
-                idle.writer = Some(pen);
+                idle.writer = Some(connection);
             }
-        }
-        drop(turn);
-        written();
-        log.map_or(Ok(()), |log| near.disk.bring(&log))
+            Ok(())
+        };
+        off_the_loop(commit).await
     }
 }
 
@@ -272,7 +173,7 @@ async fn off_the_loop<T: Send + 'static>(
 impl Session for Writer {
     async fn execute(&mut self, sql: &str, bound: &[Bound<'_>]) -> Result<u64, sqlx::Error> {
         let changed = {
-            let mut statement = prepared(&self.pen.connection, sql, bound).map_err(Refused::error)?;
+            let mut statement = prepared(&self.connection, sql, bound).map_err(Refused::error)?;
             statement.raw_execute().map_err(Refused::error)?
         };
         rest(bound).await;
@@ -280,7 +181,7 @@ impl Session for Writer {
     }
 
     async fn each(&mut self, sql: &str, bound: &[Bound<'_>], take: &mut Take<'_>) -> Result<(), sqlx::Error> {
-        each(&self.pen.connection, sql, bound, take)?;
+        each(&self.connection, sql, bound, take)?;
         rest(bound).await;
         Ok(())
     }
@@ -302,6 +203,7 @@ fn open(file: &Path, only_reads: bool) -> rusqlite::Result<Connection> {
     if only_reads {
         connection.pragma_update(None, "query_only", true)?;
     } else {
+        connection.pragma_update(None, "synchronous", "FULL")?;
         // What a savepoint needs to be undone fits into memory; a file for it would be made and removed for every write.
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
@@ -481,12 +383,6 @@ mod tests {
 
     use super::*;
 
-    async fn commit(writer: Writer) -> Result<(), sqlx::Error> {
-        let (sender, committed) = tokio::sync::oneshot::channel();
-        writer.commit(|| (), move |done| sender.send(done).unwrap());
-        committed.await.unwrap()
-    }
-
     async fn store(folder: &Path) -> Store {
         Store::open(&format!("sqlite://{}", folder.join("usher.db").display())).await.unwrap()
     }
@@ -526,36 +422,8 @@ mod tests {
         kept.execute(insert, &["near two".into(), "2".into()]).await.unwrap();
         let twice = kept.execute(insert, &["near two".into(), "2".into()]).await.unwrap_err();
         assert!(twice.as_database_error().unwrap().is_unique_violation(), "{twice}");
-        commit(kept).await.unwrap();
+        kept.commit().await.unwrap();
         assert_eq!(facts().await, ["near two"]);
-    }
-
-    #[tokio::test]
-    async fn what_does_not_reach_the_disk_is_an_error_and_nothing_is_written_after_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store(folder.path()).await;
-        let file = folder.path().join("usher.db");
-        let mut writer = store.near.begin(&file).await.unwrap();
-        assert!(writer.pen.log.is_some(), "usher itself waits for the disk");
-        // A socket cannot be brought to a disk.
-        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        writer.pen.log = Some(Arc::new(File::from(std::os::fd::OwnedFd::from(socket))));
-        let refused = commit(writer).await.unwrap_err();
-        assert!(refused.to_string().contains("does not reach the disk"), "{refused}");
-        let refused = store.near.begin(&file).await.unwrap_err();
-        assert!(refused.to_string().contains("restart usher"), "{refused}");
-        assert!(store.ping().await.is_err() && store.set_carried_out("scim acme", 1).await.is_err());
-        assert!(store.near.settled().await.is_err());
-    }
-
-    #[tokio::test]
-    async fn who_wrote_beside_it_is_not_told_that_it_is_kept_either() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store(folder.path()).await;
-        let file = folder.path().join("usher.db");
-        let writer = store.near.begin(&file).await.unwrap();
-        store.near.disk.broken.store(true, Ordering::SeqCst);
-        assert!(commit(writer).await.is_err());
     }
 
     #[tokio::test]
@@ -564,10 +432,10 @@ mod tests {
         let store = store(folder.path()).await;
         let file = folder.path().join("usher.db");
         store.few("look", ("SELECT 'a', 1", &[]), pair).await.unwrap();
-        commit(store.near.begin(&file).await.unwrap()).await.unwrap();
+        store.near.begin(&file).await.unwrap().commit().await.unwrap();
         let writing = store.near.begin(&file).await.unwrap();
         store.close().await;
-        commit(writing).await.unwrap();
+        writing.commit().await.unwrap();
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["usher.db"]);
     }

@@ -15,6 +15,7 @@ mod turns;
 mod write;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
@@ -36,7 +37,7 @@ pub struct Resources {
     store: Store,
     client: String,
     /// `SQLite` takes one writer at a time: those of one process wait here, in order, and not in the file's lock.
-    turns: turns::Turns,
+    turns: Arc<turns::Turns>,
     shelf: shelf::Shelf,
     letters: Option<Letters>,
     registrations: Option<Registrations>,
@@ -88,7 +89,7 @@ impl Resources {
         Self {
             store,
             client: client.to_owned(),
-            turns: turns::Turns::default(),
+            turns: Arc::default(),
             shelf: shelf::Shelf::default(),
             letters: None,
             registrations: None,

@@ -1,10 +1,9 @@
-//! Writes to `SQLite` take turns, and those that wait for each other share a commit: what costs most is that it reaches the disk. Those that
-//! come while one commit is on its way there are the next one. Each write is whole or not at all by itself, and none is answered before
-//! the commit that holds it is on the disk.
+//! Writes to `SQLite` take turns, and those that wait for each other share a commit: what costs most is that it reaches the disk. Each
+//! write is whole or not at all by itself, and none is answered before the commit that holds it is done.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -22,12 +21,10 @@ const MOST: usize = 64;
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Who writes, and who waits to.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Turns {
     batch: Arc<Mutex<Option<Batch>>>,
-    in_line: Arc<AtomicUsize>,
-    /// Commits that are on their way to the disk.
-    under_way: Arc<AtomicUsize>,
+    in_line: AtomicUsize,
 }
 
 /// Writes that are done and not committed. Dropped, all of them are undone, and whoever waits is told.
@@ -35,8 +32,6 @@ pub(super) struct Turns {
 pub(super) struct Batch {
     pub(super) writer: Writer,
     waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
-    /// Its commit has begun.
-    begun: Arc<AtomicBool>,
 }
 
 /// A turn: the batch is this writer's alone.
@@ -84,107 +79,84 @@ impl Resources {
 /// Somebody who waits for the commit of a batch they wrote in. If they go away, they see to it that it is committed: nobody else may be
 /// left to do so, and until then nobody else can write.
 struct Waiting<'t> {
-    turns: &'t Turns,
-    begun: Arc<AtomicBool>,
+    batch: &'t Arc<Mutex<Option<Batch>>>,
+    answered: bool,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Ok(runtime) = Handle::try_current() else { return };
-        if !self.begun.load(Ordering::SeqCst) {
-            runtime.spawn(self.turns.clone().commit_open());
+        if !self.answered {
+            runtime.spawn(commit_open(Arc::clone(self.batch)));
         }
     }
 }
 
-/// Counts something for as long as it lasts.
-struct Counted(Arc<AtomicUsize>);
+/// Counts somebody in the line, also if they leave it.
+struct InLine<'t>(&'t AtomicUsize);
 
-impl Counted {
-    fn by(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Counted {
+impl Drop for InLine<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Turns {
     /// Waits for a turn, and gives the batch that is open or a new one.
     pub(super) async fn take(&self, store: &Store, file: &Path) -> Result<(Turn, Batch), sqlx::Error> {
-        let in_line = Counted::by(&self.in_line);
+        self.in_line.fetch_add(1, Ordering::Relaxed);
+        let in_line = InLine(&self.in_line);
         let mut turn = Arc::clone(&self.batch).lock_owned().await;
         drop(in_line);
         let batch = match turn.take() {
             Some(batch) => batch,
-            None => Batch { writer: store.near.begin(file).await?, waiting: Vec::new(), begun: Arc::default() },
+            None => Batch { writer: store.near.begin(file).await?, waiting: Vec::new() },
         };
         Ok((Turn(turn), batch))
     }
 
-    /// Ends a turn: hands the batch on to who waits in line or comes before the commit ahead is on the disk, or commits it. Comes back
-    /// when it is committed.
+    /// Ends a turn: hands the batch on to who waits in line, or commits it. Comes back when it is committed.
     pub(super) async fn end(&self, Turn(mut turn): Turn, mut batch: Batch) -> Result<(), Trouble> {
         let (sender, mut committed) = oneshot::channel();
         batch.waiting.push(sender);
-        let waiting = Waiting { turns: self, begun: Arc::clone(&batch.begun) };
-        if self.is_somebody_ahead() && batch.waiting.len() < MOST {
+        let mut waiting = Waiting { batch: &self.batch, answered: false };
+        if self.in_line.load(Ordering::Relaxed) > 0 && batch.waiting.len() < MOST {
             *turn = Some(batch);
             drop(turn);
-            if !self.is_somebody_ahead() {
-                self.clone().commit_open().await;
-            }
         } else {
-            self.clone().commit(turn, batch);
+            commit(turn, batch);
         }
         loop {
             match tokio::time::timeout(PATIENCE, &mut committed).await {
-                Ok(answer) => return answer.map_or(Err(Trouble::Undone), |done| done.map_err(Trouble::Store)),
-                Err(_) if waiting.begun.load(Ordering::SeqCst) => {}
-                Err(_) => self.clone().commit_open().await,
+                Ok(answer) => {
+                    waiting.answered = true;
+                    return answer.map_or(Err(Trouble::Undone), |done| done.map_err(Trouble::Store));
+                }
+                Err(_) => commit_open(Arc::clone(&self.batch)).await,
             }
         }
     }
+}
 
-    /// Whether somebody will see to the batch that is handed on now.
-    fn is_somebody_ahead(&self) -> bool {
-        self.in_line.load(Ordering::SeqCst) + self.under_way.load(Ordering::SeqCst) > 0
+/// Commits the batch that was handed on and that nobody writes in.
+async fn commit_open(batch: Arc<Mutex<Option<Batch>>>) {
+    let mut turn = batch.lock_owned().await;
+    if let Some(batch) = turn.take() {
+        commit(turn, batch);
     }
+}
 
-    /// Commits the batch that was handed on and that nobody writes in.
-    async fn commit_open(self) {
-        let turn = Arc::clone(&self.batch).lock_owned().await;
-        self.commit_what_is_there(turn);
-    }
-
-    fn commit_what_is_there(self, mut turn: OwnedMutexGuard<Option<Batch>>) {
-        if let Some(batch) = turn.take() {
-            self.commit(turn, batch);
+/// Not to be given up half-way, whoever goes away: nobody would know whether it was done.
+fn commit(turn: OwnedMutexGuard<Option<Batch>>, batch: Batch) {
+    tokio::spawn(async move {
+        let Batch { writer, waiting } = batch;
+        let done = writer.commit().await;
+        for waiting in waiting {
+            // Who is not there any more need not be told.
+            let _ = waiting.send(done.as_ref().copied().map_err(|error| StoreError::from_sqlx(WHAT, error)));
         }
-    }
-
-    /// Not to be given up half-way, whoever goes away: nobody would know whether it was done.
-    fn commit(self, turn: OwnedMutexGuard<Option<Batch>>, batch: Batch) {
-        let Batch { writer, waiting, begun } = batch;
-        begun.store(true, Ordering::SeqCst);
-        let under_way = Counted::by(&self.under_way);
-        let ended = move |done: Result<(), sqlx::Error>| {
-            drop(under_way);
-            for waiting in waiting {
-                // Who is not there any more need not be told.
-                let _ = waiting.send(done.as_ref().copied().map_err(|error| StoreError::from_sqlx(WHAT, error)));
-            }
-            // Where somebody has the turn, they see that nothing is under way any more.
-            if let Ok(turn) = Arc::clone(&self.batch).try_lock_owned() {
-                self.commit_what_is_there(turn);
-            }
-        };
-        writer.commit(move || drop(turn), ended);
-    }
+        drop(turn);
+    });
 }
 
 #[cfg(test)]
