@@ -23,8 +23,10 @@ use super::{Backend, Reach, Store, StoreError};
 const PREPARED: usize = 64;
 /// Pages, of 4 KiB, that wait in the write-ahead log before they are put where they belong: one that changes often is written there once.
 const CHECKPOINT_PAGES: i64 = 4_000;
-/// What each connection keeps of the file, in KiB with a minus sign; the system keeps the rest.
-const CACHE_KIB: i64 = -1_000;
+/// What a connection keeps of the file, in KiB with a minus sign: the one that writes comes back to the same pages, those that read to
+/// little but the way there. The system keeps the rest.
+const WRITER_CACHE_KIB: i64 = -1_000;
+const READER_CACHE_KIB: i64 = -300;
 /// Connections for reading that are kept open.
 const MOST_READERS: usize = 4;
 /// How long a write waits for others to end theirs.
@@ -208,7 +210,7 @@ fn open(file: &Path, only_reads: bool) -> rusqlite::Result<Connection> {
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     }
-    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
+    connection.pragma_update(None, "cache_size", if only_reads { READER_CACHE_KIB } else { WRITER_CACHE_KIB })?;
     connection.set_prepared_statement_cache_capacity(PREPARED);
     Ok(connection)
 }

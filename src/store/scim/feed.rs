@@ -101,6 +101,7 @@ impl Resources {
             }
         }
         drop(rows);
+        provisioned.users.shrink_to_fit();
         let query = sqlx::query(SELECT_LINKS).bind(self.client.as_str());
         let mut rows = query.fetch(&mut *moment);
         while let Some(row) = self.store.bounded(WHAT, rows.try_next()).await? {
