@@ -149,15 +149,13 @@ impl Planner<'_> {
             Stage::Locking | Stage::LockingAgain | Stage::Locked | Stage::Closing if account.locked => {
                 return self.keep_locked(person, leaver, account);
             }
-            Stage::Locked | Stage::Closing => {
-                self.learn(person.user, LeaverNews::Opened { locked: leaver.since });
-                self.lock(person, account, spare);
-            }
             Stage::Open if account.locked => {
                 self.learn(person.user, LeaverNews::Disowned);
                 self.note(Note::Suspended { user: person.user.clone(), why: BY_HAND });
             }
-            Stage::Locking | Stage::LockingAgain | Stage::Open => self.lock(person, account, spare),
+            Stage::Locking | Stage::LockingAgain | Stage::Locked | Stage::Closing | Stage::Open => {
+                self.lock(person, account, spare);
+            }
         }
         None
     }
@@ -330,7 +328,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Gives accounts back: to those who are in the directory again, and where an operator said so. Only what usher locked (S-52).
+    /// Gives accounts back: to those who are in the directory again, and where an operator said so. Only what usher locked (S-52): an account
+    /// that is open by now is remembered as open, whatever else is undecided about it, or a human's later lock would pass for usher's.
     fn bring_back(&mut self, left: &BTreeSet<UserId>) {
         let ledger = self.ledger;
         for (user, leaver) in &ledger.leavers {
@@ -350,6 +349,8 @@ impl Planner<'_> {
                 }
             } else if leaver.is_spared() {
                 self.leave_restored(user, leaver, account);
+            } else if matches!(leaver.stage, Stage::Locked | Stage::Closing) && !account.locked && !account.deactivated {
+                self.learn(user, LeaverNews::Opened { locked: leaver.since });
             }
         }
         self.closed_accounts();
