@@ -352,11 +352,12 @@ impl Reconciler {
             self.parts.heartbeat.tick();
             feed.fold(self).await?;
             let decided = self.decide(scope).await?;
+        let mut heeded = 0;
             (plan, complete) = (decided.plan, decided.desired.complete);
             if self.recover(&decided.desired).await? {
                 continue;
             }
-            if self.heed(&plan) {
+            if self.heed(&plan, &mut heeded).await? {
                 continue;
             }
             if !read_again && self.read_for_final_steps(&plan).await? {
@@ -393,6 +394,7 @@ impl Reconciler {
             if result.interrupted || result.fatal.is_some() || !(progressed || rounds == 0) {
                 break;
             }
+            heeded = 0;
         }
         if rounds >= MOST_ROUNDS {
             tracing::warn!(rounds, "the same steps come back in every round: something undoes what usher does");

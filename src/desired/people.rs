@@ -247,6 +247,9 @@ impl<'a> Census<'a> {
                 if self.deprovisioning {
                     self.people.claimed.push((account, user.id.clone()));
                 }
+            } else if self.is_locked_for_another(&account, &user.id) {
+                self.people.claimed.push((account.clone(), user.id.clone()));
+                self.absent.entry(account).or_insert(Standing::Suspended("locked as that of somebody who left"));
             } else if self.directory.conflicts.contains_key(&user.localpart) {
                 // Nothing is done to or because of them: if the account is in a room, it is not ours to judge either.
                 self.absent.entry(account).or_insert(Standing::Suspended("several people claim this localpart"));
@@ -254,6 +257,12 @@ impl<'a> Census<'a> {
                 self.present(user, &user.localpart, place, None);
             }
         }
+    }
+
+    /// Whether usher has locked an account as that of another entry of the directory (S-5).
+    fn is_locked_for_another(&self, account: &UserId, id: &StableId) -> bool {
+        let another = |leaver: &Leaver| leaver.is_ours() && leaver.id.as_ref().is_some_and(|owner| owner != id);
+        self.ledger.leavers.get(account).is_some_and(another)
     }
 
     /// Of the localparts newcomers have, those bound to somebody present.

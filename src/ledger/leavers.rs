@@ -363,12 +363,15 @@ impl Ledger {
         if self.settled || !self.leavers.is_empty() {
             return 0;
         }
-        for (user, leaver) in mirror {
-            self.leavers.insert(user.clone(), leaver.clone());
-            if let Some(id) = &leaver.id {
-                self.people.entry(id.clone()).or_insert_with(|| Localpart::from(user.localpart()));
-            }
-        }
+        let owned =
+            mirror.iter().filter_map(|(user, leaver)| Some((Localpart::from(user.localpart()), leaver.id.clone()?)));
+        let owners: BTreeMap<Localpart, StableId> = owned.collect();
+        // Whoever the source has of such a name by now passed for the owner as long as nothing was remembered: they only claim it (S-5).
+        self.people.retain(|_, bound| !owners.contains_key(bound));
+        self.people.extend(owners.into_iter().map(|(localpart, id)| (id, localpart)));
+        self.leavers.extend(mirror.iter().map(|(user, leaver)| (user.clone(), leaver.clone())));
+        let people = &self.people;
+        self.absences.retain(|id, _| people.contains_key(id) || super::witness::is_unit(id));
         mirror.len()
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{AccountDeed, Action, Class, End, Lesson, Note, Planner, Reason, Removal, RoomRef, Scope, Step, Withheld};
 use crate::config::Deprovisioning;
 use crate::config::Enforce;
-use crate::desired::Standing;
+use crate::desired::{Leaving, Standing};
 use crate::ids::{Key, RoomId, SpaceId, StableId, Timestamp, UserId};
 use crate::ledger::{Cause, DAY_MS, Leaver, LeaverNews, Stage};
 use crate::observed::{Account, Member, Presence};
@@ -63,7 +63,7 @@ impl Planner<'_> {
         }
         let desired = self.desired;
         let strangers = std::mem::take(&mut self.strangers);
-        let of_directory = desired.leaving.iter().map(|leaving| Gone {
+        let of_directory = once_each(&desired.leaving).into_iter().map(|leaving| Gone {
             user: &leaving.user,
             id: Some(&leaving.id),
             reason: &leaving.reason,
@@ -79,8 +79,13 @@ impl Planner<'_> {
 
     /// Whether usher's lock on somebody ends with this plan.
     pub(super) fn is_returning(&self, user: &UserId) -> bool {
-        let ours = self.ledger.leavers.get(user).is_some_and(Leaver::is_ours);
+        let ours = self.ledger.leavers.get(user).is_some_and(|leaver| leaver.is_ours() && self.is_theirs(user, leaver));
         ours && self.desired.people.standing(user) == Some(Standing::Active)
+    }
+
+    /// Whether the entry of the directory that has the account now is the one whose account was locked: another one's is held (S-5).
+    fn is_theirs(&self, user: &UserId, leaver: &Leaver) -> bool {
+        leaver.id.as_ref().is_none_or(|id| self.desired.people.account(id) == Some(user))
     }
 
     /// Whether somebody keeps their places because their account is locked by usher, or about to be (S-24).
@@ -335,7 +340,7 @@ impl Planner<'_> {
         for (user, leaver) in &ledger.leavers {
             let Presence::Exists(account) = self.observed.accounts.presence(user) else { continue };
             let returned = match self.desired.people.standing(user) {
-                Some(Standing::Active) => !left.contains(user),
+                Some(Standing::Active) => !left.contains(user) && self.is_theirs(user, leaver),
                 // A stranger whom a root space admits by now, or who is protected.
                 None => leaver.id.is_none() && !left.contains(user) && self.desired.complete && self.roots_are_known(),
                 Some(Standing::Suspended(_) | Standing::Disabled | Standing::Gone { .. }) => false,
@@ -440,6 +445,16 @@ pub(super) fn of_account(class: Class, user: &UserId) -> Removal {
         space: Key::Space(SpaceId::from("")),
         person: Some(user.clone()),
         counts: true,
+/// People who are leaving, one for each account: two entries of a damaged ledger may have the same one, and would undo each other's cause
+/// for ever. Whoever is there, though disabled, counts before who is gone: that is never sooner.
+fn once_each(leaving: &[Leaving]) -> Vec<&Leaving> {
+    let is_there = |leaving: &&Leaving| leaving.reason == Reason::Disabled;
+    let there: BTreeSet<&UserId> = leaving.iter().filter(is_there).map(|leaving| &leaving.user).collect();
+    let mut seen = BTreeSet::new();
+    let counts = |leaving: &&Leaving| is_there(leaving) || !there.contains(&leaving.user);
+    leaving.iter().filter(counts).filter(|leaving| seen.insert(&leaving.user)).collect()
+}
+
         emptied: None,
         adopted: false,
     }

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::record::{self, Found, result_of};
-use super::{PassError, Reconciler};
-use crate::account::ADDRESS_TAKEN;
+use super::{MOST_ROUNDS, PassError, Reconciler};
+use crate::account::{ADDRESS_TAKEN, holder_of_address};
 use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
 use crate::execute::Report;
@@ -203,16 +203,35 @@ impl Reconciler {
     }
 
     /// Takes in what a plan found out about leavers; `true` if that changes what is known, and with it the plan: the bot's account data
-    /// is to tell the same by the end of the pass (S-84).
-    pub(super) fn heed(&mut self, plan: &Plan) -> bool {
+    /// is to tell the same by the end of the pass (S-84). What never comes to rest, as `heeded` counts, keeps nothing else waiting.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub(super) async fn heed(&mut self, plan: &Plan, heeded: &mut u32) -> Result<bool, StoreError> {
         if self.parts.actuator.is_none() {
-            return false;
+            return Ok(false);
+        }
+        let mut news = Vec::new();
+        for lesson in &plan.lessons {
+            let Lesson::Leaver { user, news: what } = lesson else { continue };
+            if let (LeaverNews::Closed { at }, Some(leaver)) = (what, self.ledger.leavers.get(user)) {
+                self.unwritten.push(self.record_of_closed(user, leaver.since, *at));
+                self.nameless.insert(user.clone(), self.ledger.entries_of(user));
+            }
+            news.push(lesson.clone());
         }
         let news = plan.lessons.iter().filter(|lesson| matches!(lesson, Lesson::Leaver { .. }));
         let news: Vec<Lesson> = news.cloned().collect();
         let before = self.ledger.leavers.clone();
         self.ledger.learn(&news);
-        before != self.ledger.leavers
+        if before == self.ledger.leavers {
+            return Ok(false);
+        }
+        *heeded += 1;
+        if *heeded == MOST_ROUNDS {
+            tracing::warn!(?news, "what is found out about leavers differs each time; usher goes on with the rest");
+        }
+        Ok(*heeded < MOST_ROUNDS)
     }
 
     /// Compares the clocks (S-53). Only where somebody's grace depends on them, now or once they are locked.
