@@ -119,6 +119,8 @@ pub enum LeaverNews {
     Opened { locked: Timestamp },
     /// The final step was done before it could be halted.
     Ended,
+    /// The final step, which usher had sent, is found done at that time, and nothing more may be sent: they are protected by now.
+    Closed { at: Timestamp },
     /// The account stays locked for another cause, whose grace begins now.
     Because { cause: Cause, since: Timestamp },
     /// Rooms they are the last administrator of.
@@ -326,10 +328,14 @@ impl Ledger {
             LeaverNews::Opened { locked } if leaver.since == *locked => leaver.opened(),
             LeaverNews::Ended if leaver.stage == Stage::Halting => leaver.stage = Stage::Closing,
             // What was seen is not so any more.
-            LeaverNews::Locked | LeaverNews::Opened { .. } | LeaverNews::Ended => {}
+            LeaverNews::Locked | LeaverNews::Opened { .. } | LeaverNews::Ended | LeaverNews::Closed { .. } => {}
             LeaverNews::Returned | LeaverNews::Disowned => drop(self.leavers.remove(user)),
             LeaverNews::Because { cause, since } => {
                 // Ordered about somebody of whom that was not known.
+            LeaverNews::Closed { at } if leaver.stage == Stage::Closing => {
+                self.closings.push(*at);
+                self.forget(user);
+            }
                 leaver.at_once &= leaver.cause == *cause;
                 leaver.cause = *cause;
                 leaver.clock = *since;

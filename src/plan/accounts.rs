@@ -175,9 +175,11 @@ impl Planner<'_> {
                 self.note(Note::InGrace { user, since, cause, fate: Fate::Protected });
             }
             Some(leaver) if leaver.is_spared() => {}
-            Some(leaver) if account.deactivated && leaver.stage != Stage::Closing => {
-                self.learn(person.user, LeaverNews::Disowned);
+            // What was begun before they were protected is over.
+            Some(leaver) if account.deactivated && leaver.stage == Stage::Closing => {
+                self.learn(person.user, LeaverNews::Closed { at: self.now });
             }
+            Some(_) if account.deactivated => self.learn(person.user, LeaverNews::Disowned),
             _ if account.locked && !account.deactivated => self.note(Note::Suspended { user, why: BY_HAND }),
             _ => self.note(Note::NotLocked { user, why: PROTECTED }),
         }
@@ -354,7 +356,8 @@ impl Planner<'_> {
                 }
             } else if leaver.is_spared() {
                 self.leave_restored(user, leaver, account);
-            } else if matches!(leaver.stage, Stage::Locked | Stage::Closing) && !account.locked && !account.deactivated {
+            } else if matches!(leaver.stage, Stage::Locked | Stage::Closing) && !account.locked && !account.deactivated
+            {
                 self.learn(user, LeaverNews::Opened { locked: leaver.since });
             }
         }
@@ -412,7 +415,11 @@ impl Planner<'_> {
             leavers.remove(user);
         }
         for lesson in &self.plan.lessons {
-            if let Lesson::Leaver { user, news: LeaverNews::Returned | LeaverNews::Disowned } = lesson {
+            if let Lesson::Leaver {
+                user,
+                news: LeaverNews::Returned | LeaverNews::Disowned | LeaverNews::Closed { .. },
+            } = lesson
+            {
                 leavers.remove(user);
             }
         }
@@ -438,13 +445,6 @@ impl Planner<'_> {
     }
 }
 
-/// Accounts belong to no space: theirs is the one without a name, which nobody can configure.
-pub(super) fn of_account(class: Class, user: &UserId) -> Removal {
-    Removal {
-        class,
-        space: Key::Space(SpaceId::from("")),
-        person: Some(user.clone()),
-        counts: true,
 /// People who are leaving, one for each account: two entries of a damaged ledger may have the same one, and would undo each other's cause
 /// for ever. Whoever is there, though disabled, counts before who is gone: that is never sooner.
 fn once_each(leaving: &[Leaving]) -> Vec<&Leaving> {
@@ -455,6 +455,13 @@ fn once_each(leaving: &[Leaving]) -> Vec<&Leaving> {
     leaving.iter().filter(counts).filter(|leaving| seen.insert(&leaving.user)).collect()
 }
 
+/// Accounts belong to no space: theirs is the one without a name, which nobody can configure.
+pub(super) fn of_account(class: Class, user: &UserId) -> Removal {
+    Removal {
+        class,
+        space: Key::Space(SpaceId::from("")),
+        person: Some(user.clone()),
+        counts: true,
         emptied: None,
         adopted: false,
     }

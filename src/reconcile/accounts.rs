@@ -12,7 +12,7 @@ use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
 use crate::execute::Report;
 use crate::ids::{Timestamp, UserId};
-use crate::ledger::{Ending, Flaw};
+use crate::ledger::{Ending, Flaw, LeaverNews};
 use crate::observed::{Known, Observed, Presence};
 use crate::plan::{AccountDeed, Action, Attribute, Lesson, Plan, Step, StepId, WAITS_FOR_READ, Withheld};
 use crate::store::StoreError;
