@@ -41,7 +41,7 @@ use crate::directory::{Completeness, Directory};
 use crate::execute;
 use crate::http::ops::Heartbeat;
 use crate::ids::{Key, RoomId, StableId, Timestamp, UserId};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Order};
 use crate::matrix::{Homeserver, MatrixError};
 use crate::observability::{Metrics, StepState};
 use crate::observed::Observed;
@@ -122,6 +122,8 @@ pub struct Reconciler {
     /// The last of those without an account who were looked up by their external id (S-5).
     matched_after: Option<StableId>,
     /// The server admins, as the roster had them last.
+    /// Orders that were obeyed and whose writing the database did not answer, by their numbers, and when.
+    unanswered: BTreeMap<i64, (Order, Timestamp)>,
     admins: Option<BTreeSet<UserId>>,
     /// Whoever keeps the accounts, as far as they can be asked.
     registry: addresses::Registry,
@@ -218,6 +220,7 @@ impl Reconciler {
             admins: None,
             registry: addresses::Registry::default(),
             album: photos::Album::default(),
+            unanswered: BTreeMap::new(),
             progress,
             stop,
         })

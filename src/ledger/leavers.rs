@@ -294,13 +294,18 @@ impl Ledger {
         }
     }
 
+    /// The entries of the directory that an account is bound to.
+    #[must_use]
+    pub fn entries_of(&self, user: &UserId) -> BTreeSet<StableId> {
+        let theirs = |localpart: &Localpart| localpart.as_str() == user.localpart();
+        self.people.iter().filter(|(_, localpart)| theirs(localpart)).map(|(id, _)| id.clone()).collect()
+    }
+
     /// Forgets somebody whose account is no more: nothing that names them is kept.
     fn forget(&mut self, user: &UserId) {
         self.leavers.remove(user);
         self.attributes.remove(user);
-        let theirs = |localpart: &Localpart| localpart.as_str() == user.localpart();
-        let entries = self.people.iter().filter(|(_, localpart)| theirs(localpart)).map(|(id, _)| id.clone());
-        let entries: BTreeSet<StableId> = entries.collect();
+        let entries = self.entries_of(user);
         self.people.retain(|id, _| !entries.contains(id));
         for group in self.groups.values_mut().filter(|group| group.users.iter().any(|id| entries.contains(id))) {
             group.users.retain(|id| !entries.contains(id));
@@ -327,15 +332,15 @@ impl Ledger {
             LeaverNews::Locked if leaver.is_locking() => leaver.stage = Stage::Locked,
             LeaverNews::Opened { locked } if leaver.since == *locked => leaver.opened(),
             LeaverNews::Ended if leaver.stage == Stage::Halting => leaver.stage = Stage::Closing,
+            LeaverNews::Closed { at } if leaver.stage == Stage::Closing => {
+                self.closings.push(*at);
+                self.forget(user);
+            }
             // What was seen is not so any more.
             LeaverNews::Locked | LeaverNews::Opened { .. } | LeaverNews::Ended | LeaverNews::Closed { .. } => {}
             LeaverNews::Returned | LeaverNews::Disowned => drop(self.leavers.remove(user)),
             LeaverNews::Because { cause, since } => {
                 // Ordered about somebody of whom that was not known.
-            LeaverNews::Closed { at } if leaver.stage == Stage::Closing => {
-                self.closings.push(*at);
-                self.forget(user);
-            }
                 leaver.at_once &= leaver.cause == *cause;
                 leaver.cause = *cause;
                 leaver.clock = *since;
