@@ -91,7 +91,7 @@ impl Reconciler {
     /// Takes in what came of a slice. An account that was not as planned is looked at again.
     pub(super) async fn settle_accounts(
         &mut self,
-        report: &Report,
+        (plan, report): (&Plan, &Report),
         (mut rows, mut found): (Rows, Found),
         began: Timestamp,
     ) -> Result<(), PassError> {
@@ -99,18 +99,18 @@ impl Reconciler {
         let mut records = Vec::new();
         let mut ended = Vec::new();
         for step in &report.done {
+            if let Action::Account { user, deed: AccountDeed::Close(_) } = &step.action {
+                ended.push((user.clone(), self.ledger.entries_of(user)));
+            }
             self.ledger.settle(step, Ending::Done, now);
             records.extend(self.completed(step, (&mut rows, &mut found), began, &result_of(None)));
-            if let Action::Account { user, deed } = &step.action {
+            if matches!(step.action, Action::Account { .. }) {
                 self.registry_answers();
-                if matches!(deed, AccountDeed::Close(_)) {
-                    ended.push(user.clone());
-                }
             }
         }
         for (step, error) in &report.failed {
             self.ledger.settle(step, ending(step, error, self.observed.as_ref()), now);
-            self.heed_refusal(step, error, now);
+            self.heed_refusal(plan, (step, error), now);
             records.extend(self.completed(step, (&mut rows, &mut found), began, &result_of(Some(error))));
         }
         // What there was no time for is sent with the next slice; what depends on something that failed is not.
@@ -146,13 +146,16 @@ impl Reconciler {
     }
 
     /// What the homeserver will not have, now or ever, is not sent again as if nothing had been said.
-    fn heed_refusal(&mut self, step: &Step, error: &ActError, now: Timestamp) {
+    fn heed_refusal(&mut self, plan: &Plan, (step, error): (&Step, &ActError), now: Timestamp) {
         let Action::Account { user, deed: AccountDeed::Set(attribute) } = &step.action else { return };
         if error.kind != ActErrorKind::Refused {
             return;
         }
         match attribute {
             Attribute::Avatar(_) => self.ledger.refuse_photo(user),
+            // Whoever has it gets other addresses by the same plan: it is tried again when that is done.
+            Attribute::Emails { .. } if holder_of_address(error).is_some_and(|user| changes_addresses(plan, &user)) => {
+            }
             Attribute::Emails { digest, .. } => {
                 let taken = error.code.as_deref() == Some(ADDRESS_TAKEN);
                 let objection = if taken { Flaw::Taken } else { Flaw::Unacceptable };
@@ -265,6 +268,17 @@ impl Reconciler {
 /// The row of a step that was written down and not sent after all.
 fn never_sent(row: AuditRecord) -> AuditRecord {
     AuditRecord { at: clock::now(), result: "not sent".to_owned(), ..row }
+}
+
+/// Whether a plan changes somebody's addresses now.
+fn changes_addresses(plan: &Plan, user: &UserId) -> bool {
+    let changes = |step: &Step| match &step.action {
+        Action::Account { user: owner, deed: AccountDeed::Set(Attribute::Emails { .. } | Attribute::NoEmails(_)) } => {
+            owner == user
+        }
+        _ => false,
+    };
+    plan.pending().any(changes)
 }
 
 fn account_of(step: &Step) -> Option<&UserId> {
