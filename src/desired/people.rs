@@ -149,13 +149,13 @@ impl People {
             notes.push(Note::LocalpartConflict { localpart: localpart.to_string(), ids: named(ids) });
         }
         side_by_side(&ledger.people, &directory.users, |id, bound, user| {
-            if let (Some(bound), Some(user)) = (bound, user)
-                && *bound != user.localpart
-            {
+            let (Some(bound), Some(user)) = (bound, user) else { return };
+            let now = directory.renamed.get(id).unwrap_or(&user.localpart);
+            if bound != now {
                 notes.push(Note::LocalpartChanged {
                     id: id.to_string(),
                     bound: UserId::new(bound.as_str(), server),
-                    now: UserId::new(user.localpart.as_str(), server),
+                    now: UserId::new(now.as_str(), server),
                 });
             }
         });
