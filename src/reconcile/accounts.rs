@@ -119,11 +119,11 @@ impl Reconciler {
         } else {
             self.unsent = rows;
         }
-        for user in &ended {
+        for (user, _) in &ended {
             self.services.remove(user);
         }
         self.nameless.extend(ended);
-        self.audit(&records).await?;
+        self.unwritten.extend(records);
         self.forget_names().await?;
         self.forget_estates(report);
         let unclear = report.failed.iter().filter(|(_, error)| error.kind != ActErrorKind::Retry);
@@ -134,10 +134,17 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Takes the names of people whose accounts came to their end out of the audit: at once, or as soon as the database is there again.
+    /// Completes the audit's rows, and takes the names of people whose accounts came to their end out of them: at once, or as soon as the
+    /// database is there again.
     pub(super) async fn forget_names(&mut self) -> Result<(), StoreError> {
-        while let Some(user) = self.nameless.first().cloned() {
+        self.audit(&self.unwritten).await?;
+        self.unwritten.clear();
+        while let Some((user, entries)) = self.nameless.first_key_value().map(|(user, ids)| (user.clone(), ids.clone()))
+        {
             if let Some(store) = self.store_to_write() {
+                for entry in &entries {
+                    store.forget_entry(entry).await?;
+                }
                 store.pseudonymise(&user, &self.ledger.pseudonym(&user)).await?;
             }
             self.nameless.remove(&user);
@@ -223,8 +230,7 @@ impl Reconciler {
             }
             news.push(lesson.clone());
         }
-        let news = plan.lessons.iter().filter(|lesson| matches!(lesson, Lesson::Leaver { .. }));
-        let news: Vec<Lesson> = news.cloned().collect();
+        self.forget_names().await?;
         let before = self.ledger.leavers.clone();
         self.ledger.learn(&news);
         if before == self.ledger.leavers {
