@@ -106,9 +106,9 @@ mod tests {
     }
 
     /// A room of version 11 with these people in it, and their levels.
-    fn room(levels: &[(&str, i64)], keys: serde_json::Value) -> Room {
+    fn room(levels: &[(&str, i64)], keys: &serde_json::Value) -> Room {
         let mut room = Room { version: "11".to_owned(), ..Room::default() };
-        let mut power = PowerLevels::from_content(&keys);
+        let mut power = PowerLevels::from_content(keys);
         for (name, level) in levels {
             let user = UserId::from(format!("@{name}").as_str());
             room.members.insert(user.clone(), Member::Join);
@@ -127,9 +127,9 @@ mod tests {
         let (desired, observed, ledger) = (desired(true), observed(), Ledger::default());
         let levels = [("ann:x", 50), ("ben:x", 100), ("cat:x", 49)];
         let asked = |room: &Room| inviters((&desired, &observed), &ledger, room, NOW);
-        assert_eq!(names(&asked(&room(&levels, json!({ "invite": 50 })))), ["ben", "ann"]);
-        assert_eq!(names(&asked(&room(&levels, json!({})))), ["ben", "ann", "cat"], "anybody may, by default");
-        let mut left = room(&levels, json!({ "invite": 50 }));
+        assert_eq!(names(&asked(&room(&levels, &json!({ "invite": 50 })))), ["ben", "ann"]);
+        assert_eq!(names(&asked(&room(&levels, &json!({})))), ["ben", "ann", "cat"], "anybody may, by default");
+        let mut left = room(&levels, &json!({ "invite": 50 }));
         left.members.insert("@ben:x".into(), Member::Invite);
         assert_eq!(names(&asked(&left)), ["ann"], "who is not in the room does nothing there");
         assert!(asked(&Room::default()).is_empty());
@@ -139,7 +139,7 @@ mod tests {
     fn nobody_is_acted_for_who_is_protected_from_elsewhere_without_an_account_in_use_or_the_bot() {
         let (with, without, observed, ledger) = (desired(true), desired(false), observed(), Ledger::default());
         let all = ["boss:x", "root:x", "dan:x", "eve:x", "far:other", "ghost:x", "usher:x", "ann:x"];
-        let room = room(&all.map(|name| (name, 100)), json!({}));
+        let room = room(&all.map(|name| (name, 100)), &json!({}));
         assert_eq!(names(&inviters((&with, &observed), &ledger, &room, NOW)), ["ann"]);
         assert_eq!(inviters((&without, &observed), &ledger, &room, NOW), [], "without a puppet registration");
         assert_eq!(raisers((&without, &observed), &ledger, &room, NOW), []);
@@ -150,7 +150,7 @@ mod tests {
         let (desired, observed, ledger) = (desired(true), observed(), Ledger::default());
         let levels = [("ann:x", 100), ("ben:x", 200), ("cat:x", 99), ("usher:x", 10)];
         let keys = json!({ "users_default": 5, "events": { "org.example.own": 7 } });
-        let raisers = raisers((&desired, &observed), &ledger, &room(&levels, keys), NOW);
+        let raisers = raisers((&desired, &observed), &ledger, &room(&levels, &keys), NOW);
         let found: Vec<(&str, i64)> = raisers
             .iter()
             .map(|(user, deed)| {
@@ -172,7 +172,7 @@ mod tests {
         let (desired, observed, ledger) = (desired(true), observed(), Ledger::default());
         let guarded = json!({ "events": { "m.room.power_levels": 180 } });
         let levels = [("ann:x", 150), ("ben:x", 190), ("usher:x", 0)];
-        let found = raisers((&desired, &observed), &ledger, &room(&levels, guarded.clone()), NOW);
+        let found = raisers((&desired, &observed), &ledger, &room(&levels, &guarded), NOW);
         let Deed::SetLevels { changes, .. } = &found[0].1 else { panic!("{found:?}") };
         assert_eq!(
             (found.len(), found[0].0.localpart(), changes[0].to),
@@ -180,6 +180,6 @@ mod tests {
             "what owning the levels takes"
         );
         let levels = [("ann:x", 150), ("ben:x", 170), ("usher:x", 170)];
-        assert_eq!(raisers((&desired, &observed), &ledger, &room(&levels, guarded), NOW), []);
+        assert_eq!(raisers((&desired, &observed), &ledger, &room(&levels, &guarded), NOW), []);
     }
 }

@@ -59,9 +59,10 @@ impl Reconciler {
             return Err(error);
         }
         self.saved = self.ledger.clone();
-        match objection {
-            Some(why) => tracing::warn!(?order, by, %why, "an operator's order is refused"),
-            None => tracing::info!(?order, by, obeyed, "an operator's order"),
+        if let Some(why) = objection {
+            tracing::warn!(?order, by, %why, "an operator's order is refused");
+        } else {
+            tracing::info!(?order, by, obeyed, "an operator's order");
         }
         if let Some(user) = order.user().filter(|_| obeyed) {
             self.troubles.retain(|_, trouble| !trouble.what.contains(user.as_str()));

@@ -13,7 +13,7 @@ use usher::ledger::keyed;
 use usher::matrix::{Access, Homeserver, Trouble};
 use usher::plan::{AccountDeed, Attribute, Emails, End};
 
-use super::mas::{CLIENT, PROVIDER, SECRET, StandIn};
+use super::mas::{CLIENT, PROVIDER, SECRET, Scripted, StandIn};
 use crate::fake::Fake;
 use crate::lab::proxy::Fault;
 use crate::lab::registered::registered;
@@ -310,7 +310,7 @@ async fn server_admins_are_listed_page_after_page_and_a_list_that_is_cut_short_i
     let all = ["boss", "root"].map(|name| UserId::new(name, SERVER)).into();
     assert_eq!(roster.admins().await.unwrap(), all);
     assert_eq!(ground.mas(SECRET).usable_admins().await.unwrap(), all);
-    let broken: [fn(&str) -> (u16, Value); 5] = [
+    let broken: [Scripted; 5] = [
         |_| (404, json!({})),
         |_| (200, json!({ "errors": [] })),
         |query| if query.contains("after") { (404, json!({})) } else { (200, page("root", true)) },

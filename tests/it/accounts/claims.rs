@@ -1,7 +1,7 @@
 //! Two entries of the directory for one account, as a ledger of earlier versions may have them: what is planned comes to rest, and the account
 //! goes to nobody by itself (S-5, S-51).
 
-#![allow(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what cannot be set up fails the test")]
 
 use serde_json::{Value, json};
 use usher::config::Config;

@@ -24,6 +24,9 @@ pub const SECRET: &str = "stand-in-secret";
 /// How long its jobs take.
 const JOB: Duration = Duration::from_millis(700);
 
+/// A status and a body, by the query.
+pub type Scripted = fn(&str) -> (u16, Value);
+
 #[derive(Clone, Default)]
 struct Person {
     name: String,
@@ -44,7 +47,7 @@ struct Everything {
     /// What `skip_erase` said, per name.
     skipped: BTreeMap<String, bool>,
     /// What stands in for the list of admins, by what was asked.
-    admins: Option<fn(&str) -> (u16, Value)>,
+    admins: Option<Scripted>,
 }
 
 struct Shared {
@@ -88,7 +91,7 @@ impl StandIn {
     }
 
     /// Answers whoever lists the admins like this, by the query.
-    pub fn answer_admins(&self, answer: fn(&str) -> (u16, Value)) {
+    pub fn answer_admins(&self, answer: Scripted) {
         self.shared.everything.lock().unwrap().admins = Some(answer);
     }
 

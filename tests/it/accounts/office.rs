@@ -1,6 +1,6 @@
 //! The whole program beside a homeserver in memory: people, a directory of some of them in a file, and what the accounts are like afterwards.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on must end")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must end")]
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

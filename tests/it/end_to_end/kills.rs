@@ -40,7 +40,7 @@ pub(super) async fn killed_at(world: &World, minutes: i64, kind: Kind, cut: Cut)
         if !request.is_write() || !kind(request) || seen.swap(true, Ordering::SeqCst) {
             return None;
         }
-        let long = Duration::from_secs(60);
+        let long = Duration::from_mins(1);
         Some(match cut {
             Cut::Before => Fault::Delay(long),
             Cut::After => Fault::Late(long),
