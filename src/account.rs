@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use attributes::ADDRESS_TAKEN;
+pub use attributes::{ADDRESS_TAKEN, holder_of_address};
 pub use register::{Link, Newcomer, Place};
 
 use crate::actuate::{ActError, ActErrorKind, Outcome, classify};

@@ -41,6 +41,10 @@ pub struct Snapshot {
     /// The organisation's name is what its space is called at first, and people may call it otherwise (S-15).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suggests_name: bool,
+    /// What people are called now whose accounts were found by another name, or go by an earlier one, where accounts are found by their
+    /// external ids (S-5). Their [`User::localpart`] is the account's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub renamed: BTreeMap<StableId, Localpart>,
     /// Change stamps of people's entries, where photos are wanted and the source has any (S-50).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stamps: BTreeMap<StableId, Stamp>,
@@ -167,6 +171,8 @@ pub struct Directory {
     pub revision: Option<i64>,
     /// The organisation's name is a suggestion (S-15).
     pub suggests_name: bool,
+    /// What people are called now whose account has another name that was found by their external id (S-5).
+    pub renamed: BTreeMap<StableId, Localpart>,
     /// Change stamps of people's entries, where photos are wanted and the source has any (S-50).
     pub stamps: BTreeMap<StableId, Stamp>,
     /// Localparts claimed by several users: nothing is done to or because of them beyond existing bindings (S-5).

@@ -68,6 +68,9 @@ pub struct Ledger {
     /// What was last seen of people's attributes (S-50).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<UserId, Attributes>,
+    /// What the directory calls people is remembered, where accounts are found by their external ids (S-5).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub knows_names: bool,
     /// What the clocks say (S-53): of this process only.
     pub clocks: Clocks,
     /// What digests are keyed with; never recorded.

@@ -20,6 +20,7 @@ mod lenders;
 mod lesson;
 mod levels;
 mod members;
+mod moves;
 mod planner;
 mod reach;
 mod reason;

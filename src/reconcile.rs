@@ -41,11 +41,12 @@ use crate::directory::{Completeness, Directory};
 use crate::execute;
 use crate::http::ops::Heartbeat;
 use crate::ids::{Key, RoomId, StableId, Timestamp, UserId};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Order};
 use crate::matrix::{Homeserver, MatrixError};
 use crate::observability::{Metrics, StepState};
 use crate::observed::Observed;
 use crate::plan::{self, Action, Header, Plan, Scope, Step, StepId};
+use crate::store::audit::AuditRecord;
 use crate::store::{Store, StoreError, WriterLease};
 
 /// Rounds of planning and doing in one pass. Two are usual; more means that something undoes what usher does (S-34).
@@ -89,8 +90,10 @@ pub struct Reconciler {
     pass_began: Timestamp,
     /// The audit's rows of steps that were to be sent in the latest slice and were not: they go on with the step.
     unsent: accounts::Rows,
-    /// Erased people whose names are still in the audit.
-    nameless: BTreeSet<UserId>,
+    /// What came of steps and could not be written into the audit yet.
+    unwritten: Vec<AuditRecord>,
+    /// Erased people whose names are still in the audit, and their entries in the directory.
+    nameless: BTreeMap<UserId, BTreeSet<StableId>>,
     /// When this process began to look, by a clock nobody sets (S-53).
     began: std::time::Instant,
     ledger: Ledger,
@@ -119,6 +122,8 @@ pub struct Reconciler {
     exposure: exposure::Exposure,
     /// Who were asked after because the ledger was lost (S-51).
     recalled: BTreeSet<UserId>,
+    /// Orders that were obeyed and whose writing the database did not answer, by their numbers, and when.
+    unanswered: BTreeMap<i64, (Order, Timestamp)>,
     /// The last of those without an account who were looked up by their external id (S-5).
     matched_after: Option<StableId>,
     /// The server admins, as the roster had them last.
@@ -200,7 +205,8 @@ impl Reconciler {
             saved: ledger.clone(),
             pass_began: clock::now(),
             unsent: accounts::Rows::new(),
-            nameless: BTreeSet::new(),
+            unwritten: Vec::new(),
+            nameless: BTreeMap::new(),
             began: std::time::Instant::now(),
             ledger,
             looked_up: BTreeSet::new(),
@@ -214,6 +220,7 @@ impl Reconciler {
             standing: standing::Standing::default(),
             exposure: exposure::Exposure::default(),
             recalled: BTreeSet::new(),
+            unanswered: BTreeMap::new(),
             matched_after: None,
             admins: None,
             registry: addresses::Registry::default(),
@@ -345,6 +352,7 @@ impl Reconciler {
     pub async fn carry_out(&mut self, scope: &Scope, feed: &mut dyn Folding) -> Result<PassResult, PassError> {
         let mut result = PassResult::default();
         let mut rounds = 0;
+        let mut heeded = 0;
         let mut read_again = false;
         let mut plan;
         let mut complete;
@@ -356,7 +364,7 @@ impl Reconciler {
             if self.recover(&decided.desired).await? {
                 continue;
             }
-            if self.heed(&plan) {
+            if self.heed(&plan, &mut heeded).await? {
                 continue;
             }
             if !read_again && self.read_for_final_steps(&plan).await? {
@@ -386,6 +394,7 @@ impl Reconciler {
             let progressed = !report.done.is_empty() || stale > 0;
             let idle = !progressed && report.failed.is_empty() && !report.finished;
             self.settle_up(&plan, (foreseen, report, found), &mut result).await?;
+            heeded = 0;
             if idle && !self.stop.is_cancelled() {
                 tracing::warn!("the writer's lease does not last for another write; usher waits for its renewal");
                 result.interrupted = true;

@@ -14,8 +14,18 @@ use crate::plan::{Attribute, Avatar, Emails};
 
 /// By what the refusal of an address that another account has is told from a homeserver's own.
 pub const ADDRESS_TAKEN: &str = "dev.usher.address_taken";
+/// What stands before and after the name of whoever has it.
+const TAKEN: (&str, &str) = ("an address is ", "'s already");
 /// Between two display names or avatars: each becomes an event in every room of the person.
 const FAN_OUT_PAUSE: Duration = Duration::from_millis(250);
+
+/// Who has the address for which somebody's were refused with [`ADDRESS_TAKEN`].
+#[must_use]
+pub fn holder_of_address(error: &ActError) -> Option<UserId> {
+    let taken = error.code.as_deref() == Some(ADDRESS_TAKEN);
+    let holder = error.cause.strip_prefix(TAKEN.0)?.strip_suffix(TAKEN.1)?;
+    taken.then(|| UserId::from(holder))
+}
 
 impl Accounts {
     pub(super) async fn set(
@@ -67,7 +77,8 @@ impl Accounts {
         for address in wanted.0.iter().filter(|address| !standing.contains(address)) {
             let owner = self.backend.owner_of_email(address).await.map_err(classify)?;
             if let Some(owner) = owner.filter(|owner| owner != user) {
-                let refusal = error(attempt, &format!("an address is {owner}'s already"), ActErrorKind::Refused);
+                let (before, after) = TAKEN;
+                let refusal = error(attempt, &format!("{before}{owner}{after}"), ActErrorKind::Refused);
                 return Err(ActError { code: Some(ADDRESS_TAKEN.to_owned()), ..refusal });
             }
         }

@@ -26,6 +26,7 @@ pub(super) async fn run(files: &[PathBuf]) -> Result<Exit, Failure> {
     for problem in advice {
         report.advice("configuration", &problem.to_string());
     }
+    report.operators(&config);
     report.source(&config).await;
     report.mail(&config);
     report.database(&config).await;
@@ -50,6 +51,9 @@ const UNSEEN: &str = "without admin rights usher cannot see who is a server admi
 const DELEGATED: &str = "the homeserver has handed its accounts over to Matrix Authentication Service: there an application service has no \
      admin rights on accounts. Write accounts: { backend: mas, mas: { url, client_id, client_secret_file } } with a client that the service \
      lists under policy.data.admin_clients, or backend: none";
+
+/// Nothing reads `operators` (S-97) but this.
+const UNTOLD: &str = "nobody is told of holds and failures in Matrix yet: look at the status page (ops.listen), `usher status` or the log";
 
 /// Without a session of its own usher sees no list of accounts.
 const NO_SESSION: &str = "usher cannot list accounts: give it accounts.admin_token_file with a personal session of Matrix Authentication \
@@ -113,6 +117,13 @@ impl Report {
             } else {
                 self.failed(&format!("source {}", probe.step), &probe.detail, Exit::Unreachable);
             }
+        }
+    }
+
+    /// Whoever names them expects that they are told.
+    fn operators(&mut self, config: &Config) {
+        if !config.operators.is_empty() {
+            self.advice("operators", UNTOLD);
         }
     }
 
@@ -338,5 +349,26 @@ impl Report {
         if matches!(bot, Some(Presence::Missing)) {
             self.advice("accounts", "the bot does not exist yet; the first apply registers it");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_names_operators_is_told_that_nobody_is_written_to() {
+        let advice = |operators: &str| {
+            let yaml = format!(
+                "homeserver: {{ url: 'http://127.0.0.1:8008', server_name: x }}\nsource: {{ type: file, path: people.yaml }}\n{operators}"
+            );
+            let (config, _) =
+                config::load_with(&[("usher.yaml".into(), yaml)], &|_| None).strict().expect("a configuration");
+            let mut report = Report::default();
+            report.operators(&config);
+            report.out
+        };
+        assert_eq!(advice(""), "");
+        assert!(advice("operators: ['@ops:x']").contains("nobody is told"));
     }
 }

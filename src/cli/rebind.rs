@@ -7,7 +7,7 @@ use super::Exit;
 use crate::app::Failure;
 use crate::clock;
 use crate::ids::{Localpart, StableId};
-use crate::ledger::{Ledger, Order};
+use crate::ledger::{Ledger, Objection, Order};
 use crate::store::Store;
 
 /// Binds the stable id to the localpart.
@@ -20,9 +20,15 @@ pub(super) async fn run(files: &[PathBuf], id: &str, localpart: &str) -> Result<
     looked.close().await;
     let ledger = ledger?;
     let localpart = localpart.trim_start_matches('@').split(':').next().unwrap_or_default();
-    let order = Order::Rebind { id: StableId::from(id), localpart: Localpart::from(localpart) };
+    let (id, localpart) = (StableId::from(id), Localpart::from(localpart));
+    if let Some(account) = ledger.locked_account_of(&id).filter(|account| **account != localpart) {
+        let why = Objection::Locked { account: account.clone() };
+        return Err(Failure::new(Exit::Error, why.to_string()));
+    }
+    let text = said(&ledger, id.as_str(), localpart.as_str());
+    let order = Order::Rebind { id, localpart };
     super::grace::give(&config, &order, clock::now(), &super::operator()).await?;
-    Ok(super::printed(&said(&ledger, id, localpart)))
+    Ok(super::printed(&text))
 }
 
 /// What was ordered, and when and where it shows what became of it: only a read of the directory can tell.
@@ -30,8 +36,8 @@ fn said(ledger: &Ledger, id: &str, localpart: &str) -> String {
     let owner = ledger.people.iter().find(|(_, bound)| bound.as_str() == localpart).map(|(id, _)| id.to_string());
     let before = owner.unwrap_or_else(|| "nobody".to_owned());
     format!(
-        "Ordered: {localpart} is to be {id}'s; it is {before}'s now.\nThat is refused unless {id} is in the directory, and the account is there \
-         and neither protected nor somebody else's who is in the directory.\n{}",
+        "Ordered: {localpart} is to be {id}'s; it is {before}'s now.\nThat is refused unless {id} is in the directory, without another account \
+         that usher has locked, and the account is there and neither protected nor somebody else's who is in the directory.\n{}",
         super::grace::WHEN
     )
 }

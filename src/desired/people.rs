@@ -149,13 +149,13 @@ impl People {
             notes.push(Note::LocalpartConflict { localpart: localpart.to_string(), ids: named(ids) });
         }
         side_by_side(&ledger.people, &directory.users, |id, bound, user| {
-            if let (Some(bound), Some(user)) = (bound, user)
-                && *bound != user.localpart
-            {
+            let (Some(bound), Some(user)) = (bound, user) else { return };
+            let now = directory.renamed.get(id).unwrap_or(&user.localpart);
+            if bound != now {
                 notes.push(Note::LocalpartChanged {
                     id: id.to_string(),
                     bound: UserId::new(bound.as_str(), server),
-                    now: UserId::new(user.localpart.as_str(), server),
+                    now: UserId::new(now.as_str(), server),
                 });
             }
         });
@@ -247,6 +247,9 @@ impl<'a> Census<'a> {
                 if self.deprovisioning {
                     self.people.claimed.push((account, user.id.clone()));
                 }
+            } else if self.is_locked_for_another(&account, &user.id) {
+                self.people.claimed.push((account.clone(), user.id.clone()));
+                self.absent.entry(account).or_insert(Standing::Suspended("locked as that of somebody who left"));
             } else if self.directory.conflicts.contains_key(&user.localpart) {
                 // Nothing is done to or because of them: if the account is in a room, it is not ours to judge either.
                 self.absent.entry(account).or_insert(Standing::Suspended("several people claim this localpart"));
@@ -254,6 +257,12 @@ impl<'a> Census<'a> {
                 self.present(user, &user.localpart, place, None);
             }
         }
+    }
+
+    /// Whether usher has locked an account as that of another entry of the directory (S-5).
+    fn is_locked_for_another(&self, account: &UserId, id: &StableId) -> bool {
+        let another = |leaver: &Leaver| leaver.is_ours() && leaver.id.as_ref().is_some_and(|owner| owner != id);
+        self.ledger.leavers.get(account).is_some_and(another)
     }
 
     /// Of the localparts newcomers have, those bound to somebody present.

@@ -14,7 +14,7 @@ impl Directory {
     #[must_use]
     pub fn flatten(snapshot: Snapshot) -> Self {
         let Snapshot { source, organisation, users, groups, mut completeness, notices, unnamed, .. } = snapshot;
-        let Snapshot { departed, revision, suggests_name, stamps, .. } = snapshot;
+        let Snapshot { departed, revision, suggests_name, renamed, stamps, .. } = snapshot;
         let (people, twice) = by_id(users);
         for id in twice {
             completeness.flaw(format!("two users carry the stable id {id}"));
@@ -43,6 +43,7 @@ impl Directory {
             departed: departed.into_iter().map(|person| (person.id.clone(), person)).collect(),
             revision,
             suggests_name,
+            renamed,
             stamps,
             conflicts,
             names,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::{Ledger, Portrait};
-use crate::ids::{Timestamp, UserId};
+use crate::ids::{Localpart, StableId, Timestamp, UserId};
 use crate::plan::Attribute;
 
 /// How long addresses the homeserver would not take are left alone before they are tried once more, in milliseconds.
@@ -46,9 +46,20 @@ pub struct Attributes {
     /// What was wrong with those.
     #[serde(skip_serializing_if = "Flaw::is_taken")]
     pub objection: Flaw,
+    /// The name in the directory of somebody whose account was found by another one (S-5), as it was then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub called: Option<Digest>,
     /// Their photo and avatar. Apart, because where nobody asks for photos there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub portrait: Option<Box<Portrait>>,
+}
+
+impl Attributes {
+    /// Until when addresses are left alone that the homeserver would not take, if these are the ones.
+    #[must_use]
+    pub fn refused_until(&self, digest: &Digest, now: Timestamp) -> Option<Timestamp> {
+        self.refused.as_ref().filter(|(refused, until)| refused == digest && *until > now).map(|(_, until)| *until)
+    }
 }
 
 /// What is wrong with addresses that were not taken.
@@ -161,12 +172,56 @@ impl Ledger {
         format!("erased:{}", &keyed(&self.key, &format!("person\n{user}")).0[..32])
     }
 
-    /// The addresses of an account were read.
+    /// Somebody's account was found who is called `name` in the directory: that they are is no news from now on, unless the account is bound
+    /// to somebody else.
+    pub fn found_account(&mut self, id: &StableId, user: &UserId, name: &Localpart) {
+        if self.people.iter().any(|(other, bound)| other != id && bound.as_str() == user.localpart()) {
+            return;
+        }
+        if name.as_str() != user.localpart() {
+            self.attributes.entry(user.clone()).or_default().called = Some(self.digest_of_called(name));
+        } else if let Some(known) = self.attributes.get_mut(user) {
+            known.called = None;
+        }
+    }
+
+    /// Whether the directory calls somebody otherwise than when their account was found, or than the account where nothing else was
+    /// remembered then. Where earlier versions remembered nothing, it is remembered now.
+    pub fn is_renamed(&mut self, id: &StableId, user: &UserId, name: &Localpart) -> bool {
+        if name.as_str() == user.localpart() {
+            return false;
+        }
+        let called = self.attributes.get(user).and_then(|known| known.called.as_ref());
+        match called {
+            Some(called) => *called != self.digest_of_called(name),
+            None if self.knows_names => true,
+            None => {
+                self.found_account(id, user, name);
+                false
+            }
+        }
+    }
+
+    fn digest_of_called(&self, name: &Localpart) -> Digest {
+        keyed(&self.key, &format!("called\n{name}"))
+    }
+
+    /// The addresses of an account were read. What usher gave and is not there any more is not usher's if it comes back.
     pub fn read_emails(&mut self, user: &UserId, normal: &[String], now: Timestamp) {
         let digest = self.digest_of_emails(normal);
         let known = self.attributes.entry(user.clone()).or_default();
         known.emails = Some(digest);
         known.read_at = Some(now);
+        if !known.given.is_empty() {
+            let there: BTreeSet<Digest> = normal.iter().map(|address| of_one(&self.key, address)).collect();
+            known.given.retain(|given| there.contains(given));
+        }
+    }
+
+    /// The digest of one address in normal form, as [`Attributes::given`] has it.
+    #[must_use]
+    pub fn digest_of_address(&self, normal: &str) -> Digest {
+        of_one(&self.key, normal)
     }
 
     /// What usher gave somebody's account, if anything.
@@ -224,11 +279,13 @@ impl Ledger {
         }
     }
 
-    /// Addresses were not taken, and would not be if they were sent again now.
+    /// Addresses were not taken, and would not be if they were sent again now. Which of them are the account's all the same is looked at:
+    /// none, or those before the one that was refused.
     pub fn refuse_emails(&mut self, user: &UserId, digest: &Digest, objection: Flaw, now: Timestamp) {
         let known = self.attributes.entry(user.clone()).or_default();
         known.refused = Some((digest.clone(), now.plus_ms(REFUSED_MS)));
         known.objection = objection;
+        (known.emails, known.read_at) = (None, None);
     }
 }
 
@@ -288,6 +345,56 @@ mod tests {
         ledger.wrote(&ann(), &Attribute::NoEmails(given));
         assert_eq!((ledger.given(&ann()), ledger.addressed()), (None, 0));
         assert_eq!(ledger.attributes[&ann()].read_at, None, "what is left is looked at");
+    }
+
+    #[test]
+    fn a_name_in_the_directory_is_news_only_once_it_is_another_than_when_the_account_was_found() {
+        let mut ledger = Ledger { key: "key".to_owned(), knows_names: true, ..Ledger::default() };
+        let (id, name, other) = ("1".into(), Localpart::from("ann.smith"), Localpart::from("ann.jones"));
+        ledger.found_account(&id, &ann(), &name);
+        assert!(!ledger.is_renamed(&id, &ann(), &name) && ledger.is_renamed(&id, &ann(), &other));
+        assert!(ledger.is_renamed(&id, &ann(), &other), "as long as it lasts");
+        assert!(!ledger.is_renamed(&id, &ann(), &"ann".into()), "the account's own name is no other one");
+        // Whose account is of the directory's name has nothing remembered.
+        let ben = UserId::from("@ben:x");
+        ledger.found_account(&"2".into(), &ben, &"ben".into());
+        assert!(!ledger.attributes.contains_key(&ben) && ledger.is_renamed(&"2".into(), &ben, &other));
+        // An account that is bound to somebody else is not found for a second one.
+        ledger.people.insert("1".into(), "ann".into());
+        ledger.found_account(&"3".into(), &ann(), &other);
+        assert!(!ledger.is_renamed(&id, &ann(), &name));
+        assert!(!format!("{ledger:?}").contains("smith"));
+    }
+
+    #[test]
+    fn names_that_earlier_versions_did_not_remember_are_no_news() {
+        let mut ledger = Ledger { key: "key".to_owned(), ..Ledger::default() };
+        let (id, name) = ("1".into(), Localpart::from("ann.smith"));
+        assert!(!ledger.is_renamed(&id, &ann(), &name));
+        ledger.knows_names = true;
+        assert!(!ledger.is_renamed(&id, &ann(), &name) && ledger.is_renamed(&id, &ann(), &"ann.jones".into()));
+    }
+
+    #[test]
+    fn addresses_that_were_refused_are_nothing_usher_gave() {
+        let mut ledger = Ledger { key: "key".to_owned(), ..Ledger::default() };
+        ledger.read_emails(&ann(), &[], Timestamp(1));
+        ledger.wrote(&ann(), &give(&ledger, &["a@x.org"]));
+        let attribute = give(&ledger, &["a@x.org", "b@x.org", "taken@x.org"]);
+        let Attribute::Emails { digest, .. } = &attribute else { panic!("what give makes") };
+        ledger.sends(&ann(), &attribute);
+        ledger.refuse_emails(&ann(), digest, Flaw::Taken, Timestamp(2));
+        assert_eq!(ledger.attributes[&ann()].read_at, None, "what is there now is looked at");
+        ledger.read_emails(&ann(), &["a@x.org".to_owned(), "b@x.org".to_owned()], Timestamp(3));
+        let given = ledger.given(&ann()).unwrap();
+        assert!(given.has("a@x.org") && given.has("b@x.org") && !given.has("taken@x.org"));
+        assert!(ledger.attributes[&ann()].refused.is_some(), "and it is not tried again at once");
+        // She takes one off, and puts it back herself later on.
+        for list in [&["a@x.org"][..], &["a@x.org", "b@x.org"]] {
+            let list: Vec<String> = list.iter().map(|address| (*address).to_owned()).collect();
+            ledger.read_emails(&ann(), &list, Timestamp(4));
+        }
+        assert!(!ledger.given(&ann()).unwrap().has("b@x.org"));
     }
 
     #[test]

@@ -119,6 +119,8 @@ pub enum LeaverNews {
     Opened { locked: Timestamp },
     /// The final step was done before it could be halted.
     Ended,
+    /// The final step, which usher had sent, is found done at that time, and nothing more may be sent: they are protected by now.
+    Closed { at: Timestamp },
     /// The account stays locked for another cause, whose grace begins now.
     Because { cause: Cause, since: Timestamp },
     /// Rooms they are the last administrator of.
@@ -292,13 +294,18 @@ impl Ledger {
         }
     }
 
+    /// The entries of the directory that an account is bound to.
+    #[must_use]
+    pub fn entries_of(&self, user: &UserId) -> BTreeSet<StableId> {
+        let theirs = |localpart: &Localpart| localpart.as_str() == user.localpart();
+        self.people.iter().filter(|(_, localpart)| theirs(localpart)).map(|(id, _)| id.clone()).collect()
+    }
+
     /// Forgets somebody whose account is no more: nothing that names them is kept.
     fn forget(&mut self, user: &UserId) {
         self.leavers.remove(user);
         self.attributes.remove(user);
-        let theirs = |localpart: &Localpart| localpart.as_str() == user.localpart();
-        let entries = self.people.iter().filter(|(_, localpart)| theirs(localpart)).map(|(id, _)| id.clone());
-        let entries: BTreeSet<StableId> = entries.collect();
+        let entries = self.entries_of(user);
         self.people.retain(|id, _| !entries.contains(id));
         for group in self.groups.values_mut().filter(|group| group.users.iter().any(|id| entries.contains(id))) {
             group.users.retain(|id| !entries.contains(id));
@@ -325,8 +332,12 @@ impl Ledger {
             LeaverNews::Locked if leaver.is_locking() => leaver.stage = Stage::Locked,
             LeaverNews::Opened { locked } if leaver.since == *locked => leaver.opened(),
             LeaverNews::Ended if leaver.stage == Stage::Halting => leaver.stage = Stage::Closing,
+            LeaverNews::Closed { at } if leaver.stage == Stage::Closing => {
+                self.closings.push(*at);
+                self.forget(user);
+            }
             // What was seen is not so any more.
-            LeaverNews::Locked | LeaverNews::Opened { .. } | LeaverNews::Ended => {}
+            LeaverNews::Locked | LeaverNews::Opened { .. } | LeaverNews::Ended | LeaverNews::Closed { .. } => {}
             LeaverNews::Returned | LeaverNews::Disowned => drop(self.leavers.remove(user)),
             LeaverNews::Because { cause, since } => {
                 // Ordered about somebody of whom that was not known.
@@ -363,12 +374,15 @@ impl Ledger {
         if self.settled || !self.leavers.is_empty() {
             return 0;
         }
-        for (user, leaver) in mirror {
-            self.leavers.insert(user.clone(), leaver.clone());
-            if let Some(id) = &leaver.id {
-                self.people.entry(id.clone()).or_insert_with(|| Localpart::from(user.localpart()));
-            }
-        }
+        let owned =
+            mirror.iter().filter_map(|(user, leaver)| Some((Localpart::from(user.localpart()), leaver.id.clone()?)));
+        let owners: BTreeMap<Localpart, StableId> = owned.collect();
+        // Whoever the source has of such a name by now passed for the owner as long as nothing was remembered: they only claim it (S-5).
+        self.people.retain(|_, bound| !owners.contains_key(bound));
+        self.people.extend(owners.into_iter().map(|(localpart, id)| (id, localpart)));
+        self.leavers.extend(mirror.iter().map(|(user, leaver)| (user.clone(), leaver.clone())));
+        let people = &self.people;
+        self.absences.retain(|id, _| people.contains_key(id) || super::witness::is_unit(id));
         mirror.len()
     }
 }

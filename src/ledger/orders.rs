@@ -47,6 +47,10 @@ pub enum Objection {
     Owned {
         by: StableId,
     },
+    /// The account they have now is locked by usher: it would stay so, and be nobody's.
+    Locked {
+        account: Localpart,
+    },
 }
 
 impl fmt::Display for Objection {
@@ -66,7 +70,31 @@ impl fmt::Display for Objection {
             Self::Owned { by } => {
                 return write!(f, "the account of {by}, who is in the directory: rebind them to another one first");
             }
+            Self::Locked { account } => {
+                return write!(
+                    f,
+                    "the account they have now, {account}, is locked by usher and would stay so: `usher grace restore {account}` first, and \
+                     order this again once it is unlocked"
+                );
+            }
         })
+    }
+}
+
+impl Objection {
+    /// What is kept of it: naming nobody, because the row it stands in is another account's, and outlasts an erasure of whoever it named.
+    #[must_use]
+    pub fn on_record(&self) -> String {
+        match self {
+            Self::Owned { .. } => {
+                "the account of somebody else who is in the directory: rebind them to another one first".to_owned()
+            }
+            Self::Locked { .. } => {
+                "the account they have now is locked by usher and would stay so: unlock it first (usher grace restore)"
+                    .to_owned()
+            }
+            other => other.to_string(),
+        }
     }
 }
 
@@ -86,22 +114,22 @@ impl Order {
     /// Whose leaving it is about; `None`: nobody's.
     #[must_use]
     pub fn user(&self) -> Option<&UserId> {
-        match self {
-            Self::Restore { user } | Self::Lock { user } | Self::Extend { user, .. } | Self::EraseNow { user } => {
-                Some(user)
-            }
-            Self::Rebind { .. } => None,
-        }
+        self.subject().ok()
     }
 
     /// Whose account on `server` it is about.
     #[must_use]
     pub fn on_whom(&self, server: &str) -> UserId {
+        self.subject().map_or_else(|localpart| UserId::new(localpart.as_str(), server), UserId::clone)
+    }
+
+    /// The leaver it is about, or else the account that is to be somebody's.
+    fn subject(&self) -> Result<&UserId, &Localpart> {
         match self {
             Self::Restore { user } | Self::Lock { user } | Self::Extend { user, .. } | Self::EraseNow { user } => {
-                user.clone()
+                Ok(user)
             }
-            Self::Rebind { localpart, .. } => UserId::new(localpart.as_str(), server),
+            Self::Rebind { localpart, .. } => Err(localpart),
         }
     }
 }
@@ -118,7 +146,8 @@ impl Ledger {
             Order::Lock { .. } => (!spared).then_some(Objection::NotRestored),
             Order::Extend { .. } if spared => Some(Objection::RestoredAlready),
             Order::Extend { .. } => closing.then_some(Objection::UnderWay),
-            Order::EraseNow { .. } if closing => Some(Objection::UnderWay),
+            // There is nothing left to do, and nothing against it.
+            Order::EraseNow { .. } if closing => None,
             // Why somebody was locked who is open by now may not be so any more: the lock tells.
             Order::EraseNow { .. } => {
                 let present = leaver.cause == Cause::Disabled && !spared && erase_inactive_after_ms.is_none();
@@ -146,6 +175,9 @@ impl Ledger {
         if let Some(owner) = others.next() {
             return Some(Objection::Owned { by: owner.clone() });
         }
+        if let Some(account) = self.locked_account_of(claim.id).filter(|account| *account != claim.localpart) {
+            return Some(Objection::Locked { account: account.clone() });
+        }
         match claim.account {
             Presence::Exists(_) => None,
             // Without admin rights nobody can list accounts: those that belonged to somebody are there.
@@ -154,13 +186,20 @@ impl Ledger {
         }
     }
 
+    /// The account of an entry of the directory, if a lock of usher's is on it.
+    #[must_use]
+    pub fn locked_account_of(&self, id: &StableId) -> Option<&Localpart> {
+        let account = self.people.get(id)?;
+        let mut theirs = self.leavers.iter().filter(|(user, _)| user.localpart() == account.as_str());
+        theirs.any(|(_, leaver)| leaver.is_ours() || leaver.is_given_back()).then_some(account)
+    }
+
     /// Does what was ordered, if nothing stands against it; `false`: there is nobody it applies to.
     pub fn obey(&mut self, order: &Order, now: Timestamp) -> bool {
-        let user = match order {
-            Order::Rebind { id, localpart } => return self.rebind(id, localpart),
-            Order::Restore { user } | Order::Lock { user } | Order::Extend { user, .. } | Order::EraseNow { user } => {
-                user
-            }
+        let user = match (order, order.user()) {
+            (Order::Rebind { id, localpart }, _) => return self.rebind(id, localpart),
+            (_, Some(user)) => user,
+            (_, None) => return false,
         };
         let unsure = self.clocks.doubt().is_some();
         let Some(leaver) = self.leavers.get_mut(user) else { return false };
@@ -175,6 +214,7 @@ impl Ledger {
                 leaver.at_once = false;
                 leaver.due_seen = None;
             }
+            Order::EraseNow { .. } if leaver.stage == Stage::Closing => {}
             Order::EraseNow { .. } => {
                 // Ordered just now: no clock that began before this process decides it.
                 leaver.take_back(now);
@@ -187,8 +227,13 @@ impl Ledger {
         true
     }
 
-    /// Binds a stable id to a localpart, whoever had either of them (S-1).
+    /// Binds a stable id to a localpart, whoever had either of them (S-1). The account they had before is open, and nobody's from now on.
     fn rebind(&mut self, id: &StableId, localpart: &Localpart) -> bool {
+        if let Some(before) = self.people.get(id).filter(|before| *before != localpart) {
+            self.leavers.retain(|user, leaver| {
+                user.localpart() != before.as_str() || leaver.is_ours() || leaver.is_given_back()
+            });
+        }
         self.people.retain(|known, bound| known == id || bound != localpart);
         let people = &self.people;
         self.absences.retain(|known, _| people.contains_key(known) || super::witness::is_unit(known));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{AccountDeed, Action, Class, End, Lesson, Note, Planner, Reason, Removal, RoomRef, Scope, Step, Withheld};
 use crate::config::Deprovisioning;
 use crate::config::Enforce;
-use crate::desired::Standing;
+use crate::desired::{Leaving, Standing};
 use crate::ids::{Key, RoomId, SpaceId, StableId, Timestamp, UserId};
 use crate::ledger::{Cause, DAY_MS, Leaver, LeaverNews, Stage};
 use crate::observed::{Account, Member, Presence};
@@ -63,7 +63,7 @@ impl Planner<'_> {
         }
         let desired = self.desired;
         let strangers = std::mem::take(&mut self.strangers);
-        let of_directory = desired.leaving.iter().map(|leaving| Gone {
+        let of_directory = once_each(&desired.leaving).into_iter().map(|leaving| Gone {
             user: &leaving.user,
             id: Some(&leaving.id),
             reason: &leaving.reason,
@@ -79,8 +79,13 @@ impl Planner<'_> {
 
     /// Whether usher's lock on somebody ends with this plan.
     pub(super) fn is_returning(&self, user: &UserId) -> bool {
-        let ours = self.ledger.leavers.get(user).is_some_and(Leaver::is_ours);
+        let ours = self.ledger.leavers.get(user).is_some_and(|leaver| leaver.is_ours() && self.is_theirs(user, leaver));
         ours && self.desired.people.standing(user) == Some(Standing::Active)
+    }
+
+    /// Whether the entry of the directory that has the account now is the one whose account was locked: another one's is held (S-5).
+    fn is_theirs(&self, user: &UserId, leaver: &Leaver) -> bool {
+        leaver.id.as_ref().is_none_or(|id| self.desired.people.account(id) == Some(user))
     }
 
     /// Whether somebody keeps their places because their account is locked by usher, or about to be (S-24).
@@ -149,15 +154,13 @@ impl Planner<'_> {
             Stage::Locking | Stage::LockingAgain | Stage::Locked | Stage::Closing if account.locked => {
                 return self.keep_locked(person, leaver, account);
             }
-            Stage::Locked | Stage::Closing => {
-                self.learn(person.user, LeaverNews::Opened { locked: leaver.since });
-                self.lock(person, account, spare);
-            }
             Stage::Open if account.locked => {
                 self.learn(person.user, LeaverNews::Disowned);
                 self.note(Note::Suspended { user: person.user.clone(), why: BY_HAND });
             }
-            Stage::Locking | Stage::LockingAgain | Stage::Open => self.lock(person, account, spare),
+            Stage::Locking | Stage::LockingAgain | Stage::Locked | Stage::Closing | Stage::Open => {
+                self.lock(person, account, spare);
+            }
         }
         None
     }
@@ -172,9 +175,11 @@ impl Planner<'_> {
                 self.note(Note::InGrace { user, since, cause, fate: Fate::Protected });
             }
             Some(leaver) if leaver.is_spared() => {}
-            Some(leaver) if account.deactivated && leaver.stage != Stage::Closing => {
-                self.learn(person.user, LeaverNews::Disowned);
+            // What was begun before they were protected is over.
+            Some(leaver) if account.deactivated && leaver.stage == Stage::Closing => {
+                self.learn(person.user, LeaverNews::Closed { at: self.now });
             }
+            Some(_) if account.deactivated => self.learn(person.user, LeaverNews::Disowned),
             _ if account.locked && !account.deactivated => self.note(Note::Suspended { user, why: BY_HAND }),
             _ => self.note(Note::NotLocked { user, why: PROTECTED }),
         }
@@ -330,13 +335,14 @@ impl Planner<'_> {
         }
     }
 
-    /// Gives accounts back: to those who are in the directory again, and where an operator said so. Only what usher locked (S-52).
+    /// Gives accounts back: to those who are in the directory again, and where an operator said so. Only what usher locked (S-52): an account
+    /// that is open by now is remembered as open, whatever else is undecided about it, or a human's later lock would pass for usher's.
     fn bring_back(&mut self, left: &BTreeSet<UserId>) {
         let ledger = self.ledger;
         for (user, leaver) in &ledger.leavers {
             let Presence::Exists(account) = self.observed.accounts.presence(user) else { continue };
             let returned = match self.desired.people.standing(user) {
-                Some(Standing::Active) => !left.contains(user),
+                Some(Standing::Active) => !left.contains(user) && self.is_theirs(user, leaver),
                 // A stranger whom a root space admits by now, or who is protected.
                 None => leaver.id.is_none() && !left.contains(user) && self.desired.complete && self.roots_are_known(),
                 Some(Standing::Suspended(_) | Standing::Disabled | Standing::Gone { .. }) => false,
@@ -350,6 +356,9 @@ impl Planner<'_> {
                 }
             } else if leaver.is_spared() {
                 self.leave_restored(user, leaver, account);
+            } else if matches!(leaver.stage, Stage::Locked | Stage::Closing) && !account.locked && !account.deactivated
+            {
+                self.learn(user, LeaverNews::Opened { locked: leaver.since });
             }
         }
         self.closed_accounts();
@@ -406,7 +415,11 @@ impl Planner<'_> {
             leavers.remove(user);
         }
         for lesson in &self.plan.lessons {
-            if let Lesson::Leaver { user, news: LeaverNews::Returned | LeaverNews::Disowned } = lesson {
+            if let Lesson::Leaver {
+                user,
+                news: LeaverNews::Returned | LeaverNews::Disowned | LeaverNews::Closed { .. },
+            } = lesson
+            {
                 leavers.remove(user);
             }
         }
@@ -430,6 +443,16 @@ impl Planner<'_> {
         let action = Action::Account { user: user.clone(), deed };
         self.push(Step { action, reason, place: None, withheld, removal });
     }
+}
+
+/// People who are leaving, one for each account: two entries of a damaged ledger may have the same one, and would undo each other's cause
+/// for ever. Whoever is there, though disabled, counts before who is gone: that is never sooner.
+fn once_each(leaving: &[Leaving]) -> Vec<&Leaving> {
+    let is_there = |leaving: &&Leaving| leaving.reason == Reason::Disabled;
+    let there: BTreeSet<&UserId> = leaving.iter().filter(is_there).map(|leaving| &leaving.user).collect();
+    let mut seen = BTreeSet::new();
+    let counts = |leaving: &&Leaving| is_there(leaving) || !there.contains(&leaving.user);
+    leaving.iter().filter(counts).filter(|leaving| seen.insert(&leaving.user)).collect()
 }
 
 /// Accounts belong to no space: theirs is the one without a name, which nobody can configure.

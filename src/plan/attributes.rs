@@ -2,13 +2,15 @@
 //!
 //! Pure. Existing accounts of active people only; never a protected user's, never a locked or closed account's. Addresses are compared by
 //! digest: no plan and no ledger holds one, except the step that writes it. Where the directory has none, those that usher gave are taken back,
-//! which the guard holds where it happens to many (S-81): a right to read them that was lost looks just like it.
+//! which the guard holds where it happens to many (S-81): a right to read them that was lost looks just like it. An address that passes from one
+//! person to another is taken off before it is given (`moves`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::accounts::of_account;
 use super::members::is_protected;
-use super::{AccountDeed, Attribute, Class, Dealt, Lesson, Note, Planner, Reason, Withheld};
+use super::moves::{AWAITS_ADDRESS, Moves};
+use super::{AccountDeed, Attribute, Class, Dealt, Emails, Lesson, Note, Planner, Reason, Withheld};
 use crate::config::SyncMode;
 use crate::desired::Profile;
 use crate::ids::UserId;
@@ -26,6 +28,7 @@ impl Planner<'_> {
             return self.note(Note::AttributesUnknown { why: NO_LIST });
         }
         let shared = if desired.attributes.emails { self.shared_emails() } else { BTreeSet::new() };
+        let moves = if desired.attributes.emails { self.moves(&shared) } else { Moves::default() };
         for profile in &desired.profiles {
             let Presence::Exists(account) = self.observed.accounts.presence(&profile.user) else { continue };
             if account.locked || account.deactivated || is_protected(desired, self.observed, &profile.user) {
@@ -35,7 +38,7 @@ impl Planner<'_> {
                 self.name(profile, account, mode);
             }
             if desired.attributes.emails && !shared.contains(&profile.user) {
-                self.emails(profile);
+                self.emails(profile, &moves);
             }
             if let Some(mode) = desired.attributes.avatars {
                 self.avatar(profile, account, mode);
@@ -70,20 +73,23 @@ impl Planner<'_> {
     }
 
     /// Somebody whose addresses were never read has nothing planned: they are read first, some at each pass.
-    fn emails(&mut self, profile: &Profile) {
+    fn emails(&mut self, profile: &Profile, moves: &Moves<'_>) {
         let user = &profile.user;
-        let Some(known) = self.ledger.attributes.get(user) else { return };
-        let Some(seen) = &known.emails else { return };
+        let Some(known) = self.ledger.attributes.get(user).filter(|known| known.emails.is_some()) else { return };
         if profile.emails.0.is_empty() {
             return self.take_back(user);
         }
-        let digest = self.ledger.digest_of_emails(&profile.emails.0);
-        if *seen == digest {
-            return;
+        let Some(digest) = moves.differing(user) else { return };
+        let refused = known.refused_until(digest, self.now);
+        let mut withheld = refused.map(|until| Withheld::Refused { code: known.objection.to_string(), until });
+        let (mut emails, mut digest) = (profile.emails.clone(), digest.clone());
+        let free = moves.free(self.ledger, profile);
+        if withheld.is_none() && free.len() < emails.0.len() {
+            // What somebody else waits for is given up first, so that two who change addresses do not wait for each other.
+            (emails, digest) = (Emails(free.clone()), self.ledger.digest_of_emails(&free));
+            withheld = (!moves.gives_up(user)).then_some(Withheld::Waits(AWAITS_ADDRESS));
         }
-        let refused = known.refused.as_ref().filter(|(refused, until)| *refused == digest && *until > self.now);
-        let withheld = refused.map(|(_, until)| Withheld::Refused { code: known.objection.to_string(), until: *until });
-        let emails = Attribute::Emails { emails: profile.emails.clone(), digest };
+        let emails = Attribute::Emails { emails, digest };
         self.attribute(user, emails, Reason::AttributeDiffers, withheld);
     }
 

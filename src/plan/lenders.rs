@@ -68,3 +68,118 @@ pub fn is_powerless(room: &Room, bot: &UserId) -> bool {
     let listed = room.power_levels.as_ref().map(|levels| levels.user_level(bot));
     listed.is_some_and(|level| level < GUARD_LEVEL) && !room.is_above_levels(bot)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::load_with;
+    use crate::desired::desire;
+    use crate::directory::Directory;
+
+    const NOW: Timestamp = Timestamp(0);
+
+    fn desired(puppets: bool) -> Desired {
+        let puppets = if puppets { ", puppet_registration: puppet.yaml" } else { "" };
+        let yaml = format!(
+            "homeserver: {{ url: 'http://127.0.0.1:8008', server_name: x }}\nsource: {{ type: file, path: people.yaml }}\n\
+             appservice: {{ registration: usher.yaml{puppets} }}\nprovisioner: {{ protected_users: ['@boss:x'] }}\n"
+        );
+        let (config, _) = load_with(&[("usher.yaml".into(), yaml)], &|_| None).strict().expect("a configuration");
+        desire(&config, &Directory::default(), &Ledger::default(), NOW)
+    }
+
+    /// A homeserver with these people: open, but for one who is locked and one who is closed.
+    fn observed() -> Observed {
+        let mut observed: Observed =
+            serde_json::from_value(json!({ "server": "x", "bot": "@usher:x", "sender": "@_usher:x" }))
+                .expect("a homeserver");
+        observed.accounts.listed = true;
+        for name in ["ann", "ben", "cat", "boss", "root", "dan", "eve"] {
+            let account = observed.accounts.people.entry(UserId::new(name, "x")).or_default();
+            account.admin = name == "root";
+            account.locked = name == "dan";
+            account.deactivated = name == "eve";
+        }
+        observed
+    }
+
+    /// A room of version 11 with these people in it, and their levels.
+    fn room(levels: &[(&str, i64)], keys: &serde_json::Value) -> Room {
+        let mut room = Room { version: "11".to_owned(), ..Room::default() };
+        let mut power = PowerLevels::from_content(keys);
+        for (name, level) in levels {
+            let user = UserId::from(format!("@{name}").as_str());
+            room.members.insert(user.clone(), Member::Join);
+            power.users.insert(user, *level);
+        }
+        room.power_levels = Some(power);
+        room
+    }
+
+    fn names(users: &[UserId]) -> Vec<&str> {
+        users.iter().map(UserId::localpart).collect()
+    }
+
+    #[test]
+    fn the_strongest_who_may_invite_comes_first_and_nobody_without_the_right() {
+        let (desired, observed, ledger) = (desired(true), observed(), Ledger::default());
+        let levels = [("ann:x", 50), ("ben:x", 100), ("cat:x", 49)];
+        let asked = |room: &Room| inviters((&desired, &observed), &ledger, room, NOW);
+        assert_eq!(names(&asked(&room(&levels, &json!({ "invite": 50 })))), ["ben", "ann"]);
+        assert_eq!(names(&asked(&room(&levels, &json!({})))), ["ben", "ann", "cat"], "anybody may, by default");
+        let mut left = room(&levels, &json!({ "invite": 50 }));
+        left.members.insert("@ben:x".into(), Member::Invite);
+        assert_eq!(names(&asked(&left)), ["ann"], "who is not in the room does nothing there");
+        assert!(asked(&Room::default()).is_empty());
+    }
+
+    #[test]
+    fn nobody_is_acted_for_who_is_protected_from_elsewhere_without_an_account_in_use_or_the_bot() {
+        let (with, without, observed, ledger) = (desired(true), desired(false), observed(), Ledger::default());
+        let all = ["boss:x", "root:x", "dan:x", "eve:x", "far:other", "ghost:x", "usher:x", "ann:x"];
+        let room = room(&all.map(|name| (name, 100)), &json!({}));
+        assert_eq!(names(&inviters((&with, &observed), &ledger, &room, NOW)), ["ann"]);
+        assert_eq!(inviters((&without, &observed), &ledger, &room, NOW), [], "without a puppet registration");
+        assert_eq!(raisers((&without, &observed), &ledger, &room, NOW), []);
+    }
+
+    #[test]
+    fn the_bot_gets_what_they_have_and_no_more_than_its_usual_level() {
+        let (desired, observed, ledger) = (desired(true), observed(), Ledger::default());
+        let levels = [("ann:x", 100), ("ben:x", 200), ("cat:x", 99), ("usher:x", 10)];
+        let keys = json!({ "users_default": 5, "events": { "org.example.own": 7 } });
+        let raisers = raisers((&desired, &observed), &ledger, &room(&levels, &keys), NOW);
+        let found: Vec<(&str, i64)> = raisers
+            .iter()
+            .map(|(user, deed)| {
+                let Deed::SetLevels { content, changes } = deed else { panic!("{deed:?}") };
+                assert_eq!(
+                    (content["users"]["@cat:x"].as_i64(), content["events"]["org.example.own"].as_i64()),
+                    (Some(99), Some(7))
+                );
+                assert!(changes.len() == 1 && changes[0].from == 10 && changes[0].removal.is_none(), "{changes:?}");
+                assert_eq!(content["users"]["@usher:x"].as_i64(), Some(changes[0].to));
+                (user.localpart(), changes[0].to)
+            })
+            .collect();
+        assert_eq!(found, [("ben", levels::BOT), ("ann", 100)], "99 is not enough to own the levels");
+    }
+
+    #[test]
+    fn a_room_that_asks_for_more_is_raised_to_that_and_nobody_below_the_bot_lowers_it() {
+        let (desired, observed, ledger) = (desired(true), observed(), Ledger::default());
+        let guarded = json!({ "events": { "m.room.power_levels": 180 } });
+        let levels = [("ann:x", 150), ("ben:x", 190), ("usher:x", 0)];
+        let found = raisers((&desired, &observed), &ledger, &room(&levels, &guarded), NOW);
+        let Deed::SetLevels { changes, .. } = &found[0].1 else { panic!("{found:?}") };
+        assert_eq!(
+            (found.len(), found[0].0.localpart(), changes[0].to),
+            (1, "ben", 180),
+            "what owning the levels takes"
+        );
+        let levels = [("ann:x", 150), ("ben:x", 170), ("usher:x", 170)];
+        assert_eq!(raisers((&desired, &observed), &ledger, &room(&levels, &guarded), NOW), []);
+    }
+}

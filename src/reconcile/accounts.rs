@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 
 use super::record::{self, Found, result_of};
-use super::{PassError, Reconciler};
-use crate::account::ADDRESS_TAKEN;
+use super::{MOST_ROUNDS, PassError, Reconciler};
+use crate::account::{ADDRESS_TAKEN, holder_of_address};
 use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
 use crate::execute::Report;
 use crate::ids::{Timestamp, UserId};
-use crate::ledger::{Ending, Flaw};
+use crate::ledger::{Ending, Flaw, LeaverNews};
 use crate::observed::{Known, Observed, Presence};
 use crate::plan::{AccountDeed, Action, Attribute, Lesson, Plan, Step, StepId, WAITS_FOR_READ, Withheld};
 use crate::store::StoreError;
@@ -91,7 +91,7 @@ impl Reconciler {
     /// Takes in what came of a slice. An account that was not as planned is looked at again.
     pub(super) async fn settle_accounts(
         &mut self,
-        report: &Report,
+        (plan, report): (&Plan, &Report),
         (mut rows, mut found): (Rows, Found),
         began: Timestamp,
     ) -> Result<(), PassError> {
@@ -99,18 +99,18 @@ impl Reconciler {
         let mut records = Vec::new();
         let mut ended = Vec::new();
         for step in &report.done {
+            if let Action::Account { user, deed: AccountDeed::Close(_) } = &step.action {
+                ended.push((user.clone(), self.ledger.entries_of(user)));
+            }
             self.ledger.settle(step, Ending::Done, now);
             records.extend(self.completed(step, (&mut rows, &mut found), began, &result_of(None)));
-            if let Action::Account { user, deed } = &step.action {
+            if matches!(step.action, Action::Account { .. }) {
                 self.registry_answers();
-                if matches!(deed, AccountDeed::Close(_)) {
-                    ended.push(user.clone());
-                }
             }
         }
         for (step, error) in &report.failed {
             self.ledger.settle(step, ending(step, error, self.observed.as_ref()), now);
-            self.heed_refusal(step, error, now);
+            self.heed_refusal(plan, (step, error), now);
             records.extend(self.completed(step, (&mut rows, &mut found), began, &result_of(Some(error))));
         }
         // What there was no time for is sent with the next slice; what depends on something that failed is not.
@@ -119,11 +119,11 @@ impl Reconciler {
         } else {
             self.unsent = rows;
         }
-        for user in &ended {
+        for (user, _) in &ended {
             self.services.remove(user);
         }
         self.nameless.extend(ended);
-        self.audit(&records).await?;
+        self.unwritten.extend(records);
         self.forget_names().await?;
         self.forget_estates(report);
         let unclear = report.failed.iter().filter(|(_, error)| error.kind != ActErrorKind::Retry);
@@ -134,10 +134,17 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Takes the names of people whose accounts came to their end out of the audit: at once, or as soon as the database is there again.
+    /// Completes the audit's rows, and takes the names of people whose accounts came to their end out of them: at once, or as soon as the
+    /// database is there again.
     pub(super) async fn forget_names(&mut self) -> Result<(), StoreError> {
-        while let Some(user) = self.nameless.first().cloned() {
+        self.audit(&self.unwritten).await?;
+        self.unwritten.clear();
+        while let Some((user, entries)) = self.nameless.first_key_value().map(|(user, ids)| (user.clone(), ids.clone()))
+        {
             if let Some(store) = self.store_to_write() {
+                for entry in &entries {
+                    store.forget_entry(entry).await?;
+                }
                 store.pseudonymise(&user, &self.ledger.pseudonym(&user)).await?;
             }
             self.nameless.remove(&user);
@@ -146,13 +153,16 @@ impl Reconciler {
     }
 
     /// What the homeserver will not have, now or ever, is not sent again as if nothing had been said.
-    fn heed_refusal(&mut self, step: &Step, error: &ActError, now: Timestamp) {
+    fn heed_refusal(&mut self, plan: &Plan, (step, error): (&Step, &ActError), now: Timestamp) {
         let Action::Account { user, deed: AccountDeed::Set(attribute) } = &step.action else { return };
         if error.kind != ActErrorKind::Refused {
             return;
         }
         match attribute {
             Attribute::Avatar(_) => self.ledger.refuse_photo(user),
+            // Whoever has it gets other addresses by the same plan: it is tried again when that is done.
+            Attribute::Emails { .. } if holder_of_address(error).is_some_and(|user| changes_addresses(plan, &user)) => {
+            }
             Attribute::Emails { digest, .. } => {
                 let taken = error.code.as_deref() == Some(ADDRESS_TAKEN);
                 let objection = if taken { Flaw::Taken } else { Flaw::Unacceptable };
@@ -203,16 +213,34 @@ impl Reconciler {
     }
 
     /// Takes in what a plan found out about leavers; `true` if that changes what is known, and with it the plan: the bot's account data
-    /// is to tell the same by the end of the pass (S-84).
-    pub(super) fn heed(&mut self, plan: &Plan) -> bool {
+    /// is to tell the same by the end of the pass (S-84). What never comes to rest, as `heeded` counts, keeps nothing else waiting.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub(super) async fn heed(&mut self, plan: &Plan, heeded: &mut u32) -> Result<bool, StoreError> {
         if self.parts.actuator.is_none() {
-            return false;
+            return Ok(false);
         }
-        let news = plan.lessons.iter().filter(|lesson| matches!(lesson, Lesson::Leaver { .. }));
-        let news: Vec<Lesson> = news.cloned().collect();
+        let mut news = Vec::new();
+        for lesson in &plan.lessons {
+            let Lesson::Leaver { user, news: what } = lesson else { continue };
+            if let (LeaverNews::Closed { at }, Some(leaver)) = (what, self.ledger.leavers.get(user)) {
+                self.unwritten.push(self.record_of_closed(user, leaver.since, *at));
+                self.nameless.insert(user.clone(), self.ledger.entries_of(user));
+            }
+            news.push(lesson.clone());
+        }
+        self.forget_names().await?;
         let before = self.ledger.leavers.clone();
         self.ledger.learn(&news);
-        before != self.ledger.leavers
+        if before == self.ledger.leavers {
+            return Ok(false);
+        }
+        *heeded += 1;
+        if *heeded == MOST_ROUNDS {
+            tracing::warn!(?news, "what is found out about leavers differs each time; usher goes on with the rest");
+        }
+        Ok(*heeded < MOST_ROUNDS)
     }
 
     /// Compares the clocks (S-53). Only where somebody's grace depends on them, now or once they are locked.
@@ -246,6 +274,17 @@ impl Reconciler {
 /// The row of a step that was written down and not sent after all.
 fn never_sent(row: AuditRecord) -> AuditRecord {
     AuditRecord { at: clock::now(), result: "not sent".to_owned(), ..row }
+}
+
+/// Whether a plan changes somebody's addresses now.
+fn changes_addresses(plan: &Plan, user: &UserId) -> bool {
+    let changes = |step: &Step| match &step.action {
+        Action::Account { user: owner, deed: AccountDeed::Set(Attribute::Emails { .. } | Attribute::NoEmails(_)) } => {
+            owner == user
+        }
+        _ => false,
+    };
+    plan.pending().any(changes)
 }
 
 fn account_of(step: &Step) -> Option<&UserId> {

@@ -67,6 +67,15 @@ impl Registry {
         self.unreadable.insert(user.clone(), put_off(before, cause, now));
     }
 
+    /// Forgets the trouble with those whose addresses are not asked after any more.
+    fn keep_only(&mut self, profiles: &[Profile], accounts: &Accounts) {
+        if self.unreadable.is_empty() {
+            return;
+        }
+        let wanted: BTreeSet<&UserId> = profiles.iter().map(|profile| &profile.user).collect();
+        self.unreadable.retain(|user, _| wanted.contains(user) && accounts.are_open(user));
+    }
+
     /// What an operator should know.
     pub(super) fn failures(&self) -> Vec<FailureStatus> {
         let shown = |what: String, setback: &Setback| FailureStatus {
@@ -122,6 +131,7 @@ impl Reconciler {
             return;
         }
         let Some(observed) = &self.observed else { return };
+        self.registry.keep_only(&desired.profiles, &observed.accounts);
         let turns = self.registry.turns(&desired.profiles, &observed.accounts, &self.ledger, now);
         let mut failed_before = false;
         for user in turns {
@@ -259,6 +269,23 @@ mod tests {
         assert_eq!(turns(&registry, 15_000).len(), 3);
         let shown = registry.failures();
         assert!(shown.len() == 1 && shown[0].what.contains("@p0000:x") && shown[0].since == Timestamp(0));
+    }
+
+    #[test]
+    fn the_trouble_with_somebody_ends_with_their_leaving_or_their_lock() {
+        let (profiles, mut accounts, _) = world(4);
+        let mut registry = Registry::default();
+        (0..4).for_each(|number| registry.cannot_read(&name(number), "500".to_owned(), Timestamp(0)));
+        accounts.people.get_mut(&name(1)).unwrap().locked = true;
+        accounts.people.remove(&name(2));
+        registry.keep_only(&profiles[..3], &accounts);
+        assert_eq!(
+            registry.unreadable.keys().collect::<Vec<_>>(),
+            [&name(0)],
+            "the other ones are locked, closed or gone"
+        );
+        registry.keep_only(&[], &accounts);
+        assert!(registry.failures().is_empty());
     }
 
     #[test]

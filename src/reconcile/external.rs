@@ -1,5 +1,6 @@
 //! Finds the accounts of people by their single-sign-on external id, where the configuration says so (S-5): the localpart of the account
-//! that is found takes the place of the one the source's template makes.
+//! that is found takes the place of the one the source's template makes. That somebody is called otherwise than when they were found is handed
+//! on, to be reported (S-1).
 //!
 //! Never gives an account to a second person, and never changes a binding whose account exists.
 
@@ -42,14 +43,19 @@ impl Reconciler {
         let local = found.into_iter().flatten().filter(|(_, user)| user.server() == server);
         let found: BTreeMap<StableId, Localpart> = local.map(|(id, user)| (id, user.localpart().into())).collect();
         for user in &mut snapshot.users {
-            if let Some(localpart) = found.get(&user.id) {
-                user.localpart = localpart.clone();
-                self.ledger.follow_account(&user.id, localpart);
-            } else if let Some(bound) = self.ledger.people.get(&user.id) {
+            let known = found.get(&user.id).or_else(|| self.ledger.people.get(&user.id)).cloned();
+            let Some(localpart) = known else { continue };
+            let account = UserId::new(localpart.as_str(), server);
+            let name = std::mem::replace(&mut user.localpart, localpart);
+            if found.contains_key(&user.id) {
+                self.ledger.follow_account(&user.id, &user.localpart);
+                self.ledger.found_account(&user.id, &account, &name);
+            } else if self.ledger.is_renamed(&user.id, &account, &name) {
                 // What was found once is not asked for again.
-                user.localpart = bound.clone();
+                snapshot.renamed.insert(user.id.clone(), name);
             }
         }
+        self.ledger.knows_names = true;
         Ok(())
     }
 

@@ -51,7 +51,7 @@ impl Reconciler {
         for step in report.done.iter().chain(lost) {
             self.record_removals(plan, step, foreseen.at);
         }
-        self.settle_accounts(&report, (foreseen.rows, found), foreseen.at).await?;
+        self.settle_accounts((plan, &report), (foreseen.rows, found), foreseen.at).await?;
         for step in &report.done {
             self.fights.done(step, now);
             self.troubles.remove(&step.id());

@@ -11,17 +11,18 @@ use crate::ledger::{Claim, Objection, Order};
 use crate::observed::Presence;
 use crate::plan::is_protected;
 use crate::store::audit::AuditRecord;
-use crate::store::{GivenOrder, StoreError};
+use crate::store::{GivenOrder, Store, StoreError, diff};
 
 impl Reconciler {
     /// Picks up what operators ordered meanwhile; `true` if there was something that changes what is known.
     ///
     /// # Errors
-    /// When the database is away.
+    /// When the database is away: the order waits, and nothing has come of it.
     pub(super) async fn take_orders(&mut self) -> Result<bool, StoreError> {
         let Some(store) = self.parts.store.clone().filter(|_| self.parts.actuator.is_some()) else { return Ok(false) };
-        let mut news = false;
-        for given in store.orders().await? {
+        let waiting = store.orders().await?;
+        let mut news = self.obey_unanswered(&waiting);
+        for given in waiting {
             let objection = match &given.order {
                 Order::Rebind { .. } if self.observed.is_none() => continue,
                 Order::Rebind { .. } if !self.read_since(&given).await? => Some(Objection::Incomplete),
@@ -32,32 +33,58 @@ impl Reconciler {
                     self.ledger.objection(&given.order, after)
                 }
             };
-            news |= self.take_order(&given, objection.as_ref());
-            self.save().await?;
-            self.audit(&[self.record_of(&given, objection.as_ref())]).await?;
-            store.order_taken(given.seq).await?;
+            news |= self.take_order(&store, given, objection).await?;
         }
         Ok(news)
     }
 
-    fn take_order(&mut self, given: &GivenOrder, objection: Option<&Objection>) -> bool {
-        let GivenOrder { order, by, .. } = given;
+    /// Obeys or refuses one, and writes that down with what follows from it. Where that fails it is as if it had not been looked at.
+    async fn take_order(
+        &mut self,
+        store: &Store,
+        given: GivenOrder,
+        objection: Option<Objection>,
+    ) -> Result<bool, StoreError> {
+        let now = clock::now();
+        let before = self.ledger.clone();
+        let obeyed = objection.is_none() && self.ledger.obey(&given.order, now);
+        let record = self.record_of(&given, objection.as_ref());
+        let written = store.take_order(given.seq, &diff(&self.saved, &self.ledger), &record).await;
+        let GivenOrder { seq, order, by, .. } = given;
+        if let Err(error) = written {
+            self.ledger = before;
+            if obeyed {
+                self.unanswered.insert(seq, (order, now));
+            }
+            return Err(error);
+        }
+        self.saved = self.ledger.clone();
         if let Some(why) = objection {
             tracing::warn!(?order, by, %why, "an operator's order is refused");
-            return false;
+        } else {
+            tracing::info!(?order, by, obeyed, "an operator's order");
         }
-        let obeyed = self.ledger.obey(order, clock::now());
-        tracing::info!(?order, by, obeyed, "an operator's order");
-        if let Some(user) = order.user() {
+        if let Some(user) = order.user().filter(|_| obeyed) {
             self.troubles.retain(|_, trouble| !trouble.what.contains(user.as_str()));
         }
-        obeyed
+        Ok(obeyed)
+    }
+
+    /// Orders that were written as obeyed although the answer to that was lost wait no more: they are obeyed here, too.
+    fn obey_unanswered(&mut self, waiting: &[GivenOrder]) -> bool {
+        let mut news = false;
+        for (seq, (order, at)) in std::mem::take(&mut self.unanswered) {
+            if !waiting.iter().any(|given| given.seq == seq) {
+                news |= self.ledger.obey(&order, at);
+            }
+        }
+        news
     }
 
     fn record_of(&self, given: &GivenOrder, objection: Option<&Objection>) -> AuditRecord {
         let GivenOrder { order, at, by, .. } = given;
         let user = order.on_whom(&self.parts.config.homeserver.server_name);
-        let result = objection.map_or_else(|| "obeyed".to_owned(), |why| format!("refused: {why}"));
+        let result = objection.map_or_else(|| "obeyed".to_owned(), |why| format!("refused: {}", why.on_record()));
         AuditRecord::of_order((order, &user), (*at, by), &self.ledger.key, &result)
     }
 

@@ -8,6 +8,7 @@ use super::Reconciler;
 use crate::actuate::ActError;
 use crate::clock;
 use crate::ids::{RoomId, Timestamp, UserId};
+use crate::ledger::keyed;
 use crate::observed::{Account, CREATOR, Member, Observed};
 use crate::plan::{AccountDeed, Action, Attribute, Deed, LevelChange, RoomRef, StateChange, Step, StepId};
 use crate::store::audit::AuditRecord;
@@ -26,6 +27,22 @@ impl Reconciler {
 
     pub(super) fn store_to_write(&self) -> Option<&Store> {
         self.parts.store.as_ref().filter(|_| self.parts.actuator.is_some())
+    }
+
+    /// The row of an end that usher had sent and that nothing more may be sent about; the same again as long as it is not taken in.
+    pub(super) fn record_of_closed(&self, user: &UserId, locked: Timestamp, at: Timestamp) -> AuditRecord {
+        AuditRecord {
+            id: format!("{}-closed-{}", locked.0, keyed(&self.ledger.key, user.as_str()).0),
+            at,
+            pass: self.pass_began,
+            actor: "usher".to_owned(),
+            action: "end".to_owned(),
+            person: user.to_string(),
+            before: "locked".to_owned(),
+            after: "deactivated".to_owned(),
+            result: "done: found closed, and not looked at again because they are protected by now".to_owned(),
+            ..AuditRecord::default()
+        }
     }
 
     /// The audit's rows of a step that found `before`: one for each person it changes something for. `at` tells it from the same step of

@@ -1,13 +1,15 @@
 //! What operators ordered about accounts, the key of the digests, and the database's own clock (S-53, S-85).
 //!
-//! An order is a row that the loop takes in before its next pass and then deletes; a crash in between has it taken in twice, which
-//! changes nothing: the second time it is refused, or done to what it did.
+//! An order is a row that the loop takes in before its next pass. It goes together with what follows from it and with what is on record of
+//! it: a crash has it taken in or not, never obeyed once and then refused for that.
 
 use secrecy::ExposeSecret as _;
 use sqlx::Row as _;
 
+use super::audit::{self, AuditRecord};
 use super::facts::Fact;
-use super::{Backend, Store, StoreError, damaged};
+use super::session::Session;
+use super::{Backend, LedgerChanges, Store, StoreError, damaged};
 use crate::ids::Timestamp;
 use crate::ledger::Order;
 use crate::matrix::registration::Tokens;
@@ -55,12 +57,21 @@ impl Store {
         Ok(orders)
     }
 
-    /// Deletes an order.
+    /// Deletes an order, and with it writes what follows from it for the ledger and what became of it: all of that or nothing. The caller
+    /// holds the writer's lease (S-85).
     ///
     /// # Errors
-    /// See [`StoreError`].
-    pub async fn order_taken(&self, seq: i64) -> Result<(), StoreError> {
-        self.write("delete an order", sqlx::query(DELETE_ORDER).bind(seq)).await
+    /// See [`StoreError`]. If the answer to the commit was lost all of it was done, which [`Store::orders`] tells.
+    pub async fn take_order(&self, seq: i64, changes: &LedgerChanges, outcome: &AuditRecord) -> Result<(), StoreError> {
+        self.bounded("take an order in", async {
+            let mut transaction = self.begin().await?;
+            let session: &mut dyn Session = &mut *transaction;
+            changes.write(session).await?;
+            audit::note(session, std::slice::from_ref(outcome)).await?;
+            session.execute(DELETE_ORDER, &[seq.into()]).await?;
+            transaction.commit().await
+        })
+        .await
     }
 
     /// What digests are keyed with, drawn when it is first asked for. Only for a store that writes; one that looks has the key or none.

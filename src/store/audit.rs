@@ -10,7 +10,7 @@ use sqlx::any::AnyRow;
 use super::session::Session;
 use super::tables::{Row, Table, TableChange};
 use super::{Store, StoreError};
-use crate::ids::{Timestamp, UserId};
+use crate::ids::{StableId, Timestamp, UserId};
 use crate::ledger::{Order, keyed};
 
 const WHAT_WRITE: &str = "write the audit";
@@ -100,6 +100,17 @@ impl Store {
         self.write(WHAT_WRITE, sqlx::query(PSEUDONYMISE_REBIND).bind(pseudonym).bind(user.localpart())).await
     }
 
+    /// Takes out what was written of somebody's entry in the directory about other accounts: that it claimed one, or kept one from another.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn forget_entry(&self, id: &StableId) -> Result<(), StoreError> {
+        // As earlier versions put it.
+        let owned = format!("refused: the account of {id}, who is in the directory: rebind them to another one first");
+        let query = sqlx::query(FORGET_ENTRY).bind(id.as_str()).bind(&owned).bind(id.as_str()).bind(&owned);
+        self.write(WHAT_WRITE, query).await
+    }
+
     /// The latest rows, oldest first.
     ///
     /// # Errors
@@ -173,7 +184,7 @@ static AUDIT: Table = Table {
 };
 
 pub(super) const TABLES: &[&Table] = &[&AUDIT];
-pub(super) const QUERIES: &[&str] = &[PSEUDONYMISE, PSEUDONYMISE_REBIND, SELECT_LATEST, SELECT_AFTER];
+pub(super) const QUERIES: &[&str] = &[PSEUDONYMISE, PSEUDONYMISE_REBIND, FORGET_ENTRY, SELECT_LATEST, SELECT_AFTER];
 
 // Earlier versions had the person in the ids of orders' rows, too.
 const PSEUDONYMISE: &str = "UPDATE audit SET person = $1, was = '', became = '', reason = '', \
@@ -181,6 +192,9 @@ const PSEUDONYMISE: &str = "UPDATE audit SET person = $1, was = '', became = '',
 // And rows of `usher rebind` were on the entry, and told the localpart.
 const PSEUDONYMISE_REBIND: &str = "UPDATE audit SET person = $1, was = '', became = '', id = 'order-' || CAST(seq AS TEXT) \
      WHERE action = 'order rebind' AND became = $2 AND person NOT LIKE '@%'";
+const FORGET_ENTRY: &str = "UPDATE audit SET became = CASE WHEN became = $1 THEN '' ELSE became END, \
+     result = CASE WHEN result = $2 THEN 'refused' ELSE result END \
+     WHERE action = 'order rebind' AND (became = $3 OR result = $4)";
 const SELECT_LATEST: &str = "SELECT seq, id, done_at, pass, actor, action, place, person, reason, was, became, result FROM audit \
      ORDER BY seq DESC LIMIT $1";
 const SELECT_AFTER: &str = "SELECT seq, id, done_at, pass, actor, action, place, person, reason, was, became, result FROM audit \

@@ -10,6 +10,7 @@ use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 use super::holds::{class_from, class_name};
+use super::session::Session;
 use super::tables::{Cell, Row, Table, TableChange};
 use super::{Store, StoreError, damaged};
 use crate::ids::{Interner, Timestamp, UserId};
@@ -27,6 +28,14 @@ impl LedgerChanges {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows() == 0
+    }
+
+    /// Writes them as part of a larger change.
+    pub(super) async fn write(&self, session: &mut dyn Session) -> Result<(), sqlx::Error> {
+        for change in &self.0 {
+            change.write(session).await?;
+        }
+        Ok(())
     }
 
     /// How many rows will be written or deleted.
@@ -114,9 +123,7 @@ impl Store {
         }
         self.bounded(WHAT_WRITE, async {
             let mut transaction = self.begin().await?;
-            for change in &changes.0 {
-                change.write(&mut *transaction).await?;
-            }
+            changes.write(&mut *transaction).await?;
             transaction.commit().await
         })
         .await
@@ -198,6 +205,7 @@ impl Store {
             let value = text(row, 1)?;
             match text(row, 0)?.as_str() {
                 SETTLED => ledger.settled = parsed(&value)?,
+                KNOWS_NAMES => ledger.knows_names = parsed(&value)?,
                 CLOSINGS => ledger.closings = parsed(&value)?,
                 MIRRORED => ledger.mirrored = Some(parsed(&value)?),
                 LAST_COMPLETE_READ => ledger.last_complete_read = Some(Timestamp(parsed(&value)?)),
@@ -290,6 +298,9 @@ fn facts(ledger: &Ledger) -> BTreeMap<&'static str, String> {
     if ledger.settled {
         facts.insert(SETTLED, "true".to_owned());
     }
+    if ledger.knows_names {
+        facts.insert(KNOWS_NAMES, "true".to_owned());
+    }
     if !ledger.closings.is_empty() {
         facts.insert(CLOSINGS, json(&ledger.closings));
     }
@@ -320,6 +331,7 @@ fn number(row: &AnyRow, column: usize) -> Result<i64, StoreError> {
 }
 
 const SETTLED: &str = "settled";
+const KNOWS_NAMES: &str = "knows_names";
 const MIRRORED: &str = "mirrored";
 const CLOSINGS: &str = "closings";
 const LAST_COMPLETE_READ: &str = "last_complete_read";

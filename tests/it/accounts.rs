@@ -1,7 +1,9 @@
 //! Accounts: what holds of every history of leaving, returning, crashing and wrong clocks, and what a pass costs.
 
 pub mod backends;
+mod claims;
 mod mas;
+mod office;
 mod orders;
 mod proportions;
 mod service;

@@ -210,7 +210,9 @@ fn a_restore_while_the_end_is_under_way_does_not_forget_that_it_is() {
     ledger.foresee(&close(), at(2));
     ledger.settle(&close(), Ending::Unknown, at(2));
     assert_eq!(ordered(&mut ledger, &Order::Extend { user: evan(), not_before: at(9) }, 3), Some(Objection::UnderWay));
-    assert_eq!(ordered(&mut ledger, &erase_now(), 3), Some(Objection::UnderWay));
+    let before = ledger.leavers.clone();
+    assert_eq!(ordered(&mut ledger, &erase_now(), 3), None, "it is what is being done");
+    assert_eq!(ledger.leavers, before, "and changes nothing");
     assert_eq!(ordered(&mut ledger, &restore(), 3), None);
     assert_eq!(stage(&ledger), Some(Stage::Halting));
     let mut too_late = ledger.clone();
@@ -283,6 +285,67 @@ fn a_typo_in_a_rebind_is_refused() {
     for directory in [None, Some(&half)] {
         assert_eq!(ledger.objection_to(&Claim { directory, ..claim }), Some(Objection::Incomplete));
     }
+}
+
+#[test]
+fn a_rebind_leaves_no_lock_of_ushers_behind_on_an_account_that_is_nobodys() {
+    let mut ledger = locked();
+    ledger.people.insert("2".into(), "sue".into());
+    let (read, account) = (directory(&[("1", "evan"), ("2", "sue")]), Account::default());
+    let (id, eva, evan_again) = ("1".into(), "eva".into(), "evan".into());
+    let claim = |localpart| Claim {
+        id: &id,
+        localpart,
+        directory: Some(&read),
+        account: Presence::Exists(&account),
+        protected: false,
+    };
+    let locked = Some(Objection::Locked { account: "evan".into() });
+    assert_eq!(ledger.objection_to(&claim(&eva)), locked);
+    let why = locked.clone().unwrap();
+    assert!(why.to_string().contains("usher grace restore evan") && !why.on_record().contains("evan"), "{why}");
+    assert_eq!(ledger.objection_to(&claim(&evan_again)), None, "what they have they may keep");
+    ordered(&mut ledger, &restore(), 2);
+    assert_eq!(ledger.objection_to(&claim(&eva)), locked, "ordered, and not open yet");
+    done(&mut ledger, &unlock(), 3);
+    assert_eq!(ledger.objection_to(&claim(&eva)), None);
+    assert!(ledger.obey(&Order::Rebind { id: "1".into(), localpart: "eva".into() }, at(4)));
+    assert!(ledger.leavers.is_empty(), "whose account it was has another one: it is open, and nobody's");
+    assert!(!ledger.keeps(&"evan".into()) && ledger.people[&StableId::from("1")].as_str() == "eva");
+}
+
+#[test]
+fn what_is_kept_of_a_refusal_names_nobody() {
+    let owned = Objection::Owned { by: "7f3c".into() };
+    assert!(owned.to_string().contains("7f3c") && !owned.on_record().contains("7f3c"));
+    assert!(owned.on_record().contains("somebody else"));
+    assert_eq!(Objection::Protected.on_record(), Objection::Protected.to_string());
+}
+
+#[test]
+fn an_end_that_is_found_done_where_nothing_may_be_written_any_more_is_over_and_forgotten() {
+    let mut ledger = locked();
+    ledger.heed(&evan(), &LeaverNews::Closed { at: at(2) });
+    assert_eq!(stage(&ledger), Some(Stage::Locked), "nothing was begun");
+    ledger.foresee(&close(), at(2));
+    ledger.settle(&close(), Ending::Unknown, at(2));
+    ledger.heed(&evan(), &LeaverNews::Closed { at: at(3) });
+    assert_eq!(ledger.closings, [at(3)], "it counts as one of the day");
+    assert!(ledger.leavers.is_empty() && ledger.people.is_empty());
+}
+
+#[test]
+fn a_lock_that_the_mirror_tells_of_belongs_to_the_entry_it_tells_of() {
+    let mirror = locked().mirrored_leavers();
+    // The source was read before the mirror: somebody new has the name, and the one it was taken from has another.
+    let mut ledger = Ledger {
+        people: [("9".into(), "evan".into()), ("1".into(), "evans".into()), ("2".into(), "sue".into())].into(),
+        ..Ledger::default()
+    };
+    assert_eq!(ledger.recover(&mirror), 1);
+    assert_eq!(ledger.people, [("1".into(), "evan".into()), ("2".into(), "sue".into())].into());
+    ledger.witness(&directory(&[("9", "evan"), ("2", "sue")]), 1_000, at(2));
+    assert!(!ledger.people.contains_key(&StableId::from("9")), "they claim it, and no more");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use usher::ledger::keyed;
 use usher::matrix::{Access, Homeserver, Trouble};
 use usher::plan::{AccountDeed, Attribute, Emails, End};
 
-use super::mas::{CLIENT, PROVIDER, SECRET, StandIn};
+use super::mas::{CLIENT, PROVIDER, SECRET, Scripted, StandIn};
 use crate::fake::Fake;
 use crate::lab::proxy::Fault;
 use crate::lab::registered::registered;
@@ -292,4 +292,37 @@ async fn every_server_admin_of_the_service_is_known_locked_or_not() {
     ground.mas(SECRET).lock(&boss).await.unwrap();
     assert!(roster.admins().await.unwrap().contains(&boss), "whoever locked them");
     assert!(!ground.mas(SECRET).usable_admins().await.unwrap().contains(&boss));
+}
+
+/// One admin, and whether there are more.
+fn page(id: &str, more: bool) -> Value {
+    let next = if more { json!("next") } else { Value::Null };
+    json!({ "data": [{ "id": id, "attributes": { "username": id, "admin": true } }], "links": { "next": next } })
+}
+
+#[tokio::test]
+async fn server_admins_are_listed_page_after_page_and_a_list_that_is_cut_short_is_an_error_and_no_list() {
+    let ground = ground().await;
+    let roster = mas::Roster::new(ground.service(SECRET));
+    ground.stand_in.answer_admins(|query| {
+        (200, page(if query.contains("after") { "boss" } else { "root" }, !query.contains("after")))
+    });
+    let all = ["boss", "root"].map(|name| UserId::new(name, SERVER)).into();
+    assert_eq!(roster.admins().await.unwrap(), all);
+    assert_eq!(ground.mas(SECRET).usable_admins().await.unwrap(), all);
+    let broken: [Scripted; 5] = [
+        |_| (404, json!({})),
+        |_| (200, json!({ "errors": [] })),
+        |query| if query.contains("after") { (404, json!({})) } else { (200, page("root", true)) },
+        |query| if query.contains("after") { (500, json!({})) } else { (200, page("root", true)) },
+        |_| (200, page("root", true)),
+    ];
+    for (number, answer) in broken.into_iter().enumerate() {
+        ground.stand_in.answer_admins(answer);
+        assert!(roster.admins().await.is_err(), "list {number}");
+        assert!(
+            ground.mas(SECRET).usable_admins().await.is_err(),
+            "list {number}: nobody is locked for having seen nobody"
+        );
+    }
 }

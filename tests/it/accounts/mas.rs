@@ -24,6 +24,9 @@ pub const SECRET: &str = "stand-in-secret";
 /// How long its jobs take.
 const JOB: Duration = Duration::from_millis(700);
 
+/// A status and a body, by the query.
+pub type Scripted = fn(&str) -> (u16, Value);
+
 #[derive(Clone, Default)]
 struct Person {
     name: String,
@@ -43,6 +46,8 @@ struct Everything {
     links: Vec<(String, String, String)>,
     /// What `skip_erase` said, per name.
     skipped: BTreeMap<String, bool>,
+    /// What stands in for the list of admins, by what was asked.
+    admins: Option<Scripted>,
 }
 
 struct Shared {
@@ -83,6 +88,11 @@ impl StandIn {
         let mut all = self.shared.everything.lock().unwrap();
         let id = all.next("01HUSER");
         all.people.insert(id, Person { name: name.to_owned(), admin, ..Person::default() });
+    }
+
+    /// Answers whoever lists the admins like this, by the query.
+    pub fn answer_admins(&self, answer: Scripted) {
+        self.shared.everything.lock().unwrap().admins = Some(answer);
     }
 
     /// Ends every token, as time does.
@@ -171,6 +181,10 @@ fn dispatch(all: &mut Everything, method: &str, route: &[&str], (query, body): (
         },
         ("GET", ["users"]) => {
             assert!(query.contains("filter[admin]=true"), "{query}");
+            if let Some(answer) = all.admins {
+                let (status, body) = answer(query);
+                return ((StatusCode::from_u16(status).unwrap(), axum::Json(body)).into_response(), None);
+            }
             let active = query.contains("filter[status]=active");
             let in_use = |person: &Person| !person.locked && !person.deactivated;
             let admins = all.people.iter().filter(|(_, person)| person.admin && (in_use(person) || !active));

@@ -4,12 +4,8 @@
 
 use serde_json::{Value, json};
 
-use crate::end_to_end::child::Running;
-use crate::fake::Fake;
-use crate::lab::registered::registered;
-use crate::lab::slapd::free_port;
+use super::office::Office;
 
-const SERVER: &str = "lab.test";
 /// People who change.
 const CHANGED: usize = 10;
 
@@ -24,55 +20,33 @@ enum What {
     Emails,
 }
 
-/// Everybody as their account is, but for so many.
-fn write_people(path: &std::path::Path, count: usize, changed: usize) {
+/// Everybody as their account is, but for so many. Nobody is of the staff: what rooms cost is another matter.
+fn list(office: &Office, count: usize, changed: usize) {
     let person = |at: usize| {
         let word = if at < changed { "changed" } else { "p" };
         let name = if at < changed { format!("Changed {at}") } else { format!("p{at}") };
         json!({ "id": format!("id{at}"), "localpart": format!("p{at}"), "display_name": name,
                 "emails": [format!("{word}{at}@example.com")] })
     };
-    let users: Vec<Value> = (0..count).map(person).collect();
-    std::fs::write(
-        path,
-        json!({ "users": users, "groups": [{ "id": "none", "name": "none", "members": [] }] }).to_string(),
-    )
-    .unwrap();
+    office.list(&(0..count).map(person).collect::<Vec<Value>>(), &[]);
 }
 
 /// Requests and writes of a pass with ten changed names, or addresses, among `count` people.
 async fn cost(what: What, count: usize) -> (usize, Vec<String>) {
-    let folder = tempfile::tempdir().unwrap();
-    let (registration, _) = registered(folder.path(), SERVER);
-    let fake = Fake::start(SERVER, &[&registration]).await;
-    fake.add_accounts("p", count);
-    fake.give_addresses("p", count, "example.com");
-    let sender = usher::ids::UserId::new(&registration.sender_localpart, SERVER);
-    fake.set_admin(&sender);
-    let config = json!({
-        "homeserver": { "url": fake.url(), "server_name": SERVER },
-        "appservice": { "registration": "usher-registration.yaml" },
-        "database": { "url": "sqlite://usher.db" },
-        "ops": { "listen": format!("127.0.0.1:{}", free_port()) },
-        "source": { "type": "file", "path": "people.json" },
-        "userProvisioner": { "synapse": { "attributes": [if what == What::Names { "displayName" } else { "emails" }] } },
-        "spaces": [{ "id": "few", "name": "Few", "groups": [{ "externalId": "none" }] }],
-    });
-    std::fs::write(folder.path().join("usher.yaml"), config.to_string()).unwrap();
-    write_people(&folder.path().join("people.json"), count, 0);
-    let apply = async |name: &str| {
-        Running::start(folder.path(), name, &["apply", "--yes"], Vec::new()).wait().await.code(0);
-    };
+    let office = Office::open(count, &[if what == What::Names { "displayName" } else { "emails" }]).await;
+    office.fake.give_addresses("p", count, "example.com");
+    list(&office, count, 0);
     // Addresses are read once, some hundreds at a pass, before anything is compared.
     let passes = if what == What::Names { 1 } else { count.div_ceil(500) };
-    for number in 0..passes {
-        apply(&format!("first-{number}")).await;
+    for _ in 0..passes {
+        office.usher(&["apply", "--yes"]).await.code(0);
     }
-    assert_eq!(fake.writes().iter().filter(|write| write.contains("/v2/users/")).count(), 0, "all is as it should be");
-    write_people(&folder.path().join("people.json"), count, CHANGED);
-    fake.clear();
-    apply("second").await;
-    (fake.count(), fake.writes())
+    let written = office.fake.writes().into_iter().filter(|write| write.contains("/v2/users/")).count();
+    assert_eq!(written, 0, "all is as it should be");
+    list(&office, count, CHANGED);
+    office.fake.clear();
+    office.usher(&["apply", "--yes"]).await.code(0);
+    (office.fake.count(), office.fake.writes())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

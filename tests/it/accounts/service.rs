@@ -4,126 +4,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use usher::ids::{Key, RoomId, UserId};
+use sqlx::Connection as _;
 
-use super::mas::{CLIENT, SECRET, StandIn};
-use crate::end_to_end::child::{Ended, Running};
-use crate::fake::Fake;
-use crate::lab::proxy::Fault;
-use crate::lab::registered::registered;
-use crate::lab::slapd::free_port;
-use crate::lab::synapse::{Person, escape};
-
-const SERVER: &str = "lab.test";
-
-/// A homeserver in memory with people `p0`, `p1` and so on, and an usher of theirs.
-struct Office {
-    fake: Fake,
-    folder: tempfile::TempDir,
-    root: Person,
-    config: Value,
-}
-
-impl Office {
-    async fn open(people: usize, attributes: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (main, puppet) = registered(folder.path(), SERVER);
-        let fake = Fake::start(SERVER, &[&main, &puppet]).await;
-        fake.add_accounts("p", people);
-        let root = fake.register_admin("root").await;
-        fake.set_admin(&UserId::new(&main.sender_localpart, SERVER));
-        let config = json!({
-            "homeserver": { "url": fake.url(), "server_name": SERVER },
-            "appservice": { "registration": "usher-registration.yaml" },
-            "database": { "url": "sqlite://usher.db" },
-            "ops": { "listen": format!("127.0.0.1:{}", free_port()) },
-            "source": { "type": "file", "path": "people.json" },
-            "userProvisioner": { "synapse": { "attributes": attributes } },
-            "spaces": [{ "id": "few", "name": "Few", "groups": [{ "externalId": "staff" }] }],
-        });
-        Self { fake, folder, root, config }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Lets a service keep the accounts.
-    async fn hand_over_accounts(&mut self, people: usize) -> StandIn {
-        let service = StandIn::start(&self.fake.url(), &self.root.token, SERVER).await;
-        service.add("root", true);
-        (0..people).for_each(|number| service.add(&format!("p{number}"), false));
-        std::fs::write(self.path("mas-secret"), SECRET).unwrap();
-        std::fs::write(self.path("admin-token"), &self.root.token).unwrap();
-        self.config["accounts"] = json!({
-            "backend": "mas",
-            "mas": { "url": service.url, "client_id": CLIENT, "client_secret_file": "mas-secret" },
-            "admin_token_file": "admin-token",
-        });
-        service
-    }
-
-    /// The directory: these people, with a name and an address made of `word`, all of the staff but those left out.
-    fn employ(&self, people: impl Iterator<Item = usize> + Clone, word: &str, without: &[usize]) {
-        let person = |at: usize| {
-            json!({ "id": format!("id{at}"), "localpart": format!("p{at}"), "display_name": format!("{word} {at}"),
-                    "emails": [format!("{word}{at}@example.com")] })
-        };
-        let members: Vec<String> =
-            people.clone().filter(|at| !without.contains(at)).map(|at| format!("id{at}")).collect();
-        let all = json!({ "users": people.map(person).collect::<Vec<_>>(),
-                          "groups": [{ "id": "staff", "name": "staff", "members": members }] });
-        std::fs::write(self.path("people.json"), all.to_string()).unwrap();
-    }
-
-    async fn usher(&self, args: &[&str]) -> Ended {
-        std::fs::write(self.path("usher.yaml"), self.config.to_string()).unwrap();
-        Running::start(self.folder.path(), &args.join("-"), args, vec!["@example.com".to_owned()]).wait().await
-    }
-
-    async fn account(&self, name: &str) -> Value {
-        let path = format!("/_synapse/admin/v2/users/{}", escape(&format!("@{name}:{SERVER}")));
-        self.root.must("GET", &path, Value::Null).await
-    }
-
-    async fn space(&self) -> RoomId {
-        let alias = Key::Space("few".into()).alias("main", SERVER);
-        let path = format!("/_matrix/client/v3/directory/room/{}", escape(alias.as_str()));
-        self.root.must("GET", &path, Value::Null).await["room_id"].as_str().unwrap().into()
-    }
-
-    /// Who is invited to the space or in it.
-    async fn inside(&self) -> BTreeSet<String> {
-        let path = format!("/_synapse/admin/v1/rooms/{}/state", escape(self.space().await.as_str()));
-        let state = self.root.must("GET", &path, Value::Null).await;
-        let members = state["state"].as_array().unwrap().iter().filter(|event| event["type"] == "m.room.member");
-        let inside = members.filter(|event| matches!(event["content"]["membership"].as_str(), Some("join" | "invite")));
-        inside.map(|event| event["state_key"].as_str().unwrap().split(':').next().unwrap().to_owned()).collect()
-    }
-
-    /// The audit's rows.
-    async fn audited(&self) -> Vec<Value> {
-        let out = self.usher(&["audit", "export"]).await.code(0).out.clone();
-        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
+use super::office::{Office, SERVER, until};
+use crate::lab::proxy::{Fault, Seen};
+use crate::lab::synapse::escape;
 
 fn names(list: &[&str]) -> BTreeSet<String> {
     list.iter().map(|name| format!("@{name}")).collect()
-}
-
-/// Until `look` says yes, for a minute.
-async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
-    for _ in 0..600 {
-        if look().await {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    panic!("never: {what}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,13 +57,183 @@ async fn an_account_that_cannot_be_read_keeps_nobody_else_waiting() {
     office.usher(&["apply", "--yes"]).await.code(0).says("mail addresses cannot be read");
     office.fake.behave();
     assert_eq!(office.inside().await, names(&["usher", "p0", "p1", "p2"]));
-    for (name, expected) in
-        [("p0", json!("first0@example.com")), ("p1", Value::Null), ("p2", json!("first2@example.com"))]
-    {
-        assert_eq!(office.account(name).await["threepids"][0]["address"], expected, "{name}");
+    for (name, expected) in [("p0", &["first0@example.com"][..]), ("p1", &[]), ("p2", &["first2@example.com"])] {
+        assert_eq!(office.addresses(name).await, expected, "{name}");
     }
     office.usher(&["apply", "--yes"]).await.code(0);
-    assert_eq!(office.account("p1").await["threepids"][0]["address"], "first1@example.com");
+    assert_eq!(office.addresses("p1").await, ["first1@example.com"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_is_always_answered_with_an_error_of_the_homeservers_keeps_only_itself_waiting() {
+    let office = Office::open(4, &["emails"]).await;
+    office.employ(0..4, "first", &[]);
+    office.fake.spoil(|seen| {
+        let met = seen.method == "GET" && seen.path.contains("/v2/users/") && seen.path.contains("p1");
+        met.then(|| Fault::Answer(500, json!({ "errcode": "M_UNKNOWN", "error": "Internal server error" })))
+    });
+    for _ in 0..2 {
+        office.usher(&["apply", "--yes"]).await.says("mail addresses cannot be read");
+    }
+    office.fake.behave();
+    for (name, count) in [("p0", 1), ("p1", 0), ("p2", 1), ("p3", 1)] {
+        assert_eq!(office.addresses(name).await.len(), count, "{name}");
+    }
+    assert_eq!(office.inside().await, names(&["usher", "p0", "p1", "p2", "p3"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_rests_because_the_service_is_away_is_not_done_and_the_exit_code_says_so() {
+    let mut office = Office::open(3, &["emails"]).await;
+    let service = office.hand_over_accounts(3).await;
+    office.employ(0..2, "first", &[]);
+    office.usher(&["apply", "--yes"]).await.code(0);
+    drop(service);
+    office.employ(0..3, "second", &[]);
+    office.usher(&["apply", "--yes"]).await.code(4);
+    assert_eq!(office.inside().await, names(&["usher", "p0", "p1", "p2"]), "rooms do not wait");
+    let _service = office.hand_over_accounts(3).await;
+    office.usher(&["apply", "--yes"]).await.code(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_somebody_had_before_usher_came_passes_on_with_the_next_pass() {
+    let office = Office::open(2, &["emails"]).await;
+    office.fake.give_addresses("p", 2, "example.com");
+    let person = |at: usize, address: &str| json!({ "id": format!("id{at}"), "localpart": format!("p{at}"), "emails": [address] });
+    office.list(&[person(0, "p1@example.com"), person(1, "new@example.com")], &[]);
+    // Whoever is asked about first finds it taken, and is not put off for a day.
+    for _ in 0..2 {
+        office.usher(&["apply", "--yes"]).await;
+    }
+    assert_eq!(office.addresses("p0").await, ["p1@example.com"]);
+    assert_eq!(office.addresses("p1").await, ["new@example.com"]);
+    office.usher(&["apply", "--yes"]).await.code(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_to_rebind_is_refused_while_the_source_is_down() {
+    let mut office = Office::open(2, &[]).await;
+    office.config["source"]["check_interval_seconds"] = json!(1);
+    office.employ(0..1, "first", &[]);
+    let mut running = office.start(&["run"]);
+    until("a space", async || !office.audited().await.is_empty()).await;
+    std::fs::remove_file(office.path("people.json")).unwrap();
+    office.usher(&["rebind", "id0", "p1"]).await.code(0);
+    let refused = |row: &Value| {
+        row["action"] == "order rebind"
+            && row["result"].as_str().unwrap().starts_with("refused: the source could not be read")
+    };
+    until("it is refused", async || office.audited().await.iter().any(refused)).await;
+    running.must_run();
+    running.stop().await.code(0);
+    let pool = sqlx::SqlitePool::connect(&office.database()).await.unwrap();
+    let bound: Vec<(String,)> = sqlx::query_as("SELECT localpart FROM people").fetch_all(&pool).await.unwrap();
+    assert_eq!(bound, [("p0".to_owned(),)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rename_is_reported_where_accounts_are_found_by_another_name() {
+    let mut office = Office::open(2, &[]).await;
+    office.config["accounts"] = json!({ "match_external_id": { "provider": "oidc-lab", "from": "id" } });
+    let link = json!({ "external_ids": [{ "auth_provider": "oidc-lab", "external_id": "id-of-zoe" }] });
+    let account = format!("/_synapse/admin/v2/users/{}", escape(&format!("@p1:{SERVER}")));
+    office.root.must("PUT", &account, link).await;
+    // The one is found by her external id, the other one goes by the name of the directory.
+    let people = |zoe: &str, other: &str| {
+        [json!({ "id": "id-of-zoe", "localpart": zoe }), json!({ "id": "id-of-other", "localpart": other })]
+    };
+    let staff = ["id-of-zoe".to_owned(), "id-of-other".to_owned()];
+    office.list(&people("zoe", "p0"), &staff);
+    office.usher(&["apply", "--yes"]).await.code(0);
+    assert_eq!(office.inside().await, names(&["usher", "p0", "p1"]));
+    let planned = async || office.usher(&["plan", "--json"]).await.code(0).out.clone();
+    assert!(!planned().await.contains("is called"), "she always was called otherwise");
+    office.list(&people("zoe.jones", "p0.jones"), &staff);
+    for _ in 0..2 {
+        let said = planned().await;
+        for (bound, now) in [("p1", "zoe.jones"), ("p0", "p0.jones")] {
+            assert!(
+                said.contains(&format!("@{bound}:{SERVER} is called @{now}:{SERVER} in the directory now")),
+                "{said}"
+            );
+        }
+        office.usher(&["apply", "--yes"]).await.code(0);
+    }
+    assert_eq!(office.inside().await, names(&["usher", "p0", "p1"]), "and nothing else happens");
+}
+
+/// People 0 and 1, and person 1 disabled, where that is an end at once.
+fn disable(office: &mut Office) {
+    office.config["userProvisioner"] = json!({ "deprovisioning": { "enabled": true, "erase_inactive_after": "0s" } });
+    let person = |at: usize| json!({ "id": format!("id{at}"), "localpart": format!("p{at}"), "enabled": at == 0 });
+    office.list(&[person(0), person(1)], &["id0".to_owned()]);
+}
+
+fn ends(seen: &Seen) -> bool {
+    seen.is_write() && seen.path.contains("/v1/deactivate/")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_goes_from_the_record_although_the_database_was_away_when_the_account_ended() {
+    let mut office = Office::open(2, &[]).await;
+    office.employ(0..2, "first", &[]);
+    office.usher(&["apply", "--yes"]).await.code(0);
+    disable(&mut office);
+    let met = Arc::new(AtomicBool::new(false));
+    let seen_end = Arc::clone(&met);
+    office.fake.spoil(move |seen| {
+        let first = ends(seen) && !seen_end.swap(true, Ordering::SeqCst);
+        first.then_some(Fault::Late(Duration::from_secs(2)))
+    });
+    let mut running = office.start(&["run"]);
+    until("the end is sent", async || met.load(Ordering::SeqCst)).await;
+    let mut other = sqlx::SqliteConnection::connect(&office.database()).await.unwrap();
+    sqlx::query("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
+    running.until_said("the pass could not be made").await;
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    let ended = |row: &Value| {
+        row["action"] == "erase" && row["result"] == "done" && row["person"].as_str().unwrap().starts_with("erased:")
+    };
+    until("the record is complete", async || office.audited().await.iter().any(ended)).await;
+    let audited = format!("{:?}", office.audited().await);
+    assert!(!audited.contains("@p1:"), "{audited}");
+    running.stop().await.code(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_was_sent_is_recorded_and_forgotten_where_the_person_is_protected_by_now() {
+    let mut office = Office::open(2, &[]).await;
+    office.employ(0..2, "first", &[]);
+    office.usher(&["apply", "--yes"]).await.code(0);
+    disable(&mut office);
+    let sent = Arc::new(AtomicBool::new(false));
+    let seen_end = Arc::clone(&sent);
+    office.fake.spoil(move |seen| {
+        if ends(seen) {
+            seen_end.store(true, Ordering::SeqCst);
+            return Some(Fault::DropAfter);
+        }
+        // Nothing more is heard of it.
+        seen_end.load(Ordering::SeqCst).then_some(Fault::DropBefore)
+    });
+    let mut running = office.start(&["run"]);
+    until("the end is sent", async || sent.load(Ordering::SeqCst)).await;
+    running.until_said("the pass could not be made").await;
+    running.kill9();
+    office.fake.behave();
+    office.config["provisioner"] = json!({ "protected_users": [format!("@p1:{SERVER}")] });
+    office.fake.clear();
+    office.usher(&["apply", "--yes"]).await.code(0);
+    assert!(
+        !office.fake.seen().iter().any(|seen| seen.is_write() && seen.path.contains("p1")),
+        "nothing is asked of it"
+    );
+    office.usher(&["grace", "list"]).await.code(0).says("Nobody is locked");
+    let audited = office.audited().await;
+    let of_end = |row: &&Value| row["action"] == "end" && row["result"].as_str().unwrap().starts_with("done");
+    assert_eq!(audited.iter().filter(of_end).count(), 1, "{audited:?}");
+    assert!(!format!("{audited:?}").contains("@p1:"), "{audited:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,7 +245,7 @@ async fn every_row_says_what_it_was_before_what_it_became_and_in_which_pass() {
     office.usher(&["apply", "--yes"]).await.code(0);
     let first = office.audited().await;
     office.employ(0..PEOPLE, "Two", &[0]);
-    let mut running = Running::start(office.folder.path(), "run", &["run"], vec!["@example.com".to_owned()]);
+    let mut running = office.start(&["run"]);
     for number in 0..PEOPLE {
         let (name, wanted) = (format!("p{number}"), json!(format!("Two {number}")));
         until("the name is written", async || office.account(&name).await["displayname"] == wanted).await;

@@ -97,6 +97,8 @@ struct Sim {
     /// Whose end was ordered, and who is to stay as they are at an operator's word.
     hurried: BTreeSet<UserId>,
     spared: BTreeSet<UserId>,
+    /// Whom an operator ever gave their account back.
+    given_back: BTreeSet<UserId>,
     made: usize,
     history: Vec<String>,
 }
@@ -134,6 +136,7 @@ impl Sim {
             late: Vec::new(),
             hurried: BTreeSet::new(),
             spared: BTreeSet::new(),
+            given_back: BTreeSet::new(),
             made: PEOPLE,
             history: Vec::new(),
         };
@@ -168,6 +171,12 @@ impl Sim {
         self.started = self.time;
         self.ledger.clocks = Clocks { lasting: true, ..Clocks::default() };
         self.ledger.clocks.tick(self.now(), 0);
+        if self.chance.is_some() && !self.ledger.settled {
+            // The source is read before the homeserver is.
+            let directory = usher::directory::Directory::flatten(self.snapshot(true));
+            let how = Witnessing { interval_ms: MINUTE, holds_accounts: true };
+            self.ledger.witness_as(&directory, how, self.now());
+        }
         if let Known::Known(mirror) = self.homeserver.leavers.clone() {
             self.ledger.recover(&mirror);
         }
@@ -298,6 +307,8 @@ impl Sim {
                 let by = self.locks.remove(user);
                 self.hurried.remove(user);
                 assert!(matches!(by, Some(By::Usher { .. })), "unlocks what {by:?} locked: {:#?}", self.history);
+                let theirs = self.is_present(user) || self.given_back.contains(user);
+                assert!(theirs, "unlocks it for somebody else: {:#?}", self.history);
             }
             AccountDeed::Close(_) => {
                 let Some(By::Usher { at }) = self.locks.get(user) else {
@@ -407,6 +418,7 @@ impl Sim {
         match order {
             Order::Restore { .. } => {
                 self.hurried.remove(&account);
+                self.given_back.insert(account.clone());
                 let id = format!("id{}", account.localpart().trim_start_matches('p'));
                 // Whoever is back is spared by that, and a leaver like any when they leave again.
                 if !self.directory.get(&id).is_some_and(|(_, enabled)| *enabled) {

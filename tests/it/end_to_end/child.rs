@@ -128,6 +128,10 @@ impl Running {
         }
         let _ = child.kill();
         let code = child.wait().expect("its end").code();
+        // What a killed `faketime` leaves behind keeps a later one of the same process id from starting.
+        for name in ["sem.faketime_sem", "faketime_shm"] {
+            let _ = std::fs::remove_file(format!("/dev/shm/{name}_{}", child.id()));
+        }
         self.ended(code)
     }
 

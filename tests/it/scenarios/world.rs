@@ -144,6 +144,10 @@ impl Stage {
         let holds_accounts = config.user_provisioner.deprovisioning.is_some();
         let how = Witnessing { interval_ms: config.source.check_interval_ms(), holds_accounts };
         self.ledger.witness_as(&directory, how, self.now);
+        // The loop reads the homeserver after the source.
+        if let Known::Known(mirror) = &self.observed.leavers {
+            self.ledger.recover(mirror);
+        }
         self.look_at_estates();
         self.look_at_photos(&directory);
         self.read_emails(config);

@@ -30,6 +30,7 @@ on_both! {
     several_processes_may_open_a_new_database_at_once
     every_query_is_understood
     nothing_of_an_order_names_whoever_was_erased
+    nothing_about_other_accounts_names_the_entry_of_whoever_was_erased
     odd_texts_come_back_as_they_were
     readers_need_not_wait_for_a_writer
 }
@@ -67,6 +68,7 @@ fn attributes() -> Attributes {
         given: [digest("one"), digest("other")].into(),
         refused: Some((digest("refused"), Timestamp(8))),
         objection: Flaw::Unacceptable,
+        called: Some(digest("called")),
         portrait: Some(Box::new(Portrait {
             stamp: Some("20260302090000.000001Z#000000".into()),
             photo: Some(Photo::of(b"GIF89a")),
@@ -109,6 +111,7 @@ pub fn full() -> Ledger {
         leavers: BTreeMap::from([(user(9), leaver())]),
         closings: vec![Timestamp(5), Timestamp(6)],
         attributes: BTreeMap::from([(user(8), attributes())]),
+        knows_names: true,
         clocks: Clocks::default(),
         key: String::new(),
     }
@@ -373,6 +376,24 @@ async fn nothing_of_an_order_names_whoever_was_erased(database: &Database) {
     assert!(!format!("{rows:?}").contains("evan"), "{rows:?}");
     assert_eq!(rows.iter().filter(|row| row.person == "erased:1").count(), 5);
     assert_eq!((rows[5].person.as_str(), rows[5].after.as_str()), ("7f3d", "sue"), "others stay");
+}
+
+async fn nothing_about_other_accounts_names_the_entry_of_whoever_was_erased(database: &Database) {
+    let store = database.open().await;
+    let (key, sue) = (store.digest_key().await.unwrap(), UserId::new("sue", "example.com"));
+    // Evan, 7f3c, asked for Sue's account; and whose it was is what earlier versions said when somebody else did.
+    let owned = "refused: the account of 7f3c, who is in the directory: rebind them to another one first";
+    for (minute, id, result) in [(1, "7f3c", "refused: a protected user"), (2, "9", owned), (3, "9", "obeyed")] {
+        let order = Order::Rebind { id: id.into(), localpart: "sue".into() };
+        let row = AuditRecord::of_order((&order, &sue), (Timestamp(minute), "ops"), &key, result);
+        store.audit(&[row]).await.unwrap();
+    }
+    store.forget_entry(&"7f3c".into()).await.unwrap();
+    let rows = store.audit_tail(10).await.unwrap();
+    assert!(!format!("{rows:?}").contains("7f3c"), "{rows:?}");
+    let shown: Vec<[&str; 3]> = rows.iter().map(|row| [&*row.person, &*row.after, &*row.result]).collect();
+    let sue = sue.as_str();
+    assert_eq!(shown, [[sue, "", "refused: a protected user"], [sue, "9", "refused"], [sue, "9", "obeyed"]]);
 }
 
 async fn odd_texts_come_back_as_they_were(database: &Database) {

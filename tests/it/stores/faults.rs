@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use usher::ids::Timestamp;
-use usher::ledger::Ledger;
+use usher::ids::{Timestamp, UserId};
+use usher::ledger::{Ledger, Order};
+use usher::store::audit::AuditRecord;
 use usher::store::{Store, StoreError, diff};
 
 use super::{Child, Database, on_both, this_binary};
@@ -15,6 +16,8 @@ const PEOPLE: u32 = 1500;
 const KILLS: u32 = 6;
 
 on_both! {
+    an_order_is_taken_in_with_all_that_follows_from_it_or_not_at_all
+    an_order_that_nobody_understands_keeps_no_other_waiting
     a_row_that_cannot_be_read_is_an_error_and_never_an_omission
 }
 
@@ -121,6 +124,40 @@ async fn a_row_that_cannot_be_read_is_an_error_and_never_an_omission(database: &
         assert!(matches!(error, StoreError::Damaged { .. }), "{damage}: {error}");
         assert!(!error.is_retryable());
     }
+}
+
+async fn an_order_is_taken_in_with_all_that_follows_from_it_or_not_at_all(database: &Database) {
+    let store = database.open().await;
+    let order = Order::Restore { user: UserId::new("evan", "example.com") };
+    store.give_order(&order, Timestamp(1), "ops").await.unwrap();
+    let given = store.orders().await.unwrap().remove(0);
+    let outcome = AuditRecord { id: "1-order".to_owned(), result: "obeyed".to_owned(), ..AuditRecord::default() };
+    let changes = diff(&Ledger::default(), &generation(1));
+    let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
+    sqlx::query("ALTER TABLE audit RENAME TO audit_away").execute(&pool).await.unwrap();
+    store.take_order(given.seq, &changes, &outcome).await.unwrap_err();
+    sqlx::query("ALTER TABLE audit_away RENAME TO audit").execute(&pool).await.unwrap();
+    assert_eq!(store.orders().await.unwrap(), std::slice::from_ref(&given), "it waits");
+    assert!(diff(&store.load_ledger().await.unwrap(), &Ledger::default()).is_empty(), "and nothing has come of it");
+    store.take_order(given.seq, &changes, &outcome).await.unwrap();
+    assert!(store.orders().await.unwrap().is_empty());
+    assert!(diff(&store.load_ledger().await.unwrap(), &generation(1)).is_empty());
+    assert_eq!(store.audit_tail(9).await.unwrap()[0].result, "obeyed");
+}
+
+async fn an_order_that_nobody_understands_keeps_no_other_waiting(database: &Database) {
+    let store = database.open().await;
+    let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
+    let strange = "INSERT INTO orders (what, given_at, given_by) VALUES ('{\"dance\":{}}', 1, 'ops')";
+    sqlx::query(strange).execute(&pool).await.unwrap();
+    let order = Order::Lock { user: UserId::new("evan", "example.com") };
+    store.give_order(&order, Timestamp(2), "ops").await.unwrap();
+    let understood = store.orders().await.unwrap();
+    assert_eq!(understood.iter().map(|given| &given.order).collect::<Vec<_>>(), [&order]);
+    let none = diff(&Ledger::default(), &Ledger::default());
+    store.take_order(understood[0].seq, &none, &AuditRecord::default()).await.unwrap();
+    let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM orders").fetch_one(&pool).await.unwrap();
+    assert_eq!((store.orders().await.unwrap().len(), left), (0, 1), "it waits for whoever understands it");
 }
 
 #[tokio::test]
