@@ -2,13 +2,7 @@
 
 use std::process::ExitCode;
 
-use tikv_jemallocator::Jemalloc;
 use usher::cli::{self, Exit};
-
-/// Gives back what was freed, which the system's own allocator keeps: a large directory is read again and again. Set up in
-/// `.cargo/config.toml`.
-#[global_allocator]
-static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let invocation = match cli::parse() {
