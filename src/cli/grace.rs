@@ -103,11 +103,6 @@ fn promise(order: &Order, user: &UserId, leaver: &Leaver, policy: Option<&Deprov
         Order::Extend { not_before, .. } => {
             format!("Ordered: {user} is not {ended} before {}.", not_before.to_minute())
         }
-        Order::EraseNow { .. } if leaver.stage == Stage::Closing => {
-            format!(
-                "Nothing is left to order: the end of {user} is under way, and is seen through until they are {ended}."
-            )
-        }
         Order::EraseNow { .. } if leaver.is_spared() => {
             format!("Ordered: {user} is locked again and {ended}, if a fresh read of the source still lacks them.")
         }

@@ -187,7 +187,7 @@ impl Ledger {
 
     /// Whether the directory calls somebody otherwise than when their account was found, or than the account where nothing else was
     /// remembered then. Where earlier versions remembered nothing, it is remembered now.
-    pub fn is_renamed(&mut self, id: &StableId, user: &UserId, name: &Localpart) -> bool {
+    pub fn is_renamed(&mut self, user: &UserId, name: &Localpart) -> bool {
         if name.as_str() == user.localpart() {
             return false;
         }
@@ -196,7 +196,7 @@ impl Ledger {
             Some(called) => *called != self.digest_of_called(name),
             None if self.knows_names => true,
             None => {
-                self.found_account(id, user, name);
+                self.attributes.entry(user.clone()).or_default().called = Some(self.digest_of_called(name));
                 false
             }
         }
@@ -350,29 +350,29 @@ mod tests {
     #[test]
     fn a_name_in_the_directory_is_news_only_once_it_is_another_than_when_the_account_was_found() {
         let mut ledger = Ledger { key: "key".to_owned(), knows_names: true, ..Ledger::default() };
-        let (id, name, other) = ("1".into(), Localpart::from("ann.smith"), Localpart::from("ann.jones"));
+        let (id, name, other) = (StableId::from("1"), Localpart::from("ann.smith"), Localpart::from("ann.jones"));
         ledger.found_account(&id, &ann(), &name);
-        assert!(!ledger.is_renamed(&id, &ann(), &name) && ledger.is_renamed(&id, &ann(), &other));
-        assert!(ledger.is_renamed(&id, &ann(), &other), "as long as it lasts");
-        assert!(!ledger.is_renamed(&id, &ann(), &"ann".into()), "the account's own name is no other one");
+        assert!(!ledger.is_renamed(&ann(), &name) && ledger.is_renamed(&ann(), &other));
+        assert!(ledger.is_renamed(&ann(), &other), "as long as it lasts");
+        assert!(!ledger.is_renamed(&ann(), &"ann".into()), "the account's own name is no other one");
         // Whose account is of the directory's name has nothing remembered.
         let ben = UserId::from("@ben:x");
         ledger.found_account(&"2".into(), &ben, &"ben".into());
-        assert!(!ledger.attributes.contains_key(&ben) && ledger.is_renamed(&"2".into(), &ben, &other));
+        assert!(!ledger.attributes.contains_key(&ben) && ledger.is_renamed(&ben, &other));
         // An account that is bound to somebody else is not found for a second one.
         ledger.people.insert("1".into(), "ann".into());
         ledger.found_account(&"3".into(), &ann(), &other);
-        assert!(!ledger.is_renamed(&id, &ann(), &name));
+        assert!(!ledger.is_renamed(&ann(), &name));
         assert!(!format!("{ledger:?}").contains("smith"));
     }
 
     #[test]
     fn names_that_earlier_versions_did_not_remember_are_no_news() {
         let mut ledger = Ledger { key: "key".to_owned(), ..Ledger::default() };
-        let (id, name) = ("1".into(), Localpart::from("ann.smith"));
-        assert!(!ledger.is_renamed(&id, &ann(), &name));
+        let name = Localpart::from("ann.smith");
+        assert!(!ledger.is_renamed(&ann(), &name));
         ledger.knows_names = true;
-        assert!(!ledger.is_renamed(&id, &ann(), &name) && ledger.is_renamed(&id, &ann(), &"ann.jones".into()));
+        assert!(!ledger.is_renamed(&ann(), &name) && ledger.is_renamed(&ann(), &"ann.jones".into()));
     }
 
     #[test]

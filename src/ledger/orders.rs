@@ -146,8 +146,6 @@ impl Ledger {
             Order::Lock { .. } => (!spared).then_some(Objection::NotRestored),
             Order::Extend { .. } if spared => Some(Objection::RestoredAlready),
             Order::Extend { .. } => closing.then_some(Objection::UnderWay),
-            // There is nothing left to do, and nothing against it.
-            Order::EraseNow { .. } if closing => None,
             // Why somebody was locked who is open by now may not be so any more: the lock tells.
             Order::EraseNow { .. } => {
                 let present = leaver.cause == Cause::Disabled && !spared && erase_inactive_after_ms.is_none();
@@ -214,7 +212,6 @@ impl Ledger {
                 leaver.at_once = false;
                 leaver.due_seen = None;
             }
-            Order::EraseNow { .. } if leaver.stage == Stage::Closing => {}
             Order::EraseNow { .. } => {
                 // Ordered just now: no clock that began before this process decides it.
                 leaver.take_back(now);

@@ -14,6 +14,7 @@ use super::{AccountDeed, Attribute, Class, Dealt, Emails, Lesson, Note, Planner,
 use crate::config::SyncMode;
 use crate::desired::Profile;
 use crate::ids::UserId;
+use crate::ledger::Digest;
 use crate::observed::{Account, Presence};
 
 const NO_LIST: &str = "usher may not list accounts (usher bootstrap makes its sender a server admin)";
@@ -80,14 +81,22 @@ impl Planner<'_> {
             return self.take_back(user);
         }
         let Some(digest) = moves.differing(user) else { return };
-        let refused = known.refused_until(digest, self.now);
-        let mut withheld = refused.map(|until| Withheld::Refused { code: known.objection.to_string(), until });
+        let refusal = |digest: &Digest| {
+            let until = known.refused_until(digest, self.now)?;
+            Some(Withheld::Refused { code: known.objection.to_string(), until })
+        };
+        let mut withheld = refusal(digest);
         let (mut emails, mut digest) = (profile.emails.clone(), digest.clone());
         let free = moves.free(self.ledger, profile);
         if withheld.is_none() && free.len() < emails.0.len() {
-            // What somebody else waits for is given up first, so that two who change addresses do not wait for each other.
-            (emails, digest) = (Emails(free.clone()), self.ledger.digest_of_emails(&free));
-            withheld = (!moves.gives_up(user)).then_some(Withheld::Waits(AWAITS_ADDRESS));
+            if moves.is_in_a_ring(user) {
+                // Those who change addresses with each other give up theirs first, or each would wait for the other one.
+                digest = self.ledger.digest_of_emails(&free);
+                emails = Emails(free);
+                withheld = refusal(&digest);
+            } else {
+                withheld = Some(Withheld::Waits(AWAITS_ADDRESS));
+            }
         }
         let emails = Attribute::Emails { emails, digest };
         self.attribute(user, emails, Reason::AttributeDiffers, withheld);

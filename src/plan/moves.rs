@@ -23,6 +23,8 @@ pub(super) struct Moves<'p> {
     differing: BTreeMap<&'p UserId, Digest>,
     /// Single addresses, and who has them and should not.
     leaving: BTreeMap<Digest, BTreeSet<&'p UserId>>,
+    /// Who waits for an address of somebody who waits for one of theirs, perhaps by way of others.
+    rings: BTreeSet<&'p UserId>,
 }
 
 impl Moves<'_> {
@@ -31,9 +33,10 @@ impl Moves<'_> {
         self.differing.get(user)
     }
 
-    /// Whether somebody has an address that the directory gives them no more.
-    pub(super) fn gives_up(&self, user: &UserId) -> bool {
-        self.leaving.values().any(|holders| holders.contains(user))
+    /// Whether somebody and those they wait for would wait for each other for ever. Anybody else keeps what they have until what they wait
+    /// for is there: whoever they wait for may get nothing new.
+    pub(super) fn is_in_a_ring(&self, user: &UserId) -> bool {
+        self.rings.contains(user)
     }
 
     /// Of what somebody should have, what nobody else has still to give up.
@@ -53,7 +56,7 @@ impl Moves<'_> {
 impl<'a> Planner<'a> {
     /// Looks through everybody's addresses. `shared`: people who share one with somebody, to whom nothing is done.
     pub(super) fn moves(&self, shared: &BTreeSet<UserId>) -> Moves<'a> {
-        let mut moves = Moves::default();
+        let (mut moves, mut movers) = (Moves::default(), Vec::new());
         for profile in &self.desired.profiles {
             let user = &profile.user;
             let Some(known) = self.ledger.attributes.get(user) else { continue };
@@ -72,9 +75,39 @@ impl<'a> Planner<'a> {
                     moves.leaving.entry(address.clone()).or_default().insert(user);
                 }
             }
+            if digest.is_some() && !waits {
+                movers.push(profile);
+            }
             moves.differing.extend(digest.map(|digest| (user, digest)));
         }
+        moves.rings = self.rings(&moves, &movers);
         moves
+    }
+
+    /// Of those who may be written to, who waits for whom in a ring.
+    fn rings(&self, moves: &Moves<'a>, movers: &[&'a Profile]) -> BTreeSet<&'a UserId> {
+        let mut waits: BTreeMap<&'a UserId, BTreeSet<&'a UserId>> = BTreeMap::new();
+        if moves.leaving.is_empty() {
+            return BTreeSet::new();
+        }
+        for profile in movers {
+            let wanted = profile.emails.0.iter().map(|address| self.ledger.digest_of_address(address));
+            let holders = wanted.filter_map(|address| moves.leaving.get(&address)).flatten().copied();
+            waits.insert(&profile.user, holders.filter(|holder| **holder != profile.user).collect());
+        }
+        // Who waits for nobody, and for whom nobody waits, is in none; nor, without them, are the next ones.
+        loop {
+            let awaited: BTreeSet<&UserId> = waits.values().flatten().copied().collect();
+            let waiting: BTreeSet<&UserId> = waits.keys().copied().collect();
+            let before = waits.len();
+            waits.retain(|user, holders| {
+                holders.retain(|holder| waiting.contains(holder));
+                awaited.contains(user) && !holders.is_empty()
+            });
+            if waits.len() == before {
+                return waits.into_keys().collect();
+            }
+        }
     }
 
     fn is_writable(&self, user: &UserId) -> bool {

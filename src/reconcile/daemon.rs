@@ -268,6 +268,10 @@ impl Daemon {
             tracing::warn!(%error, "approvals and orders cannot be read");
             false
         });
+        if self.reconciler.has_unanswered_orders() {
+            // What may be ordered already is not acted against.
+            return;
+        }
         if self.outages == 0 && self.reconciler.source_hint().await != Hint::Nothing {
             self.next_poll = self.next_poll.min(Instant::now());
         }

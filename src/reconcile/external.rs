@@ -50,7 +50,7 @@ impl Reconciler {
             if found.contains_key(&user.id) {
                 self.ledger.follow_account(&user.id, &user.localpart);
                 self.ledger.found_account(&user.id, &account, &name);
-            } else if self.ledger.is_renamed(&user.id, &account, &name) {
+            } else if self.ledger.is_renamed(&account, &name) {
                 // What was found once is not asked for again.
                 snapshot.renamed.insert(user.id.clone(), name);
             }

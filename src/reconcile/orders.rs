@@ -70,6 +70,11 @@ impl Reconciler {
         Ok(obeyed)
     }
 
+    /// Whether it is not known of an order if it is in force.
+    pub(super) fn has_unanswered_orders(&self) -> bool {
+        !self.unanswered.is_empty()
+    }
+
     /// Orders that were written as obeyed although the answer to that was lost wait no more: they are obeyed here, too.
     fn obey_unanswered(&mut self, waiting: &[GivenOrder]) -> bool {
         let mut news = false;

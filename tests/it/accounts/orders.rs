@@ -75,7 +75,7 @@ async fn an_order_that_would_do_nothing_is_refused_and_any_other_says_where_its_
         (lock("restored"), "locked again if they are still gone or disabled"),
         (erase("gone"), "if a fresh read of the source still lacks them"),
         (erase("restored"), "is locked again and erased"),
-        (erase("closing"), "is under way, and is seen through"),
+        (erase("closing"), "if a fresh read of the source still lacks them"),
         (extend("gone"), "is not erased before"),
     ];
     for (verb, promise) in taken.clone() {
