@@ -90,7 +90,7 @@ pub mod observability;
 pub mod reconcile;
 pub mod store;
 
-/// Gives back what was freed, which the system's own allocator keeps: a large directory is read again and again. SQLite takes its memory from
+/// Gives back what was freed, which the system's own allocator keeps: a large directory is read again and again. `SQLite` takes its memory from
 /// it, too; both are set up in `.cargo/config.toml`.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -56,7 +56,7 @@ impl Moves<'_> {
 impl<'a> Planner<'a> {
     /// Looks through everybody's addresses. `shared`: people who share one with somebody, to whom nothing is done.
     pub(super) fn moves(&self, shared: &BTreeSet<UserId>) -> Moves<'a> {
-        let (mut moves, mut movers) = (Moves::default(), Vec::new());
+        let (mut moves, mut askers) = (Moves::default(), Vec::new());
         for profile in &self.desired.profiles {
             let user = &profile.user;
             let Some(known) = self.ledger.attributes.get(user) else { continue };
@@ -76,21 +76,21 @@ impl<'a> Planner<'a> {
                 }
             }
             if digest.is_some() && !waits {
-                movers.push(profile);
+                askers.push(profile);
             }
             moves.differing.extend(digest.map(|digest| (user, digest)));
         }
-        moves.rings = self.rings(&moves, &movers);
+        moves.rings = self.rings(&moves, &askers);
         moves
     }
 
     /// Of those who may be written to, who waits for whom in a ring.
-    fn rings(&self, moves: &Moves<'a>, movers: &[&'a Profile]) -> BTreeSet<&'a UserId> {
+    fn rings(&self, moves: &Moves<'a>, askers: &[&'a Profile]) -> BTreeSet<&'a UserId> {
         let mut waits: BTreeMap<&'a UserId, BTreeSet<&'a UserId>> = BTreeMap::new();
         if moves.leaving.is_empty() {
             return BTreeSet::new();
         }
-        for profile in movers {
+        for profile in askers {
             let wanted = profile.emails.0.iter().map(|address| self.ledger.digest_of_address(address));
             let holders = wanted.filter_map(|address| moves.leaving.get(&address)).flatten().copied();
             waits.insert(&profile.user, holders.filter(|holder| **holder != profile.user).collect());
