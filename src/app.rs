@@ -2,6 +2,7 @@
 //!
 //! Holds no rules: what to do is `plan`, when is `reconcile::daemon`.
 
+mod listeners;
 mod scim;
 
 use std::future::Future;
@@ -9,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::account::mas::{Mas, Roster};
@@ -21,14 +21,14 @@ use crate::cli::Exit;
 use crate::clock;
 use crate::config::{AccountsBackend, Config, Source};
 use crate::http::BindError;
-use crate::http::appservice::{self, Appservice, Hints};
-use crate::http::ops::{self, Heartbeat, Operations};
-use crate::ids::UserId;
-use crate::mail::{MailError, Post, delivery};
+use crate::http::appservice::Hints;
+use crate::http::ops::Heartbeat;
+use crate::mail::{MailError, Post};
 use crate::matrix::{Homeserver, MatrixError, Trouble, registration};
 use crate::observability::{Metrics, Mode, Status};
 use crate::reconcile::{Parts, PassError, Reconciler, alive, daemon};
 use crate::store::{Fact, LeaseError, Store, StoreError, WriterLease};
+use listeners::Listeners;
 
 /// How long everything together may take to stop (S-90's ten seconds, with a margin).
 const STOP_LIMIT: Duration = Duration::from_secs(8);
@@ -350,6 +350,7 @@ pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> 
                 listeners.greet(&built.homeserver, &stop);
                 listeners.deliver(config, &parts, &stop)?;
                 listeners.register(config, &built.homeserver, &parts, &stop)?;
+                listeners.tell_operators(config, &built.homeserver, (&parts, &status), &stop);
             }
             follow(config, built, (status, listeners.hints.clone()), &deadline).await
         }
@@ -362,112 +363,6 @@ pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> 
         deadline.bound(store.close()).await;
     }
     ended
-}
-
-/// What usher serves while it runs, each part until the stop.
-#[derive(Default)]
-struct Listeners {
-    served: JoinSet<()>,
-    hints: Hints,
-    takes_transactions: bool,
-    /// Says that a letter or an account was ordered.
-    orders: scim::Orders,
-}
-
-impl Listeners {
-    async fn open_operations(
-        &mut self,
-        config: &Config,
-        parts: &Shown,
-        status: watch::Receiver<Status>,
-        stop: &CancellationToken,
-    ) -> Result<(), Failure> {
-        let listener = ops::bind(&config.ops.listen).await?;
-        let operations = Operations {
-            heartbeat: parts.heartbeat.clone(),
-            metrics: Arc::clone(&parts.metrics),
-            status,
-            store: parts.store.subscribe(),
-            token: config.ops.token.clone(),
-        };
-        let serving = ops::serve(listener, operations, stop.clone());
-        self.served.spawn(async { broken("ops.listen", serving.await) });
-        Ok(())
-    }
-
-    /// Takes transactions, where wanted. Also while standing by: whoever is asked must answer, or the homeserver's queue is blocked.
-    async fn open_transactions(&mut self, config: &Config, stop: &CancellationToken) -> Result<(), Failure> {
-        let Some(listen) = &config.appservice.listen else { return Ok(()) };
-        let registration = registration::read(&config.appservice.registration)
-            .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
-        let listener = appservice::bind(listen).await?;
-        let service = Appservice {
-            token: registration.hs_token,
-            bot: UserId::new(config.appservice.bot.as_str(), &config.homeserver.server_name),
-            hints: self.hints.clone(),
-        };
-        let serving = appservice::serve(listener, service, stop.clone());
-        self.served.spawn(async { broken("appservice.listen", serving.await) });
-        self.takes_transactions = true;
-        Ok(())
-    }
-
-    /// Takes what a SCIM client sends, where that is the source. Also while standing by; not in a dry run, which writes nothing.
-    async fn open_scim(
-        &mut self,
-        config: &Config,
-        parts: &Shown,
-        purpose: Purpose,
-        stop: &CancellationToken,
-    ) -> Result<(), Failure> {
-        let Source::Scim(source) = &config.source else { return Ok(()) };
-        if purpose == Purpose::Look {
-            tracing::warn!("a dry run takes nothing from SCIM clients: they are not served");
-            return Ok(());
-        }
-        let (listener, server) = scim::open(config, source, parts.store.subscribe(), &self.orders).await?;
-        let stop = stop.clone();
-        self.served
-            .spawn(async move { broken("source.listen", crate::http::scim::serve(listener, &server, stop).await) });
-        Ok(())
-    }
-
-    /// Finds out whether transactions arrive.
-    fn greet(&mut self, homeserver: &Homeserver, stop: &CancellationToken) {
-        if self.takes_transactions {
-            self.served.spawn(appservice::greet(homeserver.clone(), self.hints.returned(), stop.clone()));
-        }
-    }
-
-    /// Sends what is in the outbox, where mail is configured.
-    fn deliver(&mut self, config: &Config, parts: &Shown, stop: &CancellationToken) -> Result<(), Failure> {
-        let Some(post) = post(config)? else { return Ok(()) };
-        let Some(store) = parts.store.borrow().clone() else { return Ok(()) };
-        let (queued, stop) = (Arc::clone(&self.orders.letters), stop.clone());
-        self.served.spawn(async move { delivery::deliver(&store, &post, &queued, &stop).await });
-        Ok(())
-    }
-
-    /// Makes the accounts that SCIM clients order.
-    fn register(
-        &mut self,
-        config: &Config,
-        homeserver: &Homeserver,
-        parts: &Shown,
-        stop: &CancellationToken,
-    ) -> Result<(), Failure> {
-        let Some(store) = parts.store.borrow().clone() else { return Ok(()) };
-        let Some(registrar) = scim::registrar(config, homeserver, store, &self.orders)? else { return Ok(()) };
-        let (ordered, stop) = (Arc::clone(&self.orders.accounts), stop.clone());
-        self.served.spawn(async move { registrar.run(&ordered, &stop).await });
-        Ok(())
-    }
-}
-
-fn broken(key: &str, ended: std::io::Result<()>) {
-    if let Err(error) = ended {
-        tracing::error!(key, %error, "a listener broke; restart usher");
-    }
 }
 
 /// The loop, until stopped.

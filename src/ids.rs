@@ -175,6 +175,12 @@ impl Key {
     }
 }
 
+/// Localpart of the alias that fences the operators' room (S-97): no key has it.
+#[must_use]
+pub fn operators_alias_localpart(instance: &str) -> String {
+    format!("usher_{}_operators", escape(instance))
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -316,6 +322,7 @@ mod tests {
         ];
         let aliases: BTreeSet<String> = tricky.iter().map(|key| key.alias_localpart("main")).collect();
         assert_eq!(aliases.len(), tricky.len());
+        assert!(!aliases.contains(&operators_alias_localpart("main")));
         assert!(aliases.iter().all(|alias| alias.len() < 200));
     }
 

@@ -16,6 +16,7 @@ pub mod ledger;
 mod look;
 mod migrations;
 mod near;
+pub mod notices;
 pub mod outbox;
 pub mod scim;
 mod session;
@@ -39,6 +40,7 @@ pub use history::PassRecord;
 pub use holds::{HeldStep, HoldRow, class_name};
 pub use lease::{LeaseError, WriterLease};
 pub use ledger::{LedgerChanges, diff};
+pub use notices::Told;
 
 /// One process needs one connection for the loop and a few for probes and status.
 const CONNECTIONS: u32 = 4;
@@ -209,6 +211,7 @@ impl Store {
             history::QUERIES,
             holds::QUERIES,
             ledger::QUERIES,
+            notices::QUERIES,
             outbox::QUERIES,
         ];
         let mut statements: Vec<String> = lists.concat().into_iter().map(str::to_owned).collect();

@@ -10,7 +10,7 @@ use crate::config::{self, AccountsBackend, Config};
 use crate::ids::UserId;
 use crate::matrix::registration::{self, Registration};
 use crate::matrix::{Homeserver, MatrixError, Promotion, Rung};
-use crate::observed::Presence;
+use crate::observed::{Accounts, Presence};
 use crate::plan::{self, Note, Scope};
 use crate::store::{Backend, Store};
 
@@ -26,7 +26,6 @@ pub(super) async fn run(files: &[PathBuf]) -> Result<Exit, Failure> {
     for problem in advice {
         report.advice("configuration", &problem.to_string());
     }
-    report.operators(&config);
     report.source(&config).await;
     report.mail(&config);
     report.database(&config).await;
@@ -51,9 +50,6 @@ const UNSEEN: &str = "without admin rights usher cannot see who is a server admi
 const DELEGATED: &str = "the homeserver has handed its accounts over to Matrix Authentication Service: there an application service has no \
      admin rights on accounts. Write accounts: { backend: mas, mas: { url, client_id, client_secret_file } } with a client that the service \
      lists under policy.data.admin_clients, or backend: none";
-
-/// Nothing reads `operators` (S-97) but this.
-const UNTOLD: &str = "nobody is told of holds and failures in Matrix yet: look at the status page (ops.listen), `usher status` or the log";
 
 /// Without a session of its own usher sees no list of accounts.
 const NO_SESSION: &str = "usher cannot list accounts: give it accounts.admin_token_file with a personal session of Matrix Authentication \
@@ -120,10 +116,19 @@ impl Report {
         }
     }
 
-    /// Whoever names them expects that they are told.
-    fn operators(&mut self, config: &Config) {
-        if !config.operators.is_empty() {
-            self.advice("operators", UNTOLD);
+    /// Whether those who are to be told can be (S-97).
+    fn operators(&mut self, operators: &[UserId], (server, accounts): (&str, &Accounts)) {
+        let is_missing =
+            |operator: &&UserId| operator.server() == server && accounts.presence(operator) == Presence::Missing;
+        let (missing, told): (Vec<&UserId>, Vec<&UserId>) = operators.iter().partition(is_missing);
+        for operator in missing {
+            self.advice("operators", &format!("{operator} has no account: nobody reads what usher tells them"));
+        }
+        if !told.is_empty() {
+            let count = plan::counted(told.len() as u64, "is", "are");
+            let text =
+                format!("{count} told of holds, lasting failures and locks in a Matrix room while `usher run` runs");
+            self.ok("operators", &text);
         }
     }
 
@@ -300,6 +305,9 @@ impl Report {
             Ok(decided) => decided,
             Err(failure) => return self.failed("mapping", &failure.text, failure.exit),
         };
+        if let Some(observed) = &observed {
+            self.operators(&config.operators, (&observed.server, &observed.accounts));
+        }
         self.exposure(homeserver, observed.as_ref().is_some_and(|observed| observed.accounts.listed), &exposed);
         self.ok("mapping", &decided.header.source);
         self.ok("mapping", &decided.header.target);
@@ -357,18 +365,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_names_operators_is_told_that_nobody_is_written_to() {
-        let advice = |operators: &str| {
-            let yaml = format!(
-                "homeserver: {{ url: 'http://127.0.0.1:8008', server_name: x }}\nsource: {{ type: file, path: people.yaml }}\n{operators}"
-            );
-            let (config, _) =
-                config::load_with(&[("usher.yaml".into(), yaml)], &|_| None).strict().expect("a configuration");
+    fn an_operator_without_an_account_is_pointed_out() {
+        let mut accounts = Accounts { listed: true, ..Accounts::default() };
+        accounts.people.insert("@ops:x".into(), crate::observed::Account::default());
+        let said = |operators: &[&str], accounts: &Accounts| {
             let mut report = Report::default();
-            report.operators(&config);
+            let operators: Vec<UserId> = operators.iter().map(|operator| UserId::from(*operator)).collect();
+            report.operators(&operators, ("x", accounts));
             report.out
         };
-        assert_eq!(advice(""), "");
-        assert!(advice("operators: ['@ops:x']").contains("nobody is told"));
+        assert_eq!(said(&[], &accounts), "");
+        assert!(said(&["@ops:x", "@ops:elsewhere"], &accounts).starts_with("ok      operators      2 are told"));
+        assert!(said(&["@opps:x"], &accounts).starts_with("advice  operators      @opps:x has no account"));
+        accounts.listed = false;
+        assert!(said(&["@opps:x"], &accounts).starts_with("ok"), "what is not known is no fault");
     }
 }

@@ -175,10 +175,7 @@ fn list(config: &Config, ledger: &Ledger, json: bool) -> String {
 }
 
 fn shown<'a>(user: &'a UserId, leaver: &'a Leaver, policy: Option<&Deprovisioning>) -> Shown<'a> {
-    let period = policy.and_then(|policy| match leaver.cause {
-        Cause::Absent | Cause::Stranger => Some(policy.soft_delete_period_ms),
-        Cause::Disabled => policy.erase_inactive_after_ms,
-    });
+    let period = policy.and_then(|policy| policy.grace_ms(leaver.cause));
     Shown {
         user,
         locked_at: leaver.since,

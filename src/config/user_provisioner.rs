@@ -2,6 +2,7 @@
 
 use super::section::Section;
 use super::value::Field;
+use crate::ledger::Cause;
 
 const DAY: i64 = 86_400_000;
 
@@ -32,6 +33,17 @@ pub struct Deprovisioning {
     pub candidates_root_space: bool,
     pub erase_inactive_after_ms: Option<i64>,
     pub erasures_per_day: u32,
+}
+
+impl Deprovisioning {
+    /// How long an account that is locked for `cause` waits for its end, in milliseconds; `None`: for ever (S-52).
+    #[must_use]
+    pub fn grace_ms(&self, cause: Cause) -> Option<i64> {
+        match cause {
+            Cause::Absent | Cause::Stranger => Some(self.soft_delete_period_ms),
+            Cause::Disabled => self.erase_inactive_after_ms,
+        }
+    }
 }
 
 const MODES: [(&str, SyncMode); 3] = [

@@ -173,14 +173,7 @@ async fn count(store: &Store) -> Result<(OutboxStatus, Vec<FailureStatus>), Stor
         accounts_refused: accounts.refused,
     };
     let delayed = store.delayed_registrations(MOST_DELAYED).await?;
-    let failure = |delayed: crate::store::scim::Delayed| FailureStatus {
-        what: format!("make the account of '{}'", delayed.localpart),
-        reason: delayed.cause,
-        remedy: None,
-        since: delayed.since,
-        retry_at: Some(delayed.retry_at),
-    };
-    Ok((outbox, delayed.into_iter().map(failure).collect()))
+    Ok((outbox, delayed.into_iter().map(FailureStatus::from).collect()))
 }
 
 /// Whether the caller showed the token.

@@ -17,8 +17,8 @@ use crate::observed::StateEvent;
 /// Events of one room in one batch before the homeserver leaves the rest out, and the room must be re-read.
 const EVENTS_PER_ROOM: u32 = 100;
 /// What the homeserver may take beyond the wait it was asked for.
-const GRACE: Duration = Duration::from_secs(45);
-const SYNC: &str = "/_matrix/client/v3/sync";
+pub(super) const GRACE: Duration = Duration::from_secs(45);
+pub(super) const SYNC: &str = "/_matrix/client/v3/sync";
 
 /// What happened since a position.
 #[derive(Clone, Debug, Default)]

@@ -109,6 +109,18 @@ pub struct FailureStatus {
     pub retry_at: Option<Timestamp>,
 }
 
+impl From<crate::store::scim::Delayed> for FailureStatus {
+    fn from(delayed: crate::store::scim::Delayed) -> Self {
+        Self {
+            what: format!("make the account of '{}'", delayed.localpart),
+            reason: delayed.cause,
+            remedy: None,
+            since: delayed.since,
+            retry_at: Some(delayed.retry_at),
+        }
+    }
+}
+
 impl From<&crate::store::HoldRow> for HoldStatus {
     fn from(hold: &crate::store::HoldRow) -> Self {
         Self {

@@ -263,18 +263,11 @@ impl Planner<'_> {
         let closed = matches!(self.observed.accounts.presence(user), Presence::Exists(account) if account.deactivated);
         // What has begun is finished, whatever has changed since: they are out of their rooms, or about to be.
         let begun = closed && leaver.stage == Stage::Closing;
-        let period = match leaver.cause {
-            _ if begun => 0,
-            Cause::Absent | Cause::Stranger => policy.soft_delete_period_ms,
-            // Disabled but present: no clock unless asked for (S-52).
-            Cause::Disabled => {
-                let Some(period) = policy.erase_inactive_after_ms else {
-                    let (since, cause) = (leaver.since, leaver.cause);
-                    self.note(Note::InGrace { user: user.clone(), since, cause, fate: Fate::NoClock });
-                    return None;
-                };
-                period
-            }
+        let period = if begun { Some(0) } else { policy.grace_ms(leaver.cause) };
+        let Some(period) = period else {
+            let (since, cause) = (leaver.since, leaver.cause);
+            self.note(Note::InGrace { user: user.clone(), since, cause, fate: Fate::NoClock });
+            return None;
         };
         let due = leaver.due(period);
         let places = if closed { None } else { self.not_before_estate(user, &bequests) };

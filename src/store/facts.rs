@@ -18,6 +18,10 @@ pub enum Fact {
     DigestKey,
     /// Source and revision that the last pass without failures carried out.
     CarriedOut,
+    /// The place up to which answers in the operators' room were heard (S-97).
+    AnswersPosition,
+    /// Since when the youngest lock is there that operators were told of, in milliseconds since the epoch (S-52).
+    LocksTold,
 }
 
 impl Fact {
@@ -28,6 +32,8 @@ impl Fact {
             Self::FeedPosition => "feed_position",
             Self::DigestKey => "digest_key",
             Self::CarriedOut => "carried_out",
+            Self::AnswersPosition => "answers_position",
+            Self::LocksTold => "locks_told",
         }
     }
 }

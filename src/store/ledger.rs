@@ -14,7 +14,7 @@ use super::session::Session;
 use super::tables::{Cell, Row, Table, TableChange};
 use super::{Store, StoreError, damaged};
 use crate::ids::{Interner, Timestamp, UserId};
-use crate::ledger::{Absence, GroupMemory, Ledger, Refusal, RemovalRecord};
+use crate::ledger::{Absence, GroupMemory, Leaver, Ledger, Refusal, RemovalRecord};
 
 const WHAT_READ: &str = "read the ledger";
 const WHAT_WRITE: &str = "write the ledger";
@@ -167,6 +167,20 @@ impl Store {
         Ok(ledger)
     }
 
+    /// Whose accounts usher locked, or is about to.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn leavers(&self) -> Result<BTreeMap<UserId, Leaver>, StoreError> {
+        let mut leavers = BTreeMap::new();
+        self.each(SELECT_LEAVERS, |row| {
+            leavers.insert(text(row, 0)?.into(), parsed(&text(row, 1)?)?);
+            Ok(())
+        })
+        .await?;
+        Ok(leavers)
+    }
+
     async fn load_decisions(&self, ledger: &mut Ledger) -> Result<(), StoreError> {
         self.each(SELECT_FORGIVEN, |row| {
             ledger.forgiven.insert((text(row, 0)?.into(), text(row, 1)?.into(), text(row, 2)?.into()));
@@ -191,11 +205,7 @@ impl Store {
             Ok(())
         })
         .await?;
-        self.each(SELECT_LEAVERS, |row| {
-            ledger.leavers.insert(text(row, 0)?.into(), parsed(&text(row, 1)?)?);
-            Ok(())
-        })
-        .await?;
+        ledger.leavers = self.leavers().await?;
         self.each(SELECT_ATTRIBUTES, |row| {
             ledger.attributes.insert(text(row, 0)?.into(), parsed(&text(row, 1)?)?);
             Ok(())

@@ -16,6 +16,7 @@ const SQLITE: &[(i64, &str, &str)] = &[
     (6, "accounts", include_str!("../../migrations/sqlite/0006_accounts.sql")),
     (7, "scim addresses", include_str!("../../migrations/sqlite/0007_scim_addresses.sql")),
     (8, "registrations", include_str!("../../migrations/sqlite/0008_registrations.sql")),
+    (9, "notices", include_str!("../../migrations/sqlite/0009_notices.sql")),
 ];
 
 const POSTGRES: &[(i64, &str, &str)] = &[
@@ -27,6 +28,7 @@ const POSTGRES: &[(i64, &str, &str)] = &[
     (6, "accounts", include_str!("../../migrations/postgres/0006_accounts.sql")),
     (7, "scim addresses", include_str!("../../migrations/postgres/0007_scim_addresses.sql")),
     (8, "registrations", include_str!("../../migrations/postgres/0008_registrations.sql")),
+    (9, "notices", include_str!("../../migrations/postgres/0009_notices.sql")),
 ];
 
 /// The newest version this usher knows.

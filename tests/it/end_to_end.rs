@@ -22,6 +22,7 @@ mod mail;
 mod matrix;
 mod offboarding;
 mod opened;
+mod operators;
 mod outages;
 mod people;
 mod place;

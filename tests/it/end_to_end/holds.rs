@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::world::{World, until};
 
 /// Ten more people for the blue team: it has 15, the company 20.
-async fn larger() -> World {
+pub(super) async fn larger() -> World {
     let mut world = World::new().await;
     for number in 0..10 {
         let name = format!("x{number}");
@@ -22,14 +22,14 @@ async fn larger() -> World {
     world
 }
 
-fn lose(world: &mut World, names: impl IntoIterator<Item = String>) {
+pub(super) fn lose(world: &mut World, names: impl IntoIterator<Item = String>) {
     for name in names {
         assert!(world.groups.get_mut("blue").unwrap().remove(&name));
     }
     world.write_source();
 }
 
-fn extras(from: usize, to: usize) -> impl Iterator<Item = String> {
+pub(super) fn extras(from: usize, to: usize) -> impl Iterator<Item = String> {
     (from..to).map(|number| format!("x{number}"))
 }
 

@@ -11,7 +11,7 @@ use usher::ledger::{
 };
 use usher::plan::{Class, StepId};
 use usher::store::audit::AuditRecord;
-use usher::store::{Fact, HeldStep, HoldRow, PassRecord, Store, StoreError, diff};
+use usher::store::{Fact, HeldStep, HoldRow, PassRecord, Store, StoreError, Told, diff};
 
 use super::{Database, on_both};
 
@@ -26,6 +26,7 @@ on_both! {
     holds_are_replaced_and_keep_their_age
     history_is_bounded_in_age_and_number
     facts_are_kept_and_forgotten
+    what_operators_were_told_is_kept_until_it_is_taken_back
     migrations_run_once
     several_processes_may_open_a_new_database_at_once
     every_query_is_understood
@@ -258,6 +259,28 @@ async fn history_is_bounded_in_age_and_number(database: &Database) {
     store.record_pass(&pass(42 * DAY)).await.unwrap();
     let passes = store.passes(20_000).await.unwrap();
     assert_eq!((passes.len(), &passes[0]), (10_000, &pass(42 * DAY)));
+}
+
+async fn what_operators_were_told_is_kept_until_it_is_taken_back(database: &Database) {
+    let store = database.open().await;
+    let told = |event: &str, at: i64| Told {
+        event: event.into(),
+        room: "!office:x".into(),
+        reason: "hold:h-1".to_owned(),
+        code: "c0de".to_owned(),
+        told_at: Timestamp(at),
+        over_at: None,
+        steps: vec![StepId("s-1".to_owned()), StepId("s-2".to_owned())],
+    };
+    let (first, second) = (told("$z", 1), told("$a", 2));
+    for told in [&second, &first, &first] {
+        store.note_told(told).await.unwrap();
+    }
+    assert_eq!(store.told().await.unwrap(), [first.clone(), second.clone()], "the oldest first, each once");
+    store.note_over(&second.event, Timestamp(9)).await.unwrap();
+    assert_eq!(store.told().await.unwrap()[1].over_at, Some(Timestamp(9)));
+    store.forget_told(&first.event).await.unwrap();
+    assert_eq!(store.told().await.unwrap().len(), 1);
 }
 
 async fn facts_are_kept_and_forgotten(database: &Database) {

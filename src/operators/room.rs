@@ -1,0 +1,162 @@
+//! The room where operators are told: made once, found again by its alias, closed to everybody else (S-97).
+//!
+//! It is none of the managed ones: it has no marker, and no plan touches it.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::ids::{RoomAlias, RoomId, UserId, operators_alias_localpart};
+use crate::matrix::{Homeserver, MatrixError, Membership};
+use crate::observed::{Member, Room};
+
+/// How often, and how far apart, a room behind the alias is looked for that the bot cannot see: it may be in the making.
+const LOOKS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(500);
+const INVITE: &str = "invite";
+
+/// Whose room it is.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub instance: String,
+    pub server: String,
+    pub room_version: String,
+    pub operators: Vec<UserId>,
+}
+
+/// Something that was done there, for the audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Deed {
+    pub action: &'static str,
+    pub person: Option<UserId>,
+}
+
+impl Place {
+    /// The room, made if there is none, with the operators in it or invited and nobody else. Also what was done for that. One operator who
+    /// cannot be invited keeps nobody else out. Those who left of their own will are asked back if `again`.
+    ///
+    /// # Errors
+    /// When the homeserver is away, or the bot may not make rooms.
+    pub async fn open(&self, homeserver: &Homeserver, again: bool) -> Result<(RoomId, Vec<Deed>), MatrixError> {
+        let localpart = operators_alias_localpart(&self.instance);
+        let alias = RoomAlias::from(format!("#{localpart}:{}", self.server));
+        let mut deeds = Vec::new();
+        let (id, room) = if let Some(found) = find(homeserver, &alias).await? {
+            found
+        } else {
+            let id = homeserver.create_room(self.body(&localpart), "make the operators' room").await?;
+            deeds.push(Deed { action: "create_room", person: None });
+            (id, Room::default())
+        };
+        for (user, action) in self.changes(&room, homeserver.bot(), again) {
+            let change = match action {
+                INVITE => Membership::Invite { user: &user, reason: "You are named as an operator of usher" },
+                _ => Membership::Kick { user: &user, reason: "You are no operator of usher any more" },
+            };
+            match homeserver.change_membership(&id, change).await {
+                Ok(()) => deeds.push(Deed { action, person: Some(user) }),
+                Err(error) => tracing::warn!(%error, "the operators' room is not as it should be"),
+            }
+        }
+        Ok((id, deeds))
+    }
+
+    /// Who is to be invited or removed.
+    fn changes(&self, room: &Room, bot: &UserId, again: bool) -> Vec<(UserId, &'static str)> {
+        let is_wanted = |operator: &&UserId| match room.members.get(*operator) {
+            Some(Member::Join | Member::Invite) => false,
+            Some(Member::Leave { by, .. }) => again || by != *operator,
+            None | Some(Member::Knock) => true,
+            Some(Member::Ban { .. }) => {
+                tracing::warn!(%operator, "an operator is banned from the operators' room and is not told");
+                false
+            }
+        };
+        let wanted = self.operators.iter().filter(is_wanted).map(|operator| (operator.clone(), INVITE));
+        let is_in = |member: &Member| matches!(member, Member::Join | Member::Invite | Member::Knock);
+        let others = room
+            .members
+            .iter()
+            .filter(|(user, member)| is_in(member) && *user != bot && !self.operators.contains(user));
+        wanted.chain(others.map(|(user, _)| (user.clone(), "kick"))).collect()
+    }
+    fn body(&self, alias: &str) -> serde_json::Value {
+        let name = format!("usher ({})", self.instance);
+        let state =
+            |kind: &str, content: serde_json::Value| json!({ "type": kind, "state_key": "", "content": content });
+        json!({
+            "name": name,
+            "topic": "What usher wants its operators to know. ✅ on a message approves what it lists.",
+            "visibility": "private",
+            "room_alias_name": alias,
+            "room_version": self.room_version,
+            // With a private preset some homeservers encrypt, and usher reads no encrypted answers; what the preset opens is closed below.
+            "preset": "public_chat",
+            "initial_state": [
+                state("m.room.join_rules", json!({ "join_rule": "invite" })),
+                state("m.room.guest_access", json!({ "guest_access": "forbidden" })),
+                state("m.room.history_visibility", json!({ "history_visibility": "shared" })),
+            ],
+            // What names people is for operators only, whoever an operator would like to have there.
+            "power_level_content_override": { "invite": 100, "state_default": 100 },
+        })
+    }
+}
+
+/// The room behind the alias. Where the bot is not in it, or it was replaced, or is not ours, nobody would read there: the alias is freed.
+async fn find(homeserver: &Homeserver, alias: &RoomAlias) -> Result<Option<(RoomId, Room)>, MatrixError> {
+    let Some(id) = homeserver.resolve(alias).await? else { return Ok(None) };
+    for look in 0..LOOKS {
+        if look > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        if let Some(room) = homeserver.room(&id).await? {
+            if room.made_by.as_ref() == Some(homeserver.bot()) && room.successor.is_none() {
+                return Ok(Some((id, room)));
+            }
+            break;
+        }
+    }
+    homeserver.remove_alias(alias).await?;
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_are_in_or_invited_and_nobody_else_is() {
+        let place = Place {
+            instance: "main".into(),
+            server: "x".into(),
+            room_version: "12".into(),
+            operators: ["@in:x", "@new:x", "@left:x", "@thrown:x", "@banned:x"].map(UserId::from).to_vec(),
+        };
+        let left = |by: &str| Member::Leave { by: by.into(), event: "$1".into() };
+        let members = [
+            ("@usher:x", Member::Join),
+            ("@in:x", Member::Join),
+            ("@left:x", left("@left:x")),
+            ("@thrown:x", left("@usher:x")),
+            ("@banned:x", Member::Ban { by: "@admin:x".into() }),
+            ("@former:x", Member::Join),
+            ("@asked:x", Member::Invite),
+            ("@gone:x", left("@gone:x")),
+        ];
+        let members = members.into_iter().map(|(user, member)| (UserId::from(user), member)).collect();
+        let room = Room { members, ..Room::default() };
+        let changes = |again: bool| -> Vec<(String, &str)> {
+            let changes = place.changes(&room, &"@usher:x".into(), again);
+            changes.into_iter().map(|(user, action)| (user.localpart().to_owned(), action)).collect()
+        };
+        let pairs = |pairs: &[(&str, &'static str)]| -> Vec<(String, &str)> {
+            pairs.iter().map(|(user, action)| ((*user).to_owned(), *action)).collect()
+        };
+        let hourly = [("new", "invite"), ("thrown", "invite"), ("asked", "kick"), ("former", "kick")];
+        assert_eq!(changes(false), pairs(&hourly));
+        let at_start =
+            [("new", "invite"), ("left", "invite"), ("thrown", "invite"), ("asked", "kick"), ("former", "kick")];
+        assert_eq!(changes(true), pairs(&at_start));
+    }
+}

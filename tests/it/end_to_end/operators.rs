@@ -1,0 +1,224 @@
+//! The operators' room (S-97): who is in it, what is told there, and what may be approved there.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use usher::ids::{RoomId, operators_alias_localpart};
+
+use super::holds::{extras, larger, lose};
+use super::world::{World, merge, until};
+use crate::lab::synapse::{SERVER_NAME, escape};
+
+/// Somebody with an account who is in no directory.
+const OPERATOR: &str = "opal";
+
+async fn name_operators(world: &mut World, names: &[&str]) {
+    for name in names {
+        if !world.tokens.contains_key(*name) {
+            world.open_account(name).await;
+        }
+    }
+    let users: Vec<String> = names.iter().map(|name| world.user(name)).collect();
+    merge(&mut world.config, &json!({ "operators": users }));
+    world.write();
+}
+
+async fn office(world: &World) -> RoomId {
+    let alias = format!("#{}:{SERVER_NAME}", operators_alias_localpart(&world.slot.instance));
+    let mut room = None;
+    until("the operators' room is there", async || {
+        room = world.resolve(&alias).await;
+        room.is_some()
+    })
+    .await;
+    room.unwrap()
+}
+
+/// Follows the invitation.
+async fn enter(world: &World, name: &str, room: &RoomId) {
+    until("an operator is invited", async || {
+        let members = world.members_of(room).await;
+        members.get(name).is_some_and(|membership| membership == "invite")
+    })
+    .await;
+    let path = format!("/_matrix/client/v3/join/{}", escape(room.as_str()));
+    let (status, answer) = world.as_person(name, "POST", &path, json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+/// What the bot wrote there and still stands, the oldest first: event id and content.
+async fn written(world: &World, room: &RoomId) -> Vec<(String, Value)> {
+    let bot = world.bot();
+    let messages = world.events(room, "m.room.message").await.into_iter().filter(|event| event["sender"] == *bot);
+    messages
+        .filter(|event| event["content"]["body"].is_string())
+        .map(|event| (event["event_id"].as_str().unwrap().to_owned(), event["content"].clone()))
+        .collect()
+}
+
+/// How often it wrote something with `text` in it.
+async fn count(world: &World, room: &RoomId, text: &str) -> usize {
+    written(world, room).await.iter().filter(|(_, content)| content["body"].as_str().unwrap().contains(text)).count()
+}
+
+async fn until_told(world: &World, room: &RoomId, text: &str) -> (String, Value) {
+    let mut found = None;
+    until(&format!("operators are told {text:?}"), async || {
+        let written = written(world, room).await;
+        found = written.into_iter().find(|(_, content)| content["body"].as_str().unwrap().contains(text));
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+/// Sends something as a person of this world.
+async fn send(world: &World, name: &str, room: &RoomId, (kind, content): (&str, Value)) -> u16 {
+    let transaction = usher::clock::now().0;
+    let path = format!("/_matrix/client/v3/rooms/{}/send/{kind}/t{transaction}", escape(room.as_str()));
+    world.as_person(name, "PUT", &path, content).await.0
+}
+
+fn reaction(to: &str, key: &str) -> (&'static str, Value) {
+    ("m.reaction", json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": to, "key": key } }))
+}
+
+fn text(body: &str) -> (&'static str, Value) {
+    ("m.room.message", json!({ "msgtype": "m.text", "body": body }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_is_told_once_and_approved_by_an_operator_in_the_room() {
+    let mut world = larger().await;
+    name_operators(&mut world, &[OPERATOR]).await;
+    let daemon = world.start(&["run"]);
+    let room = office(&world).await;
+    enter(&world, OPERATOR, &room).await;
+    let path = format!("/_matrix/client/v3/join/{}", escape(room.as_str()));
+    assert_eq!(world.as_person("bob", "POST", &path, json!({})).await.0, 403, "nobody else may enter");
+
+    lose(&mut world, extras(0, 10));
+    daemon.kill9();
+    let daemon = world.start(&["run"]);
+    let mut holds = Vec::new();
+    until("both holds are told", async || {
+        holds = written(&world, &room).await;
+        holds.len() == 2
+    })
+    .await;
+    for (_, content) in &holds {
+        let said = content["body"].as_str().unwrap();
+        assert!(said.starts_with("20 steps wait for your approval: kicks_per_space\n"), "{said}");
+        assert!(said.contains(&world.local("x3")), "{said}");
+        assert_eq!(content["m.mentions"]["user_ids"], json!([world.user(OPERATOR)]));
+    }
+    assert_eq!(world.removed().await.len(), 0);
+
+    assert_eq!(send(&world, OPERATOR, &room, text("approve 00000000")).await, 200);
+    until_told(&world, &room, "Nothing here goes by 00000000").await;
+    assert_eq!(send(&world, OPERATOR, &room, reaction(&holds[0].0, "👎")).await, 200);
+    daemon.kill9();
+
+    // What was answered while usher was down is heard when it is back.
+    assert_eq!(send(&world, OPERATOR, &room, reaction(&holds[0].0, "👍🏽")).await, 200);
+    let said = holds[1].1["body"].as_str().unwrap();
+    let (_, rest) = said.split_once("or write `").unwrap();
+    let (answer, _) = rest.split_once('`').unwrap();
+    assert_eq!(send(&world, OPERATOR, &room, text(answer)).await, 200);
+    let daemon = world.start(&["run"]);
+    until("both are answered", async || {
+        count(&world, &room, &format!("{} approved 20 steps", world.user(OPERATOR))).await == 2
+    })
+    .await;
+    until("they are out", async || world.is_right().await).await;
+    daemon.stop().await.code(0);
+    assert_eq!(world.removed().await, extras(0, 10).collect());
+    assert_eq!(count(&world, &room, "for your approval").await, 2);
+    // The room is nothing a plan touches.
+    world.must_be_settled().await;
+    let audit = world.usher(&["audit", "export"]).await;
+    audit.code(0);
+    let rows = audit.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let approvals = rows.filter(|row| row["action"] == "approve" && row["actor"] == world.user(OPERATOR));
+    assert_eq!(approvals.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_no_operator_any_more_is_put_out_and_a_closed_room_is_made_anew() {
+    let mut world = World::new().await;
+    name_operators(&mut world, &[OPERATOR, "olaf"]).await;
+    let daemon = world.start(&["run"]);
+    let room = office(&world).await;
+    enter(&world, OPERATOR, &room).await;
+    enter(&world, "olaf", &room).await;
+    daemon.stop().await.code(0);
+
+    name_operators(&mut world, &["olaf"]).await;
+    let daemon = world.start(&["run"]);
+    let expected: BTreeMap<String, String> =
+        [(OPERATOR.to_owned(), "leave".to_owned()), ("olaf".to_owned(), "join".to_owned())].into();
+    until("the former operator is out", async || world.members_of(&room).await == expected).await;
+    assert_eq!(office(&world).await, room, "it is the same room");
+    daemon.stop().await.code(0);
+
+    let path = format!("/_synapse/admin/v1/rooms/{}", escape(room.as_str()));
+    let (status, answer) = world.as_admin("DELETE", &path, json!({ "block": false, "purge": true })).await;
+    assert_eq!(status, 200, "{answer}");
+    let daemon = world.start(&["run"]);
+    let other = office(&world).await;
+    assert_ne!(other, room);
+    enter(&world, "olaf", &other).await;
+    daemon.stop().await.code(0);
+    world.must_be_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_are_told_who_was_locked() {
+    let mut world = World::new().await;
+    name_operators(&mut world, &[OPERATOR]).await;
+    merge(
+        &mut world.config,
+        &json!({ "userProvisioner": { "deprovisioning": { "enabled": true } }, "source": { "check_interval_seconds": 1 } }),
+    );
+    world.write();
+    world.settle().await;
+    let daemon = world.start(&["run"]);
+    let room = office(&world).await;
+    enter(&world, OPERATOR, &room).await;
+    until("there was a look", async || world.status().await["last_pass"]["result"] == "ok").await;
+    world.people.insert("ida".to_owned(), false);
+    world.write_source();
+    let (_, content) = until_told(&world, &room, "1 account is locked").await;
+    let line = format!("- {}: disabled in the directory\n", world.user("ida"));
+    assert!(content["body"].as_str().unwrap().contains(&line), "{content}");
+    daemon.stop().await.code(0);
+    let daemon = world.start(&["run"]);
+    until("there was a look", async || world.status().await["last_pass"]["result"] == "ok").await;
+    daemon.stop().await.code(0);
+    assert_eq!(count(&world, &room, "locked").await, 1);
+}
+
+/// An hour a second: what lasts is told, again a day later, and that it is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_stays_away_is_told_daily_until_it_is_back() {
+    let mut world = World::new().await;
+    name_operators(&mut world, &[OPERATOR]).await;
+    merge(&mut world.config, &json!({ "source": { "check_interval_seconds": 1 } }));
+    world.write();
+    world.settle().await;
+    let mut daemon = world.start_at("+0 x3600", &["run"]);
+    let room = office(&world).await;
+    enter(&world, OPERATOR, &room).await;
+    std::fs::remove_file(world.path("company.json")).unwrap();
+    let (_, content) = until_told(&world, &room, "the source cannot be read").await;
+    assert!(content["body"].as_str().unwrap().contains("`usher source test`"), "{content}");
+    until("they are told again a day later", async || count(&world, &room, "the source cannot be read").await == 2)
+        .await;
+    world.write_source();
+    until_told(&world, &room, "Over").await;
+    daemon.must_run();
+    daemon.kill9();
+    assert_eq!(count(&world, &room, "the source cannot be read").await, 2);
+}
