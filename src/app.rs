@@ -350,7 +350,8 @@ pub async fn run(config: &Config, purpose: Purpose, stop: CancellationToken) -> 
                 listeners.greet(&built.homeserver, &stop);
                 listeners.deliver(config, &parts, &stop)?;
                 listeners.register(config, &built.homeserver, &parts, &stop)?;
-                listeners.tell_operators(config, &built.homeserver, (&parts, &status), &stop);
+                let lease = built.reconciler.remainder();
+                listeners.tell_operators(config, &built.homeserver, (&parts, lease, &status), &stop);
             }
             follow(config, built, (status, listeners.hints.clone()), &deadline).await
         }

@@ -59,7 +59,7 @@
 //! | a request to the homeserver | `matrix/` |
 //! | when things happen | `reconcile/daemon.rs`; fights: `reconcile/fights.rs`; the bot's own place: `reconcile/standing.rs`, `plan/lenders.rs` |
 //! | what the homeserver brings | `matrix/feed.rs`; its transactions, which only hint: `http/appservice.rs` |
-//! | what people are written | `templates/`, `mail/`; what operators are told, and what they may answer: `operators/` |
+//! | what people are written | `templates/`, `mail/`; what operators are told, and what they may answer there: `operators/` |
 //! | how listeners serve, and their bounds | `http/serve.rs` |
 //! | what a verb prints | `cli/`, `plan/render.rs` |
 

@@ -47,7 +47,7 @@ use crate::observability::{Metrics, StepState};
 use crate::observed::Observed;
 use crate::plan::{self, Action, Header, Plan, Scope, Step, StepId};
 use crate::store::audit::AuditRecord;
-use crate::store::{Store, StoreError, WriterLease};
+use crate::store::{Remainder, Store, StoreError, WriterLease};
 
 /// Rounds of planning and doing in one pass. Two are usual; more means that something undoes what usher does (S-34).
 const MOST_ROUNDS: u32 = 8;
@@ -251,6 +251,12 @@ impl Reconciler {
         if let Some(store) = &self.parts.store {
             store.close().await;
         }
+    }
+
+    /// How long the right to write lasts; `None`: there is none.
+    #[must_use]
+    pub fn remainder(&self) -> Option<Remainder> {
+        self.parts.lease.as_ref().map(WriterLease::remainder)
     }
 
     /// Whether a pass has ended with this database (S-101).

@@ -38,7 +38,7 @@ pub use accounts::GivenOrder;
 pub use facts::Fact;
 pub use history::PassRecord;
 pub use holds::{HeldStep, HoldRow, class_name};
-pub use lease::{LeaseError, WriterLease};
+pub use lease::{LeaseError, Remainder, WriterLease};
 pub use ledger::{LedgerChanges, diff};
 pub use notices::Told;
 

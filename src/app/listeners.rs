@@ -16,6 +16,7 @@ use crate::mail::delivery;
 use crate::matrix::{Homeserver, registration};
 use crate::observability::Status;
 use crate::operators::Office;
+use crate::store::Remainder;
 
 /// What usher serves while it runs, each part until the stop.
 #[derive(Default)]
@@ -121,11 +122,11 @@ impl Listeners {
         &mut self,
         config: &Config,
         homeserver: &Homeserver,
-        (parts, status): (&Shown, &watch::Sender<Status>),
+        (parts, lease, status): (&Shown, Option<Remainder>, &watch::Sender<Status>),
         stop: &CancellationToken,
     ) {
-        let Some(store) = parts.store.borrow().clone() else { return };
-        let Some(office) = Office::new(config, homeserver, &store, status.subscribe()) else { return };
+        let (Some(store), Some(lease)) = (parts.store.borrow().clone(), lease) else { return };
+        let office = Office::new(config, homeserver, (&store, lease), status.subscribe());
         let stop = stop.clone();
         self.served.spawn(async move { office.attend(&stop).await });
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::feed::{GRACE, SYNC};
 use super::write::event_in;
 use super::{Homeserver, MatrixError, Request, Trouble};
-use crate::ids::{EventId, RoomId, UserId};
+use crate::ids::{EventId, RoomId, Timestamp, UserId};
 
 const SEND: &str = "/_matrix/client/v3/rooms/{}/send/{}/{}";
 /// Messages of one batch; of more that came while usher was away the oldest are not heard.
@@ -31,6 +31,8 @@ pub struct Heard {
 pub struct Said {
     pub event: EventId,
     pub sender: UserId,
+    /// When, by the homeserver's clock.
+    pub at: Timestamp,
     pub saying: Saying,
 }
 
@@ -168,6 +170,8 @@ struct Message {
     kind: String,
     event_id: EventId,
     sender: UserId,
+    #[serde(rename = "origin_server_ts")]
+    at: Timestamp,
     #[serde(default)]
     content: Value,
 }
@@ -187,7 +191,7 @@ impl Message {
             },
             _ => return None,
         };
-        Some(Said { event: self.event_id, sender: self.sender, saying })
+        Some(Said { event: self.event_id, sender: self.sender, at: self.at, saying })
     }
 }
 
@@ -197,7 +201,7 @@ mod tests {
 
     #[test]
     fn only_what_operators_say_in_their_room_is_heard() {
-        let event = |kind: &str, sender: &str, content: Value| json!({ "type": kind, "event_id": "$1", "sender": sender, "content": content });
+        let event = |kind: &str, sender: &str, content: Value| json!({ "type": kind, "event_id": "$1", "sender": sender, "origin_server_ts": 7, "content": content });
         let reaction = json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": "$0", "key": "✅" } });
         let edit = json!({ "body": "* approve 1", "m.relates_to": { "rel_type": "m.replace", "event_id": "$0" } });
         let timeline = |events: Vec<Value>| json!({ "timeline": { "events": events } });

@@ -20,8 +20,8 @@ pub(super) const LASTING_MS: i64 = 30 * 60 * 1000;
 pub(super) const FAILURES_A_DAY: usize = 10;
 /// Lines of one message.
 const LINES: usize = 10;
-/// A lock that was written down and is not known to be there keeps younger ones back for so long, in milliseconds.
-const LOCKING_MS: i64 = 10 * 60 * 1000;
+/// What was over and is back is told again after so long, in milliseconds: what comes and goes with every pass is one piece of news.
+const AGAIN_MS: i64 = 60 * 60 * 1000;
 
 /// What a look found.
 #[derive(Debug)]
@@ -56,9 +56,12 @@ pub(super) fn news<'t>(sight: &Sight<'_>, told: &'t [Told]) -> Vec<News<'t>> {
             }
         }
     }
+    let mut kinds: Vec<_> = kinds(sight.failures).into_iter().collect();
+    // Those that were never told come first, then those that waited longest.
+    kinds.sort_by_key(|(reason, _)| latest.get(reason.as_str()).map(|told| told.told_at));
     let today = |told: &&Told| told.reason.starts_with(FAILURE) && sight.now.since_ms(told.told_at) < DAY_MS;
     let mut left = FAILURES_A_DAY.saturating_sub(told.iter().filter(today).count());
-    for (reason, failures) in kinds(sight.failures) {
+    for (reason, failures) in kinds {
         let last = latest.get(reason.as_str()).copied();
         lasting.insert(reason.clone());
         let is_old = failures.iter().any(|failure| sight.now.since_ms(failure.since) >= LASTING_MS);
@@ -73,16 +76,15 @@ pub(super) fn news<'t>(sight: &Sight<'_>, told: &'t [Told]) -> Vec<News<'t>> {
     news
 }
 
-/// Whether something is told now that was told last by `last`: never so far, a day ago, or it is back, and not the same.
+/// Whether something is told now that was told last by `last`: never so far, a day ago, or it is back and not the same, or back after a while.
 fn is_due(notice: &Notice, last: Option<&Told>, now: Timestamp) -> bool {
     let Some(last) = last else { return true };
-    let returned = last.over_at.is_some() && notice.steps.iter().any(|step| !last.steps.contains(step));
-    returned || now.since_ms(last.told_at) >= DAY_MS
+    let age_ms = now.since_ms(last.told_at);
+    let is_back = last.over_at.is_some() && (notice.code != last.code || age_ms >= AGAIN_MS);
+    is_back || age_ms >= DAY_MS
 }
 
 const HOLD: &str = "hold:";
-/// What is told of locks begins so.
-pub(super) const LOCKED: &str = "locked:";
 const FAILURE: &str = "failure:";
 
 /// What of a hold waits for somebody; `None`: everything is approved.
@@ -108,6 +110,7 @@ fn of_hold(hold: &HoldRow, sight: &Sight<'_>) -> Option<Notice> {
         left_out: waiting.len().saturating_sub(LINES),
         closing,
         reason: format!("{HOLD}{}", hold.id),
+        lasts: true,
         code,
         steps,
     })
@@ -145,6 +148,7 @@ fn of_failures(reason: String, failures: &[&FailureStatus], now: Timestamp) -> N
         closing: "All of it is in `usher status`.".to_owned(),
         code: String::new(),
         reason,
+        lasts: true,
         steps: Vec::new(),
     }
 }
@@ -157,7 +161,8 @@ pub(super) fn of_locks(
     now: Timestamp,
 ) -> Option<(Notice, Timestamp)> {
     let new = || leavers.iter().filter(|(_, leaver)| leaver.since > told_until);
-    let unknown = new().filter(|(_, leaver)| leaver.is_locking() && now.since_ms(leaver.since) < LOCKING_MS);
+    // Those that are written down and not known to be there keep the younger ones back, or they would never be told; for a day at most.
+    let unknown = new().filter(|(_, leaver)| leaver.is_locking() && now.since_ms(leaver.since) < DAY_MS);
     let first_unknown = unknown.map(|(_, leaver)| leaver.since).min();
     let known = |leaver: &Leaver| {
         matches!(leaver.stage, Stage::Locked | Stage::Closing)
@@ -176,7 +181,8 @@ pub(super) fn of_locks(
         items: locked.iter().take(LINES).map(line).collect(),
         left_out: locked.len().saturating_sub(LINES),
         closing: "All of them: `usher grace list`. To give an account back: `usher grace restore USER`.".to_owned(),
-        reason: format!("{LOCKED}{}", until.0),
+        reason: format!("locked:{}", until.0),
+        lasts: false,
         code: String::new(),
         steps: Vec::new(),
     };
@@ -250,7 +256,6 @@ mod tests {
                             code: notice.code,
                             told_at: sight.now,
                             over_at: None,
-                            steps: notice.steps,
                         });
                     }
                     News::Over(told) => {
@@ -274,9 +279,12 @@ mod tests {
         assert_eq!(memory.look(&[held(&["a", "b", "c"])], &[], hour(24)).len(), 1);
         assert_eq!(memory.look(&[], &[], hour(25)), ["hold:h-1 over"]);
         assert_eq!(memory.look(&[], &[], hour(26)), [""; 0]);
-        assert_eq!(memory.look(&two, &[], hour(27)), [""; 0], "the same steps again are no news");
-        assert_eq!(memory.look(&[], &[], hour(28)), [""; 0]);
-        assert_eq!(memory.look(&[held(&["a", "d"])], &[], hour(29)).len(), 1, "others are");
+        let soon = |minutes: i64| hour(26).plus_ms(minutes * 60_000);
+        assert_eq!(memory.look(&two, &[], hour(26)).len(), 1, "it is back after a while");
+        assert_eq!(memory.look(&[], &[], soon(1)), ["hold:h-1 over"]);
+        assert_eq!(memory.look(&two, &[], soon(2)), [""; 0], "what comes and goes is no news each time");
+        assert_eq!(memory.look(&[], &[], soon(3)), [""; 0]);
+        assert_eq!(memory.look(&[held(&["a", "d"])], &[], soon(4)).len(), 1, "other steps are");
     }
 
     #[test]
@@ -296,10 +304,10 @@ mod tests {
             memory.look(&[held(&["a", "b", "c"])], &[], hour(2)),
             ["1 step waits for your approval: kicks_total"]
         );
-        assert_eq!(memory.told[1].steps, [StepId("c".to_owned())]);
+        assert_ne!(memory.told[1].code, memory.told[0].code);
         // What was not done in time waits again.
         assert_eq!(memory.look(&[held(&["a", "b", "c"])], &[], hour(26)).len(), 1);
-        assert_eq!(memory.told[2].steps.len(), 3);
+        assert_eq!(memory.told[2].code, code("h-1", &["a", "b", "c"].map(|id| StepId(id.to_owned()))));
     }
 
     #[test]
@@ -331,8 +339,8 @@ mod tests {
         let later = START.plus_ms(2 * HOUR_MS + LASTING_MS);
         assert_eq!(memory.look(&[], &all, later), ["1 thing fails for one reason"]);
         assert_eq!(memory.look(&[], &all[2..], hour(4)).len(), 1, "the two are over");
-        assert_eq!(memory.look(&[], &all, hour(5)), [""; 0], "and back within the day");
-        assert_eq!(memory.look(&[], &all, hour(26)), ["2 things fail for one reason"]);
+        assert_eq!(memory.look(&[], &all, hour(5)), ["2 things fail for one reason"], "and back");
+        assert_eq!(memory.look(&[], &all, hour(6)), [""; 0]);
     }
 
     #[test]
@@ -354,6 +362,8 @@ mod tests {
         assert_eq!(memory.look(&[], &many, hour(1)).len(), FAILURES_A_DAY);
         assert_eq!(memory.look(&[], &many, hour(2)).len(), 0);
         assert_eq!(memory.look(&[], &many, hour(25)).len(), FAILURES_A_DAY);
+        let kinds: BTreeSet<&str> = memory.told.iter().map(|told| told.reason.as_str()).collect();
+        assert_eq!(kinds.len(), 2 * FAILURES_A_DAY, "the others have their turn");
     }
 
     #[test]
@@ -394,8 +404,9 @@ mod tests {
         assert_eq!(notice.headline, "1 account is locked");
         assert_eq!(notice.items, ["@ann:x: left the directory; ended not before 2001-09-10 02:46"]);
         assert_eq!(of_locks(&leavers, until, due, hour(1)), None);
-        // One that never becomes known keeps the others back for a while only.
-        let (notice, until) = of_locks(&leavers, until, due, hour(2)).expect("another");
+        // One that never becomes known keeps the others back for a day only.
+        assert_eq!(of_locks(&leavers, until, due, hour(24)), None);
+        let (notice, until) = of_locks(&leavers, until, due, hour(26)).expect("another");
         assert!(notice.items[0].starts_with("@cat:x"), "{notice:?}");
         leavers.insert("@dan:x".into(), leaver(hour(3), Stage::Restored));
         assert_eq!(of_locks(&leavers, until, |_| None, hour(4)), None, "given back by an operator");

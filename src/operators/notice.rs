@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use crate::ids::{EventId, UserId};
 use crate::plan::StepId;
 
+/// Characters of one line; the homeserver takes 64 KiB for the whole message, which is in it twice.
+const LONGEST_LINE: usize = 500;
+
 /// What is to be said, and what is remembered of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Notice {
@@ -19,6 +22,8 @@ pub(super) struct Notice {
     pub closing: String,
     /// What it is about: the same while the same thing lasts.
     pub reason: String,
+    /// Whether it is told again, and its end.
+    pub lasts: bool,
     /// What an answer names it by; empty: there is nothing to approve.
     pub code: String,
     pub steps: Vec<StepId>,
@@ -27,11 +32,19 @@ pub(super) struct Notice {
 impl Notice {
     /// The message. It mentions everybody it is for: a room that is muted still rings for those.
     pub fn content(&self, readers: &[UserId]) -> Value {
+        let all = |lines: &[String]| lines.iter().map(|line| short(line)).collect();
+        let cut = Self {
+            headline: short(&self.headline),
+            about: all(&self.about),
+            items: all(&self.items),
+            closing: short(&self.closing),
+            ..self.clone()
+        };
         json!({
             "msgtype": "m.text",
-            "body": self.text(),
+            "body": cut.text(),
             "format": "org.matrix.custom.html",
-            "formatted_body": self.html(),
+            "formatted_body": cut.html(),
             "m.mentions": { "user_ids": readers },
         })
     }
@@ -65,6 +78,13 @@ impl Notice {
         }
         let _ = write!(html, "</ul><p>{}</p>", with_code(&self.closing));
         html
+    }
+}
+
+fn short(line: &str) -> String {
+    match line.char_indices().nth(LONGEST_LINE) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
     }
 }
 
@@ -103,6 +123,7 @@ mod tests {
             left_out: 1,
             closing: "Look: `usher hold show h-1`.".into(),
             reason: "hold:h-1".into(),
+            lasts: true,
             code: "c0de".into(),
             steps: Vec::new(),
         };
@@ -118,5 +139,23 @@ mod tests {
              <p>Look: <code>usher hold show h-1</code>.</p>"
         );
         assert_eq!(content["m.mentions"]["user_ids"], json!(["@ops:x"]));
+    }
+
+    #[test]
+    fn the_longest_message_fits_into_an_event() {
+        let line = || "<ü>".repeat(100_000);
+        let notice = Notice {
+            headline: line(),
+            about: std::iter::repeat_with(line).take(12).collect(),
+            items: std::iter::repeat_with(line).take(10).collect(),
+            left_out: 1,
+            closing: line(),
+            reason: String::new(),
+            lasts: true,
+            code: String::new(),
+            steps: Vec::new(),
+        };
+        let size = notice.content(&[]).to_string().len();
+        assert!(size < 60_000, "{size} bytes");
     }
 }

@@ -97,6 +97,7 @@ impl Store {
     /// See [`StoreError`].
     pub async fn pseudonymise(&self, user: &UserId, pseudonym: &str) -> Result<(), StoreError> {
         self.write(WHAT_WRITE, sqlx::query(PSEUDONYMISE).bind(pseudonym).bind(user.as_str())).await?;
+        self.write(WHAT_WRITE, sqlx::query(PSEUDONYMISE_ACTOR).bind(pseudonym).bind(user.as_str())).await?;
         self.write(WHAT_WRITE, sqlx::query(PSEUDONYMISE_REBIND).bind(pseudonym).bind(user.localpart())).await
     }
 
@@ -184,11 +185,14 @@ static AUDIT: Table = Table {
 };
 
 pub(super) const TABLES: &[&Table] = &[&AUDIT];
-pub(super) const QUERIES: &[&str] = &[PSEUDONYMISE, PSEUDONYMISE_REBIND, FORGET_ENTRY, SELECT_LATEST, SELECT_AFTER];
+pub(super) const QUERIES: &[&str] =
+    &[PSEUDONYMISE, PSEUDONYMISE_ACTOR, PSEUDONYMISE_REBIND, FORGET_ENTRY, SELECT_LATEST, SELECT_AFTER];
 
 // Earlier versions had the person in the ids of orders' rows, too.
 const PSEUDONYMISE: &str = "UPDATE audit SET person = $1, was = '', became = '', reason = '', \
      id = CASE WHEN action LIKE 'order %' THEN 'order-' || CAST(seq AS TEXT) ELSE id END WHERE person = $2";
+// Operators who approve in their room go by their Matrix names.
+const PSEUDONYMISE_ACTOR: &str = "UPDATE audit SET actor = $1 WHERE actor = $2";
 // And rows of `usher rebind` were on the entry, and told the localpart.
 const PSEUDONYMISE_REBIND: &str = "UPDATE audit SET person = $1, was = '', became = '', id = 'order-' || CAST(seq AS TEXT) \
      WHERE action = 'order rebind' AND became = $2 AND person NOT LIKE '@%'";

@@ -30,6 +30,25 @@ pub struct WriterLease {
     kind: Kind,
 }
 
+/// How long the right to write lasts; it gives none.
+#[derive(Clone, Debug)]
+pub struct Remainder(Option<(Arc<Mutex<Instant>>, CancellationToken)>);
+
+impl Remainder {
+    /// As [`WriterLease::remaining_ms`].
+    #[must_use]
+    pub fn ms(&self) -> u64 {
+        match &self.0 {
+            None => u64::MAX,
+            Some((_, lost)) if lost.is_cancelled() => 0,
+            Some((ends, _)) => {
+                let ends = *ends.lock().unwrap_or_else(PoisonError::into_inner);
+                u64::try_from(ends.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX)
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Kind {
     /// Open for as long as the lock is wanted.
@@ -87,14 +106,16 @@ impl WriterLease {
     /// Milliseconds for which the right is certain. No write is sent when this is below the request's timeout (S-85).
     #[must_use]
     pub fn remaining_ms(&self) -> u64 {
-        match &self.kind {
-            Kind::File(_) => u64::MAX,
-            Kind::Row(row) if row.lost.is_cancelled() => 0,
-            Kind::Row(row) => {
-                let ends = *row.ends.lock().unwrap_or_else(PoisonError::into_inner);
-                u64::try_from(ends.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX)
-            }
-        }
+        self.remainder().ms()
+    }
+
+    /// How much of it is left, for those who write beside its holder.
+    #[must_use]
+    pub fn remainder(&self) -> Remainder {
+        Remainder(match &self.kind {
+            Kind::File(_) => None,
+            Kind::Row(row) => Some((Arc::clone(&row.ends), row.lost.clone())),
+        })
     }
 
     /// Ends when another process has taken the lease. While the database is merely unreachable the lease runs down to nothing

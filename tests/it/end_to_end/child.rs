@@ -119,19 +119,9 @@ impl Running {
         self.wait_for(Duration::from_secs(10)).await
     }
 
-    /// SIGKILL, now: under another clock the program is a child of the one that sets it.
+    /// SIGKILL, now.
     pub fn kill9(mut self) -> Ended {
-        let mut child = self.child.take().expect("running");
-        let below = format!("/proc/{0}/task/{0}/children", child.id());
-        for pid in std::fs::read_to_string(below).unwrap_or_default().split_whitespace() {
-            signal(pid.parse().expect("a process id"), "KILL");
-        }
-        let _ = child.kill();
-        let code = child.wait().expect("its end").code();
-        // What a killed `faketime` leaves behind keeps a later one of the same process id from starting.
-        for name in ["sem.faketime_sem", "faketime_shm"] {
-            let _ = std::fs::remove_file(format!("/dev/shm/{name}_{}", child.id()));
-        }
+        let code = kill(self.child.take().expect("running"));
         self.ended(code)
     }
 
@@ -159,11 +149,25 @@ impl Running {
     }
 }
 
+/// SIGKILL: under another clock the program is a child of the one that sets it.
+fn kill(mut child: Child) -> Option<i32> {
+    let below = format!("/proc/{0}/task/{0}/children", child.id());
+    for pid in std::fs::read_to_string(below).unwrap_or_default().split_whitespace() {
+        signal(pid.parse().expect("a process id"), "KILL");
+    }
+    let _ = child.kill();
+    let code = child.wait().expect("its end").code();
+    // What a killed `faketime` leaves behind keeps a later one of the same process id from starting.
+    for name in ["sem.faketime_sem", "faketime_shm"] {
+        let _ = std::fs::remove_file(format!("/dev/shm/{name}_{}", child.id()));
+    }
+    code
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(child) = self.child.take() {
+            kill(child);
             if std::thread::panicking() {
                 eprintln!("--- the usher that was running said:\n{}", tail(&self.said()));
             }

@@ -118,11 +118,11 @@ async fn a_hold_is_told_once_and_approved_by_an_operator_in_the_room() {
 
     assert_eq!(send(&world, OPERATOR, &room, text("approve 00000000")).await, 200);
     until_told(&world, &room, "Nothing here goes by 00000000").await;
-    assert_eq!(send(&world, OPERATOR, &room, reaction(&holds[0].0, "👎")).await, 200);
+    assert_eq!(send(&world, OPERATOR, &room, reaction(&holds[0].0, "👍")).await, 200);
     daemon.kill9();
 
     // What was answered while usher was down is heard when it is back.
-    assert_eq!(send(&world, OPERATOR, &room, reaction(&holds[0].0, "👍🏽")).await, 200);
+    assert_eq!(send(&world, OPERATOR, &room, reaction(&holds[0].0, "✅")).await, 200);
     let said = holds[1].1["body"].as_str().unwrap();
     let (_, rest) = said.split_once("or write `").unwrap();
     let (answer, _) = rest.split_once('`').unwrap();
@@ -146,13 +146,15 @@ async fn a_hold_is_told_once_and_approved_by_an_operator_in_the_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_no_operator_any_more_is_put_out_and_a_closed_room_is_made_anew() {
-    let mut world = World::new().await;
+async fn who_is_no_operator_any_more_is_put_out_and_without_any_there_is_no_room() {
+    let mut world = larger().await;
     name_operators(&mut world, &[OPERATOR, "olaf"]).await;
+    lose(&mut world, extras(0, 10));
     let daemon = world.start(&["run"]);
     let room = office(&world).await;
     enter(&world, OPERATOR, &room).await;
     enter(&world, "olaf", &room).await;
+    until_told(&world, &room, "for your approval").await;
     daemon.stop().await.code(0);
 
     name_operators(&mut world, &["olaf"]).await;
@@ -163,13 +165,40 @@ async fn who_is_no_operator_any_more_is_put_out_and_a_closed_room_is_made_anew()
     assert_eq!(office(&world).await, room, "it is the same room");
     daemon.stop().await.code(0);
 
+    name_operators(&mut world, &[]).await;
+    let daemon = world.start(&["run"]);
+    let alias = format!("#{}:{SERVER_NAME}", operators_alias_localpart(&world.slot.instance));
+    until("the room is given up", async || world.resolve(&alias).await.is_none()).await;
+    until("the bot has left", async || !world.bot_rooms().await.contains(&room)).await;
+    daemon.stop().await.code(0);
+    let path = format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit=100", escape(room.as_str()));
+    let (_, answer) = world.as_person("olaf", "GET", &path, Value::Null).await;
+    assert!(!answer.to_string().contains(&world.local("x3")), "what named people is taken out: {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_is_told_anew_where_the_room_is_lost() {
+    let mut world = larger().await;
+    name_operators(&mut world, &[OPERATOR]).await;
+    lose(&mut world, extras(0, 10));
+    let daemon = world.start(&["run"]);
+    let room = office(&world).await;
+    enter(&world, OPERATOR, &room).await;
+    until("both holds are told", async || written(&world, &room).await.len() == 2).await;
+    daemon.kill9();
     let path = format!("/_synapse/admin/v1/rooms/{}", escape(room.as_str()));
     let (status, answer) = world.as_admin("DELETE", &path, json!({ "block": false, "purge": true })).await;
     assert_eq!(status, 200, "{answer}");
+
     let daemon = world.start(&["run"]);
     let other = office(&world).await;
     assert_ne!(other, room);
-    enter(&world, "olaf", &other).await;
+    enter(&world, OPERATOR, &other).await;
+    until("both holds are told there", async || written(&world, &other).await.len() == 2).await;
+    for (event, _) in written(&world, &other).await {
+        assert_eq!(send(&world, OPERATOR, &other, reaction(&event, "✔")).await, 200);
+    }
+    until("they are out", async || world.is_right().await).await;
     daemon.stop().await.code(0);
     world.must_be_settled().await;
 }
@@ -184,41 +213,53 @@ async fn operators_are_told_who_was_locked() {
     );
     world.write();
     world.settle().await;
+    world.people.insert("ida".to_owned(), false);
+    world.write_source();
+    // Already in the first pass.
     let daemon = world.start(&["run"]);
     let room = office(&world).await;
     enter(&world, OPERATOR, &room).await;
-    until("there was a look", async || world.status().await["last_pass"]["result"] == "ok").await;
-    world.people.insert("ida".to_owned(), false);
-    world.write_source();
     let (_, content) = until_told(&world, &room, "1 account is locked").await;
     let line = format!("- {}: disabled in the directory\n", world.user("ida"));
     assert!(content["body"].as_str().unwrap().contains(&line), "{content}");
     daemon.stop().await.code(0);
+
+    world.people.insert("jon".to_owned(), false);
+    world.write_source();
     let daemon = world.start(&["run"]);
-    until("there was a look", async || world.status().await["last_pass"]["result"] == "ok").await;
+    until_told(&world, &room, &format!("{}: disabled", world.user("jon"))).await;
     daemon.stop().await.code(0);
-    assert_eq!(count(&world, &room, "locked").await, 1);
+    let written = written(&world, &room).await;
+    let naming = |name: &str| {
+        let user = world.user(name);
+        written.iter().filter(|(_, content)| content["body"].as_str().unwrap().contains(&user)).count()
+    };
+    assert_eq!((naming("ida"), naming("jon"), written.len()), (1, 1, 2));
 }
 
-/// An hour a second: what lasts is told, again a day later, and that it is over.
+/// Ten minutes a second: what lasts is told, again a day later, and that it is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_stays_away_is_told_daily_until_it_is_back() {
+    const AWAY: &str = "the source cannot be read";
     let mut world = World::new().await;
     name_operators(&mut world, &[OPERATOR]).await;
     merge(&mut world.config, &json!({ "source": { "check_interval_seconds": 1 } }));
     world.write();
     world.settle().await;
-    let mut daemon = world.start_at("+0 x3600", &["run"]);
+    let daemon = world.start_at("+0 x600", &["run"]);
     let room = office(&world).await;
     enter(&world, OPERATOR, &room).await;
     std::fs::remove_file(world.path("company.json")).unwrap();
-    let (_, content) = until_told(&world, &room, "the source cannot be read").await;
+    let (_, content) = until_told(&world, &room, AWAY).await;
     assert!(content["body"].as_str().unwrap().contains("`usher source test`"), "{content}");
-    until("they are told again a day later", async || count(&world, &room, "the source cannot be read").await == 2)
-        .await;
-    world.write_source();
-    until_told(&world, &room, "Over").await;
-    daemon.must_run();
     daemon.kill9();
-    assert_eq!(count(&world, &room, "the source cannot be read").await, 2);
+    world.write_source();
+    let daemon = world.start_at("+25h x600", &["run"]);
+    until("there was a look", async || world.status().await["last_pass"]["result"] == "ok").await;
+    std::fs::remove_file(world.path("company.json")).unwrap();
+    until("they are told again a day later", async || count(&world, &room, AWAY).await == 2).await;
+    world.write_source();
+    until("its end is told each time", async || count(&world, &room, "Over").await == 2).await;
+    daemon.kill9();
+    assert_eq!(count(&world, &room, AWAY).await, 2);
 }

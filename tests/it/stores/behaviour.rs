@@ -270,13 +270,15 @@ async fn what_operators_were_told_is_kept_until_it_is_taken_back(database: &Data
         code: "c0de".to_owned(),
         told_at: Timestamp(at),
         over_at: None,
-        steps: vec![StepId("s-1".to_owned()), StepId("s-2".to_owned())],
     };
+    let steps = ["s-1", "s-2"].map(|id| StepId(id.to_owned()));
     let (first, second) = (told("$z", 1), told("$a", 2));
     for told in [&second, &first, &first] {
-        store.note_told(told).await.unwrap();
+        store.note_told(told, &steps).await.unwrap();
     }
     assert_eq!(store.told().await.unwrap(), [first.clone(), second.clone()], "the oldest first, each once");
+    assert_eq!(store.listed_steps(&first.event).await.unwrap(), steps);
+    assert_eq!(store.listed_steps(&"$none".into()).await.unwrap(), []);
     store.note_over(&second.event, Timestamp(9)).await.unwrap();
     assert_eq!(store.told().await.unwrap()[1].over_at, Some(Timestamp(9)));
     store.forget_told(&first.event).await.unwrap();
