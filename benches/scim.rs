@@ -146,6 +146,9 @@ async fn people_from(server: &Server, first: usize, count: usize) -> (Figures, V
 
 fn ignore(_: usize, _: u16, _: &[u8]) {}
 
+/// By then usher has read all of it anew.
+const SETTLED: Duration = Duration::from_secs(20);
+
 /// What memberships cost, whatever the size of the group, and how much memory all of it takes.
 async fn groups(usher: &Server, mut ids: Vec<String>, many: usize) {
     let people = ids.len();
@@ -192,6 +195,7 @@ async fn groups(usher: &Server, mut ids: Vec<String>, many: usize) {
     }
     times.sort_by(f64::total_cmp);
     println!("PATCH of {people} one-member operations: {:.3} s (at most 1)", times[ROUNDS / 2]);
+    tokio::time::sleep(SETTLED).await;
     let (now, peak) = usher.resident_mib();
     println!(
         "with {} people and groups of them: {now:.0} MiB resident, {peak:.0} MiB at most (at most 80 MB)",

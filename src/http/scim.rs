@@ -322,6 +322,9 @@ fn largest(route: &Route) -> usize {
 
 /// The path with its percent signs resolved; what is no text afterwards is no address of ours.
 fn decoded(path: &str) -> String {
+    if !path.contains('%') {
+        return path.to_owned();
+    }
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let Some((byte, after)) = rest.split_first() {

@@ -13,6 +13,7 @@ use axum::extract::Request;
 use axum::middleware::map_request;
 use futures_util::StreamExt as _;
 use futures_util::stream::unfold;
+use hyper::body::Body as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -118,6 +119,9 @@ fn told(ended: Result<(), hyper::Error>) {
 
 /// The same body, which breaks off with an error once it has taken too long.
 fn hurried(body: Body, limit: Duration) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
     let latest = Instant::now() + limit;
     Body::from_stream(unfold(Some(body.into_data_stream()), move |rest| async move {
         let mut rest = rest?;

@@ -59,6 +59,8 @@ pub struct Resource {
     pub modified: i64,
     /// Whether the person may use Matrix. Stays as it is where the attribute is taken away.
     pub active: bool,
+    /// `false`: it is known to be a member of no group.
+    pub grouped: bool,
 }
 
 /// A member of a group, or a group of a user.
@@ -169,7 +171,9 @@ impl Resources {
         let is_of_one =
             [SELECT_BY_ID, SELECT_BY_USER_NAME].contains(&sql) || (kind, sql) == (Kind::User, SELECT_BY_EXTERNAL_ID);
         if is_of_one {
-            self.store.few(WHAT, (sql, &bound), resource).await
+            self.store.few(WHAT, (sql, &bound), one).await
+        } else if kind == Kind::Group && sql == SELECT_BY_EXTERNAL_ID {
+            self.store.many(WHAT, (sql, &bound), one).await
         } else {
             self.store.many(WHAT, (sql, &bound), resource).await
         }
@@ -314,7 +318,13 @@ fn resource(row: &dyn Columns) -> Result<Resource, sqlx::Error> {
         created: row.the_number(5)?,
         modified: row.the_number(6)?,
         active: row.the_number(7)? != 0,
+        grouped: true,
     })
+}
+
+/// A resource that was looked for by itself: whether it is in a group is told along with it.
+fn one(row: &dyn Columns) -> Result<Resource, sqlx::Error> {
+    Ok(Resource { grouped: row.the_number(8)? != 0, ..resource(row)? })
 }
 
 fn document<T: DeserializeOwned>(text: &str) -> Result<T, sqlx::Error> {
@@ -396,11 +406,14 @@ const QUERIES: &[&str] = &[
 // By `pk`, however many: by `client` it would be everybody, and `SQLite` takes the shorter condition for the better one.
 const SELECT_AT: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client || '' = $1 AND pk IN ({}) AND deleted_at IS NULL";
-const SELECT_BY_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
+const SELECT_BY_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active, \
+     (SELECT COUNT(*) FROM (SELECT 1 FROM scim_members WHERE member_id = scim_resources.id LIMIT 1) AS some_members) FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND id = $3 AND deleted_at IS NULL";
-const SELECT_BY_USER_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
+const SELECT_BY_USER_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified, active, \
+     (SELECT COUNT(*) FROM (SELECT 1 FROM scim_members WHERE member_id = scim_resources.id LIMIT 1) AS some_members) FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND user_ci = $3 AND deleted_at IS NULL";
-const SELECT_BY_EXTERNAL_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
+const SELECT_BY_EXTERNAL_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active, \
+     (SELECT COUNT(*) FROM (SELECT 1 FROM scim_members WHERE member_id = scim_resources.id LIMIT 1) AS some_members) FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND external_id = $3 AND deleted_at IS NULL ORDER BY pk";
 const SELECT_BY_DISPLAY_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND display_ci = $3 AND deleted_at IS NULL ORDER BY pk";

@@ -67,10 +67,12 @@ pub(super) async fn whole(
     projection: &Projection,
 ) -> Result<Vec<Value>, Refusal> {
     let Some(kind) = found.first().map(|resource| resource.kind) else { return Ok(Vec::new()) };
-    let pks: Vec<i64> = found.iter().map(|resource| resource.pk).collect();
+    let of_groups = kind == Kind::Group;
+    let pks: Vec<i64> =
+        found.iter().filter(|resource| of_groups || resource.grouped).map(|resource| resource.pk).collect();
     let (name, mut links) = match kind {
         Kind::Group if projection.wants("members") => ("members", resources.members(&pks).await?),
-        Kind::User if projection.wants("groups") && call.roles.allow(Access::Read, Kind::Group) => {
+        Kind::User if !pks.is_empty() && projection.wants("groups") && call.roles.allow(Access::Read, Kind::Group) => {
             ("groups", resources.groups(&pks).await?)
         }
         Kind::User | Kind::Group => ("", std::collections::BTreeMap::new()),

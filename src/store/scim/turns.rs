@@ -115,16 +115,21 @@ impl Turns {
         Ok((Turn(turn), batch))
     }
 
-    /// Ends a turn: hands the batch on to who waits in line, or commits it. Comes back when it is committed.
+    /// Ends a turn: hands the batch on to who waits in line or is about to, or commits it. Comes back when it is committed.
     pub(super) async fn end(&self, Turn(mut turn): Turn, mut batch: Batch) -> Result<(), Trouble> {
         let (sender, mut committed) = oneshot::channel();
         batch.waiting.push(sender);
         let mut waiting = Waiting { batch: &self.batch, answered: false };
-        if self.in_line.load(Ordering::Relaxed) > 0 && batch.waiting.len() < MOST {
+        if batch.waiting.len() >= MOST {
+            commit(turn, batch);
+        } else {
             *turn = Some(batch);
             drop(turn);
-        } else {
-            commit(turn, batch);
+            if self.in_line.load(Ordering::Relaxed) == 0 {
+                // Whose request is there already comes along: a commit costs more than one more write in it.
+                tokio::task::yield_now().await;
+                self.commit_if_free();
+            }
         }
         loop {
             match tokio::time::timeout(PATIENCE, &mut committed).await {
@@ -134,6 +139,15 @@ impl Turns {
                 }
                 Err(_) => commit_open(Arc::clone(&self.batch)).await,
             }
+        }
+    }
+
+    /// Commits the open batch, unless somebody writes in it, who will see to that, or another is just being committed.
+    fn commit_if_free(&self) {
+        if let Ok(mut turn) = Arc::clone(&self.batch).try_lock_owned()
+            && let Some(batch) = turn.take()
+        {
+            commit(turn, batch);
         }
     }
 }

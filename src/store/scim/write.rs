@@ -336,6 +336,8 @@ impl Resources {
             created: now_ms,
             modified: now_ms,
             active: stated(&new.document).unwrap_or(true),
+            // Its id is new: no group names it.
+            grouped: false,
         };
         // An account that is ordered must be there first.
         let opens = made.kind == Kind::User && made.active && self.registrations.is_none();
