@@ -100,6 +100,44 @@ fn go_on(done: Result<(), Setback>) -> Result<(), Setback> {
     }
 }
 
+/// When the next look is due.
+struct Looks {
+    earliest: Instant,
+    latest: Instant,
+    /// After the next one that does not work; the first while they do.
+    pause: Duration,
+}
+
+impl Default for Looks {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { earliest: now, latest: now, pause: PAUSES.0 }
+    }
+}
+
+impl Looks {
+    /// Whether the latest one did not work.
+    fn failed(&self) -> bool {
+        self.pause > PAUSES.0
+    }
+
+    fn ended(&mut self, looked: Result<(), Setback>) {
+        let now = Instant::now();
+        match looked {
+            Ok(()) => *self = Self { earliest: now + BETWEEN_LOOKS, latest: now + LOOK, pause: PAUSES.0 },
+            Err(setback) => {
+                if self.failed() {
+                    tracing::debug!(%setback, "operators still cannot be told");
+                } else {
+                    tracing::warn!(%setback, "operators cannot be told; usher tries again");
+                }
+                let next = now + self.pause;
+                *self = Self { earliest: next, latest: next, pause: (self.pause * 2).min(PAUSES.1) };
+            }
+        }
+    }
+}
+
 /// What it takes to tell operators.
 pub struct Office {
     desk: Desk,
@@ -147,9 +185,9 @@ impl Office {
                 },
             };
             if self.pause == PAUSES.0 {
-                tracing::warn!(%setback, "operators cannot be told; usher tries again");
+                tracing::warn!(%setback, "operators cannot be heard; usher tries again");
             } else {
-                tracing::debug!(%setback, "operators still cannot be told");
+                tracing::debug!(%setback, "operators still cannot be heard");
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -177,15 +215,25 @@ impl Office {
     async fn dissolve(&mut self) -> Result<(), Setback> {
         let store = &self.desk.store;
         let told = store.told().await?;
-        if told.is_empty() && store.fact(Fact::AnswersPosition).await?.is_none() {
+        let facts = [Fact::AnswersPosition, Fact::LocksTold];
+        let mut known = !told.is_empty();
+        for fact in facts {
+            known |= store.fact(fact).await?.is_some();
+        }
+        if !known {
             return Ok(());
         }
         for told in &told {
             self.desk.take_out(told).await?;
         }
-        self.desk.close(&self.place).await?;
-        store.clear_fact(Fact::LocksTold).await?;
-        Ok(store.clear_fact(Fact::AnswersPosition).await?)
+        if !self.desk.close(&self.place).await? {
+            tracing::warn!("somebody cannot be removed from the operators' room; usher tries again at its next start");
+            return Ok(());
+        }
+        for fact in facts {
+            store.clear_fact(fact).await?;
+        }
+        Ok(())
     }
 
     /// Tells and listens until something does not work.
@@ -209,11 +257,11 @@ impl Office {
         }
         let mut position_stored = None::<Instant>;
         let mut hearing = Box::pin(listen(room.clone(), position.clone()));
-        let mut looked = None;
+        let mut looks = Looks::default();
         loop {
             let heard = tokio::select! {
                 heard = &mut hearing => Some(heard?),
-                () = self.wake(looked) => None,
+                () = self.wake(&looks) => None,
             };
             if let Some(Heard { position: now, said }) = heard {
                 for said in &said {
@@ -228,29 +276,33 @@ impl Office {
                 self.pause = PAUSES.0;
                 continue;
             }
-            if room_seen.elapsed() >= ROOM_LOOK {
-                let now = self.desk.open(&self.place).await?;
-                room_seen = Instant::now();
-                if now != room {
-                    room = now;
-                    hearing.set(listen(room.clone(), position.clone()));
+            // What cannot be told keeps nobody from answering what was.
+            let looked = match self.desk.open_if(room_seen.elapsed() >= ROOM_LOOK || looks.failed(), &self.place).await
+            {
+                Ok(now) => {
+                    if let Some(now) = now {
+                        room_seen = Instant::now();
+                        if now != room {
+                            room = now;
+                            hearing.set(listen(room.clone(), position.clone()));
+                        }
+                    }
+                    self.look(&room).await
                 }
-            }
-            self.look(&room).await?;
-            self.pause = PAUSES.0;
-            looked = Some(Instant::now());
+                Err(setback) => Err(setback),
+            };
+            looks.ended(looked);
         }
     }
 
     /// Waits until it is time for a look: a pass has ended, or the last look was a while ago.
-    async fn wake(&self, looked: Option<Instant>) {
-        let Some(looked) = looked else { return };
+    async fn wake(&self, looks: &Looks) {
         let mut status = self.status.clone();
-        tokio::time::sleep_until(looked + BETWEEN_LOOKS).await;
+        tokio::time::sleep_until(looks.earliest).await;
         tokio::select! {
             // Nothing comes any more where whoever publishes it has ended; so does this, soon.
             Ok(()) = status.changed() => {}
-            () = tokio::time::sleep_until(looked + LOOK) => {}
+            () = tokio::time::sleep_until(looks.latest) => {}
         }
     }
 
@@ -270,17 +322,17 @@ impl Office {
         }
         let sight = Sight { holds: &holds, approvals: &approvals, failures: &failures, settled, now };
         for item in news::news(&sight, &told) {
-            go_on(match item {
+            match item {
                 News::Tell(notice) => {
                     let before = told.iter().rev().find(|told| told.reason == notice.reason);
-                    desk.tell(room, &notice, (before, &place.operators)).await
+                    go_on(desk.tell(room, &notice, (before, &place.operators)).await)?;
                 }
                 News::Over(told) => {
-                    desk.store.note_over(&told.event, now).await?;
                     let text = "Over: nothing of this is left, or everything is approved.";
-                    desk.reply(room, (&told.event, &told.event), text).await
+                    go_on(desk.reply(room, (&told.event, &told.event), text).await)?;
+                    desk.store.note_over(&told.event, now).await?;
                 }
-            })?;
+            }
         }
         go_on(self.tell_locks(room, now).await)?;
         for told in told.iter().filter(|told| now.since_ms(told.told_at) >= KEPT_MS).take(TAKEN_OUT) {
@@ -379,6 +431,10 @@ impl Office {
                 "This was given {} and is too old to count: approve once more what still waits.",
                 said.at
             ));
+        }
+        // Heard a second time, because its reply was lost, it approves nothing that came to wait since.
+        if told.over_at.is_some_and(|over| over >= said.at.min(now)) {
+            return Ok("This is over, or was answered already.".to_owned());
         }
         let store = &self.desk.store;
         let holds = store.holds().await?;

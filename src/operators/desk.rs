@@ -1,6 +1,9 @@
 //! The hand of what operators are told: every write to their room goes through here, with its row in the audit and as long as the writer's
 //! lease lasts (S-85, S-90).
 
+use std::future::Future;
+use std::time::Duration;
+
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -9,12 +12,14 @@ use super::notice::{Notice, reply};
 use super::room::{Deed, Place};
 use crate::clock;
 use crate::ids::{EventId, RoomId, Timestamp, UserId};
-use crate::matrix::Homeserver;
+use crate::matrix::{Homeserver, MatrixError};
 use crate::store::audit::AuditRecord;
 use crate::store::{Remainder, Store, Told};
 
 /// A write is sent only while the lease lasts at least this long, in milliseconds: longer than a message takes.
 const SHORTEST_WRITE_MS: u64 = 5_000;
+/// Longest a write may take where no lease limits it, in milliseconds: making a room on a busy homeserver.
+const LONGEST_WRITE_MS: u64 = 300_000;
 /// Who acts where nobody else does, as the audit has it.
 const USHER: &str = "usher";
 
@@ -26,25 +31,35 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    fn may_write(&self) -> Result<(), Setback> {
-        if self.lease.ms() > SHORTEST_WRITE_MS { Ok(()) } else { Err(Setback::Lease) }
+    /// Writes as long as the lease lasts, and no longer.
+    async fn write<T>(&self, work: impl Future<Output = Result<T, MatrixError>>) -> Result<T, Setback> {
+        let left = self.lease.ms();
+        if left <= SHORTEST_WRITE_MS {
+            return Err(Setback::Lease);
+        }
+        match tokio::time::timeout(Duration::from_millis(left.min(LONGEST_WRITE_MS)), work).await {
+            Ok(done) => Ok(done?),
+            Err(_) => Err(Setback::Lease),
+        }
     }
 
     /// The operators' room, as it should be.
     pub async fn open(&self, place: &Place) -> Result<RoomId, Setback> {
-        self.may_write()?;
-        let (room, deeds) = place.open(&self.homeserver).await?;
+        let (room, deeds) = self.write(place.open(&self.homeserver)).await?;
         self.record_deeds(&room, &deeds).await?;
         Ok(room)
     }
 
-    /// Gives the room up.
-    pub async fn close(&self, place: &Place) -> Result<(), Setback> {
-        self.may_write()?;
-        if let Some((room, deeds)) = place.close(&self.homeserver).await? {
-            self.record_deeds(&room, &deeds).await?;
-        }
-        Ok(())
+    /// The same, if it is `due`; `None`: it is not.
+    pub async fn open_if(&self, due: bool, place: &Place) -> Result<Option<RoomId>, Setback> {
+        if due { self.open(place).await.map(Some) } else { Ok(None) }
+    }
+
+    /// Gives the room up; whether it is.
+    pub async fn close(&self, place: &Place) -> Result<bool, Setback> {
+        let Some((room, deeds)) = self.write(place.close(&self.homeserver)).await? else { return Ok(true) };
+        self.record_deeds(&room, &deeds).await?;
+        Ok(deeds.contains(&Deed::Leave))
     }
 
     async fn record_deeds(&self, room: &RoomId, deeds: &[Deed]) -> Result<(), Setback> {
@@ -82,8 +97,7 @@ impl Desk {
     }
 
     async fn say(&self, room: &RoomId, (message, content): (&str, Value), headline: &str) -> Result<EventId, Setback> {
-        self.may_write()?;
-        let event = self.homeserver.say(room, message, content).await?;
+        let event = self.write(self.homeserver.say(room, message, content)).await?;
         tracing::info!(%room, headline, "operators told");
         self.record(room, (USHER, "tell"), (None, headline)).await?;
         Ok(event)
@@ -91,8 +105,7 @@ impl Desk {
 
     /// Takes a message out of its room and forgets it. A room that the bot is not in any more keeps what it has.
     pub async fn take_out(&self, told: &Told) -> Result<(), Setback> {
-        self.may_write()?;
-        match self.homeserver.unsay(&told.room, &told.event).await.map_err(Setback::from) {
+        match self.write(self.homeserver.unsay(&told.room, &told.event)).await {
             Ok(()) => self.record(&told.room, (USHER, "take back"), (None, "")).await?,
             Err(setback) if setback.is_passing() => return Err(setback),
             Err(setback) => tracing::debug!(%setback, "an old message stays in the operators' room"),

@@ -70,7 +70,8 @@ impl Place {
         Ok((id, deeds))
     }
 
-    /// Where nobody is an operator any more: the room, if there is one, without anybody in it. What was done for that.
+    /// Where nobody is an operator any more: the room, if there is one, without anybody in it. What was done for that, the last of which is
+    /// that the bot left; it stays as long as somebody else does.
     ///
     /// # Errors
     /// When the homeserver is away.
@@ -78,6 +79,10 @@ impl Place {
         let (_, alias) = self.alias();
         let Some((id, room)) = find(homeserver, &alias).await? else { return Ok(None) };
         let mut deeds = self.admit(homeserver, &id, &room).await;
+        let rest = homeserver.room(&id).await?.unwrap_or_default();
+        if !self.changes(&rest, homeserver.bot()).is_empty() {
+            return Ok(Some((id, deeds)));
+        }
         homeserver.remove_alias(&alias).await?;
         homeserver.leave(&id).await?;
         deeds.push(Deed::Leave);

@@ -190,9 +190,11 @@ pub(super) const QUERIES: &[&str] =
 
 // Earlier versions had the person in the ids of orders' rows, too.
 const PSEUDONYMISE: &str = "UPDATE audit SET person = $1, was = '', became = '', reason = '', \
-     id = CASE WHEN action LIKE 'order %' THEN 'order-' || CAST(seq AS TEXT) ELSE id END WHERE person = $2";
+     id = CASE WHEN action LIKE 'order %' THEN 'order-' || CAST(seq AS TEXT) \
+     WHEN id LIKE '%-operators-%' THEN 'operators-' || CAST(seq AS TEXT) ELSE id END WHERE person = $2";
 // Operators who approve in their room go by their Matrix names.
-const PSEUDONYMISE_ACTOR: &str = "UPDATE audit SET actor = $1 WHERE actor = $2";
+const PSEUDONYMISE_ACTOR: &str = "UPDATE audit SET actor = $1, \
+     id = CASE WHEN id LIKE '%-operators-%' THEN 'operators-' || CAST(seq AS TEXT) ELSE id END WHERE actor = $2";
 // And rows of `usher rebind` were on the entry, and told the localpart.
 const PSEUDONYMISE_REBIND: &str = "UPDATE audit SET person = $1, was = '', became = '', id = 'order-' || CAST(seq AS TEXT) \
      WHERE action = 'order rebind' AND became = $2 AND person NOT LIKE '@%'";

@@ -31,6 +31,7 @@ on_both! {
     several_processes_may_open_a_new_database_at_once
     every_query_is_understood
     nothing_of_an_order_names_whoever_was_erased
+    nothing_from_the_operators_room_names_whoever_was_erased
     nothing_about_other_accounts_names_the_entry_of_whoever_was_erased
     odd_texts_come_back_as_they_were
     readers_need_not_wait_for_a_writer
@@ -401,6 +402,25 @@ async fn nothing_of_an_order_names_whoever_was_erased(database: &Database) {
     assert!(!format!("{rows:?}").contains("evan"), "{rows:?}");
     assert_eq!(rows.iter().filter(|row| row.person == "erased:1").count(), 5);
     assert_eq!((rows[5].person.as_str(), rows[5].after.as_str()), ("7f3d", "sue"), "others stay");
+}
+
+async fn nothing_from_the_operators_room_names_whoever_was_erased(database: &Database) {
+    let store = database.open().await;
+    let evan = UserId::new("evan", "example.com");
+    let row = |id: &str, actor: &UserId, person: &str| AuditRecord {
+        id: format!("1-operators-{id}"),
+        actor: actor.to_string(),
+        person: person.to_owned(),
+        ..AuditRecord::default()
+    };
+    let sue = UserId::new("sue", "example.com");
+    store.audit(&[row("d1", &evan, ""), row("d2", &sue, evan.as_str()), row("d3", &sue, "")]).await.unwrap();
+    store.pseudonymise(&evan, "erased:1").await.unwrap();
+    let rows = store.audit_tail(10).await.unwrap();
+    assert!(!format!("{rows:?}").contains("evan"), "{rows:?}");
+    assert_eq!((rows[0].actor.as_str(), rows[1].person.as_str()), ("erased:1", "erased:1"));
+    assert!(rows[..2].iter().all(|row| !row.id.contains("-d")), "an id would tell whoever guesses the name: {rows:?}");
+    assert_eq!((rows[2].id.as_str(), rows[2].actor.as_str()), ("1-operators-d3", sue.as_str()), "others stay");
 }
 
 async fn nothing_about_other_accounts_names_the_entry_of_whoever_was_erased(database: &Database) {
