@@ -16,6 +16,8 @@ use crate::ids::{EventId, RoomId, Timestamp, UserId};
 const SEND: &str = "/_matrix/client/v3/rooms/{}/send/{}/{}";
 /// Messages of one batch; of more that came while usher was away the oldest are not heard.
 const MOST_MESSAGES: u32 = 100;
+/// Batches of what the bot itself has said: a room that holds more is gone through again.
+const MOST_BATCHES: u32 = 50;
 
 /// What was said since a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,8 +84,35 @@ impl Homeserver {
     pub async fn unsay(&self, room: &RoomId, event: &EventId) -> Result<(), MatrixError> {
         let endpoint = "/_matrix/client/v3/rooms/{}/redact/{}/{}";
         let path = [room.as_str(), event.as_str(), event.as_str()];
-        let request = Request::put(endpoint, &path, json!({ "reason": "a month old" }));
+        let request = Request::put(endpoint, &path, json!({ "reason": "no longer needed" }));
         self.call_as_bot(request.to(format!("take a message back: {room}"))).await.map(drop)
+    }
+
+    /// The messages of the bot's that still stand in a room, the latest first.
+    ///
+    /// # Errors
+    /// When the homeserver refuses or is away.
+    pub async fn standing_messages(&self, room: &RoomId) -> Result<Vec<EventId>, MatrixError> {
+        let attempt = format!("look at usher's own messages: {room}");
+        let own = json!({ "types": ["m.room.message"], "senders": [self.bot()] }).to_string();
+        let (mut standing, mut from) = (Vec::new(), None::<String>);
+        for _ in 0..MOST_BATCHES {
+            let mut request = Request::get("/_matrix/client/v3/rooms/{}/messages", &[room.as_str()])
+                .with("dir", "b")
+                .with("limit", &MOST_MESSAGES.to_string())
+                .with("filter", &own);
+            if let Some(from) = &from {
+                request = request.with("from", from);
+            }
+            let batch: Batch = self.call_as_bot(request.to(&attempt)).await?.json(&attempt)?;
+            let said = batch.chunk.into_iter().filter(|event| event.sender == *self.bot()).filter_map(Message::said);
+            standing.extend(said.map(|said| said.event));
+            match batch.end {
+                Some(end) if from.as_ref() != Some(&end) => from = Some(end),
+                _ => break,
+            }
+        }
+        Ok(standing)
     }
 
     /// What `by` say in `room` after `since`, waiting up to `wait` for it. Without a position, and for one the homeserver does not know,
@@ -165,6 +194,13 @@ struct Timeline {
 }
 
 #[derive(Deserialize)]
+struct Batch {
+    #[serde(default)]
+    chunk: Vec<Message>,
+    end: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct Message {
     #[serde(rename = "type")]
     kind: String,
@@ -177,7 +213,8 @@ struct Message {
 }
 
 impl Message {
-    /// Content is written by anybody: what is malformed says nothing, and neither does an edit of something said before.
+    /// Content is written by anybody: what is malformed says nothing, and neither does what was taken out or an edit of something said
+    /// before.
     fn said(self) -> Option<Said> {
         let relation = &self.content["m.relates_to"];
         let text = |value: &Value| value.as_str().map(str::to_owned);

@@ -55,8 +55,14 @@ impl Desk {
         if due { self.open(place).await.map(Some) } else { Ok(None) }
     }
 
-    /// Gives the room up; whether it is.
+    /// Gives the room up; whether it is. First everything that was said there is taken out: also answers, and messages that were on their
+    /// way when usher ended.
     pub async fn close(&self, place: &Place) -> Result<bool, Setback> {
+        if let Some(room) = place.find(&self.homeserver).await? {
+            for event in self.homeserver.standing_messages(&room).await? {
+                self.unsay(&room, &event).await?;
+            }
+        }
         let Some((room, deeds)) = self.write(place.close(&self.homeserver)).await? else { return Ok(true) };
         self.record_deeds(&room, &deeds).await?;
         Ok(deeds.contains(&Deed::Leave))
@@ -105,12 +111,17 @@ impl Desk {
 
     /// Takes a message out of its room and forgets it. A room that the bot is not in any more keeps what it has.
     pub async fn take_out(&self, told: &Told) -> Result<(), Setback> {
-        match self.write(self.homeserver.unsay(&told.room, &told.event)).await {
-            Ok(()) => self.record(&told.room, (USHER, "take back"), (None, "")).await?,
+        self.unsay(&told.room, &told.event).await?;
+        Ok(self.store.forget_told(&told.event).await?)
+    }
+
+    async fn unsay(&self, room: &RoomId, event: &EventId) -> Result<(), Setback> {
+        match self.write(self.homeserver.unsay(room, event)).await {
+            Ok(()) => self.record(room, (USHER, "take back"), (None, "")).await?,
             Err(setback) if setback.is_passing() => return Err(setback),
             Err(setback) => tracing::debug!(%setback, "an old message stays in the operators' room"),
         }
-        Ok(self.store.forget_told(&told.event).await?)
+        Ok(())
     }
 
     /// A row of the audit for what an operator did.

@@ -51,6 +51,15 @@ impl Place {
         (localpart, alias)
     }
 
+    /// The room, if there is one.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub async fn find(&self, homeserver: &Homeserver) -> Result<Option<RoomId>, MatrixError> {
+        let (_, alias) = self.alias();
+        Ok(find(homeserver, &alias).await?.map(|(id, _)| id))
+    }
+
     /// The room, made if there is none, with the operators in it or invited and nobody else. Also what was done for that. One operator who
     /// cannot be invited keeps nobody else out.
     ///
