@@ -17,6 +17,7 @@ const SQLITE: &[(i64, &str, &str)] = &[
     (7, "scim addresses", include_str!("../../migrations/sqlite/0007_scim_addresses.sql")),
     (8, "registrations", include_str!("../../migrations/sqlite/0008_registrations.sql")),
     (9, "notices", include_str!("../../migrations/sqlite/0009_notices.sql")),
+    (10, "scim external ids", include_str!("../../migrations/sqlite/0010_scim_external_ids.sql")),
 ];
 
 const POSTGRES: &[(i64, &str, &str)] = &[
@@ -29,6 +30,7 @@ const POSTGRES: &[(i64, &str, &str)] = &[
     (7, "scim addresses", include_str!("../../migrations/postgres/0007_scim_addresses.sql")),
     (8, "registrations", include_str!("../../migrations/postgres/0008_registrations.sql")),
     (9, "notices", include_str!("../../migrations/postgres/0009_notices.sql")),
+    (10, "scim external ids", include_str!("../../migrations/postgres/0010_scim_external_ids.sql")),
 ];
 
 /// The newest version this usher knows.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-pub use feed::{Provisioned, Revision, display_name, source_name};
+pub use feed::{Known, Provisioned, Revision, display_name, source_name};
 pub use letters::Letters;
 pub use registrations::{Delayed, Ended, Ordered, RegistrationCounts, Registrations};
 pub use write::{Change, Decide, New, WriteError};
@@ -156,7 +156,13 @@ impl Resources {
         match key {
             Key::Id(id) => self.keyed(kind, SELECT_BY_ID, id).await,
             Key::UserName(name) => self.keyed(kind, SELECT_BY_USER_NAME, name).await,
-            Key::ExternalId(id) => self.keyed(kind, SELECT_BY_EXTERNAL_ID, id).await,
+            Key::ExternalId(id) => {
+                let sql = match kind {
+                    Kind::User => SELECT_USER_BY_EXTERNAL_ID,
+                    Kind::Group => SELECT_GROUPS_BY_EXTERNAL_ID,
+                };
+                self.keyed(kind, sql, id).await
+            }
             Key::DisplayName(name) => self.keyed(kind, SELECT_BY_DISPLAY_NAME, name).await,
             Key::Address(address) => self.keyed(kind, SELECT_BY_ADDRESS, &addresses::key(address)).await,
             Key::Member(id) => self.keyed(kind, SELECT_BY_MEMBER, id).await,
@@ -168,11 +174,9 @@ impl Resources {
             return Ok(Vec::new());
         }
         let bound = [self.client(), number(kind).into(), key.into()];
-        let is_of_one =
-            [SELECT_BY_ID, SELECT_BY_USER_NAME].contains(&sql) || (kind, sql) == (Kind::User, SELECT_BY_EXTERNAL_ID);
-        if is_of_one {
+        if [SELECT_BY_ID, SELECT_BY_USER_NAME, SELECT_USER_BY_EXTERNAL_ID].contains(&sql) {
             self.store.few(WHAT, (sql, &bound), one).await
-        } else if kind == Kind::Group && sql == SELECT_BY_EXTERNAL_ID {
+        } else if sql == SELECT_GROUPS_BY_EXTERNAL_ID {
             self.store.many(WHAT, (sql, &bound), one).await
         } else {
             self.store.many(WHAT, (sql, &bound), resource).await
@@ -392,7 +396,8 @@ pub(super) fn statements(backend: &super::Backend) -> Vec<String> {
 const QUERIES: &[&str] = &[
     SELECT_BY_ID,
     SELECT_BY_USER_NAME,
-    SELECT_BY_EXTERNAL_ID,
+    SELECT_USER_BY_EXTERNAL_ID,
+    SELECT_GROUPS_BY_EXTERNAL_ID,
     SELECT_BY_DISPLAY_NAME,
     SELECT_BY_ADDRESS,
     SELECT_BY_MEMBER,
@@ -412,9 +417,13 @@ const SELECT_BY_ID: &str = "SELECT pk, kind, id, doc, version, created, modified
 const SELECT_BY_USER_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified, active, \
      (SELECT COUNT(*) FROM (SELECT 1 FROM scim_members WHERE member_id = scim_resources.id LIMIT 1) AS some_members) FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND user_ci = $3 AND deleted_at IS NULL";
-const SELECT_BY_EXTERNAL_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active, \
+// The kind once more, as a number, so that the index of that kind is used.
+const SELECT_USER_BY_EXTERNAL_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active, \
      (SELECT COUNT(*) FROM (SELECT 1 FROM scim_members WHERE member_id = scim_resources.id LIMIT 1) AS some_members) FROM scim_resources \
-     WHERE client = $1 AND kind = $2 AND external_id = $3 AND deleted_at IS NULL ORDER BY pk";
+     WHERE client = $1 AND kind = $2 AND kind = 0 AND external_id = $3 AND deleted_at IS NULL";
+const SELECT_GROUPS_BY_EXTERNAL_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active, \
+     (SELECT COUNT(*) FROM (SELECT 1 FROM scim_members WHERE member_id = scim_resources.id LIMIT 1) AS some_members) FROM scim_resources \
+     WHERE client = $1 AND kind = $2 AND kind = 1 AND external_id = $3 AND deleted_at IS NULL ORDER BY pk";
 const SELECT_BY_DISPLAY_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND display_ci = $3 AND deleted_at IS NULL ORDER BY pk";
 const SELECT_BY_ADDRESS: &str = "SELECT r.pk, r.kind, r.id, r.doc, r.version, r.created, r.modified, r.active FROM scim_resources r \

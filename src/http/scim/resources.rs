@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::render::{location, whole};
 use super::{Answer, Call, Conditions, LARGEST_SHOWN, Refusal, Server};
 use crate::clock;
-use crate::ids::Localpart;
+use crate::ids::{Localpart, Timestamp};
 use crate::scim::patch::{self, MemberChange};
 use crate::scim::projection::Projection;
 use crate::scim::schema::{Named, resolve};
@@ -45,9 +45,10 @@ impl Server {
             localpart = Some(self.localpart(&document)?);
         }
         let members = incoming.members.unwrap_or_default();
-        let new = New { kind, id: random_id()?, document, localpart, members };
+        let now = clock::now();
+        let new = New { kind, id: new_id(now)?, document, localpart, members };
         self.refuse_taken(&resources, &new).await?;
-        let made = resources.create(&new, clock::now().0).await?;
+        let made = resources.create(&new, now.0).await?;
         tracing::info!(by = call.name, kind = kind.name(), id = made.id, "SCIM: created");
         shown(&resources, call, (201, made), &conditions.projection(kind)).await
     }
@@ -193,15 +194,17 @@ fn names(given: &str, version: &str) -> bool {
     given.split(',').any(|tag| tag.trim() == "*" || bare(tag) == bare(version))
 }
 
-/// An id nobody can guess or has had before.
+/// An id nobody can guess or has had before: a UUID of version 7 (RFC 9562), the moment and 74 random bits. Those made one after the other
+/// stand side by side in the database, so that many of them reach the disk in one page instead of one each.
 #[expect(
     clippy::disallowed_methods,
     reason = "ids of SCIM resources are drawn here; no plan depends on which they are"
 )]
-fn random_id() -> Result<String, Error> {
+fn new_id(now: Timestamp) -> Result<String, Error> {
     let mut bytes = [0_u8; 16];
     getrandom::fill(&mut bytes).map_err(|_| Error::new(500, "the system gives no random numbers"))?;
-    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[..6].copy_from_slice(&now.0.to_be_bytes()[2..]);
+    bytes[6] = bytes[6] & 0x0f | 0x70;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let text = format!("{:032x}", u128::from_be_bytes(bytes));
     Ok([&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]].join("-"))
@@ -222,9 +225,12 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_random_uuids() {
-        let (one, other) = (random_id().unwrap(), random_id().unwrap());
-        assert_ne!(one, other);
-        assert_eq!((one.len(), one.as_bytes()[14]), (36, b'4'));
+    fn ids_are_uuids_in_the_order_they_were_made_and_random_beyond_that() {
+        let at = |ms| new_id(Timestamp(ms)).unwrap();
+        let (one, other, later) = (at(0x0192_3456_789a), at(0x0192_3456_789a), at(0x0192_3456_789b));
+        assert!(one.starts_with("01923456-789a-7") && other.starts_with("01923456-789a-7"), "{one} {other}");
+        assert_ne!(one[15..], other[15..]);
+        assert!(later > one && later > other);
+        assert!(one.len() == 36 && "89ab".contains(&one[19..20]), "{one}");
     }
 }
