@@ -21,7 +21,8 @@ pub struct Snapshot {
     /// Name of the organisation, for mirror mode (S-15).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub organisation: Option<String>,
-    pub users: Vec<User>,
+    /// Shared: who has not changed from one read to the next need not be kept twice.
+    pub users: Vec<Arc<User>>,
     #[serde(default)]
     pub groups: Vec<RawGroup>,
     #[serde(default)]
@@ -159,7 +160,7 @@ pub enum Alias {
 pub struct Directory {
     pub source: String,
     pub organisation: Option<String>,
-    pub users: BTreeMap<StableId, User>,
+    pub users: BTreeMap<StableId, Arc<User>>,
     pub groups: BTreeMap<StableId, Group>,
     pub completeness: Completeness,
     pub notices: Vec<String>,

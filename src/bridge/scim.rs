@@ -10,7 +10,7 @@ use crate::clock;
 use crate::config::ScimSource;
 use crate::directory::{Completeness, GroupKind, RawGroup, Snapshot};
 use crate::ids::{StableId, Timestamp};
-use crate::store::scim::{Resources, Revision, source_name};
+use crate::store::scim::{Known, Resources, Revision, source_name};
 use crate::store::{Store, StoreError};
 
 /// Quiet after which a burst of changes is over, and the longest one is waited for.
@@ -24,6 +24,7 @@ pub struct ScimBridge {
     client: String,
     url: String,
     resources: Option<Resources>,
+    known: Known,
     /// As of the last read.
     read: Option<Revision>,
     /// Since when there is news that was not read.
@@ -38,6 +39,7 @@ impl ScimBridge {
             client: source.client_id.clone(),
             url: database_url.to_owned(),
             resources: None,
+            known: Known::default(),
             read: None,
             pending: None,
         }
@@ -68,7 +70,7 @@ impl ScimBridge {
         };
         // First the number: what comes in meanwhile is news at the next look.
         let revision = resources.revision().await?;
-        let provisioned = resources.provisioned().await?;
+        let provisioned = resources.provisioned(&mut self.known).await?;
         let mut snapshot = self.snapshot(provisioned.users.iter().map(|user| user.id.clone()).collect());
         for (place, count) in &provisioned.dangling {
             let group = provisioned.groups.get(*place).map_or("", |group| group.name.as_str());

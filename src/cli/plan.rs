@@ -1,6 +1,7 @@
 //! `usher plan`: what would change, and why. Writes nothing anywhere (S-80).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Exit, configured, printed};
 use crate::app::{self, Built, Failure};
@@ -28,7 +29,7 @@ async fn decide(built: &mut Built, files: &[PathBuf], record: Option<&Path>) -> 
     let mut snapshot = built.reconciler.fetch().await?;
     let recorded = record.map(|_| {
         // A plan needs no addresses, and a record is made to be passed on.
-        snapshot.users.iter_mut().for_each(|user| user.emails.clear());
+        snapshot.users.iter_mut().for_each(|user| Arc::make_mut(user).emails.clear());
         snapshot.clone()
     });
     built.reconciler.take(snapshot, false);

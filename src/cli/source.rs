@@ -112,6 +112,8 @@ fn without_address(name: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use async_trait::async_trait;
 
     use super::*;
@@ -148,12 +150,14 @@ mod tests {
 
     #[test]
     fn a_sample_shows_who_is_read_without_their_addresses() {
-        let user = |id: &str, emails: &[&str], enabled| User {
-            id: id.into(),
-            localpart: id.into(),
-            display_name: Some(id.to_uppercase()),
-            emails: emails.iter().map(|mail| (*mail).to_owned()).collect(),
-            enabled,
+        let user = |id: &str, emails: &[&str], enabled| {
+            Arc::new(User {
+                id: id.into(),
+                localpart: id.into(),
+                display_name: Some(id.to_uppercase()),
+                emails: emails.iter().map(|mail| (*mail).to_owned()).collect(),
+                enabled,
+            })
         };
         let mut snapshot = Snapshot {
             source: "file staff.yaml".to_owned(),

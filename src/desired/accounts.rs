@@ -68,7 +68,7 @@ impl AttributePolicy {
             return Vec::new();
         }
         let active = directory.users.values().filter_map(|user| Some((people.active(&user.id)?, user)));
-        let profile = |(person, user): (u32, &crate::directory::User)| Profile {
+        let profile = |(person, user): (u32, &Arc<crate::directory::User>)| Profile {
             user: people.user(person).clone(),
             name: user.display_name.as_deref().and_then(normal_name),
             emails: Emails(normal_emails(user.emails.iter().map(String::as_str))),

@@ -53,7 +53,7 @@ impl People {
                     let why = units.doubt(id);
                     census.present(user, localpart, place, why);
                 }
-                (None, Some(user)) => newcomers.push((user, place)),
+                (None, Some(user)) => newcomers.push((user.as_ref(), place)),
                 (None, None) => {}
             }
         });

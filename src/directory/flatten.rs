@@ -1,6 +1,7 @@
 //! From direct members to all users of a group, through any depth and any cycle (S-2), and from a configured name to its group (S-6).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::roll::Roll;
 use super::{Alias, Completeness, Directory, Found, Group, GroupKind, RawGroup, Snapshot, User, dn};
@@ -135,7 +136,7 @@ impl Directory {
 }
 
 /// Users by id, and the ids that came more than once, the last user under each counting.
-fn by_id(mut users: Vec<User>) -> (BTreeMap<StableId, User>, Vec<StableId>) {
+fn by_id(mut users: Vec<Arc<User>>) -> (BTreeMap<StableId, Arc<User>>, Vec<StableId>) {
     // Stable, and next to nothing for users that come in order.
     users.sort_by(|one, other| one.id.cmp(&other.id));
     let twice = users.windows(2).filter(|pair| pair[0].id == pair[1].id).map(|pair| pair[1].id.clone()).collect();
@@ -151,7 +152,7 @@ struct Ranks<'a> {
 }
 
 impl<'a> Ranks<'a> {
-    fn of(users: &'a BTreeMap<StableId, User>) -> Self {
+    fn of(users: &'a BTreeMap<StableId, Arc<User>>) -> Self {
         let ids: Vec<&StableId> = users.keys().collect();
         let mut shared: Vec<_> = ids.iter().zip(0..).map(|(id, rank)| (id.as_str().as_ptr(), rank)).collect();
         shared.sort_unstable();
@@ -203,7 +204,7 @@ fn direct(members: Vec<StableId>, ranks: &mut Ranks<'_>, positions: &BTreeMap<St
 }
 
 /// Users of every group and their ranks, in the groups' order. Takes the direct members out of the groups on the way.
-fn members_of_all(groups: &mut [RawGroup], users: &BTreeMap<StableId, User>) -> Vec<(Vec<StableId>, Vec<u32>)> {
+fn members_of_all(groups: &mut [RawGroup], users: &BTreeMap<StableId, Arc<User>>) -> Vec<(Vec<StableId>, Vec<u32>)> {
     let mut ranks = Ranks::of(users);
     let positions: BTreeMap<StableId, usize> =
         groups.iter().enumerate().map(|(position, group)| (group.id.clone(), position)).collect();
@@ -237,7 +238,7 @@ fn members_of_all(groups: &mut [RawGroup], users: &BTreeMap<StableId, User>) -> 
         .collect()
 }
 
-fn conflicts(users: &BTreeMap<StableId, User>) -> BTreeMap<Localpart, Vec<StableId>> {
+fn conflicts(users: &BTreeMap<StableId, Arc<User>>) -> BTreeMap<Localpart, Vec<StableId>> {
     let mut localparts = Roll::default();
     let mut first_holders: Vec<&StableId> = Vec::with_capacity(users.len());
     let mut claims: BTreeMap<Localpart, Vec<StableId>> = BTreeMap::new();
@@ -259,8 +260,8 @@ mod tests {
 
     use super::*;
 
-    fn user(id: &str) -> User {
-        User { id: id.into(), localpart: id.into(), display_name: None, emails: vec![], enabled: true }
+    fn user(id: &str) -> Arc<User> {
+        Arc::new(User { id: id.into(), localpart: id.into(), display_name: None, emails: vec![], enabled: true })
     }
 
     fn group(id: &str, members: &[String]) -> RawGroup {
@@ -302,7 +303,7 @@ mod tests {
                     .collect();
                 group(&format!("g{at}"), &members)
             }).collect();
-            let mut users: Vec<User> = (0..8).map(|n| user(&format!("u{n}"))).collect();
+            let mut users: Vec<Arc<User>> = (0..8).map(|n| user(&format!("u{n}"))).collect();
             users.sort_by(|left, right| left.id.cmp(&right.id));
             let flat = Directory::flatten(Snapshot { users, groups: groups.clone(), ..Snapshot::default() });
             for raw in &groups {
@@ -332,8 +333,7 @@ mod tests {
 
     #[test]
     fn two_users_with_one_localpart_are_a_conflict() {
-        let mut second = user("b");
-        second.localpart = "a".into();
+        let second = Arc::new(User { localpart: "a".into(), ..User::clone(&user("b")) });
         let directory =
             Directory::flatten(Snapshot { users: vec![user("a"), second, user("c")], ..Snapshot::default() });
         assert_eq!(directory.conflicts.keys().map(ToString::to_string).collect::<Vec<_>>(), ["a"]);

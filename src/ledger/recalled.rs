@@ -56,6 +56,8 @@ impl Ledger {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::directory::{Directory, Snapshot, User};
     use crate::ids::Timestamp;
@@ -63,12 +65,14 @@ pub(super) mod tests {
 
     /// A complete read of these people, by id and localpart.
     pub(in crate::ledger) fn directory(people: &[(&str, &str)]) -> Directory {
-        let user = |(id, localpart): &(&str, &str)| User {
-            id: (*id).into(),
-            localpart: (*localpart).into(),
-            display_name: None,
-            emails: vec![],
-            enabled: true,
+        let user = |(id, localpart): &(&str, &str)| {
+            Arc::new(User {
+                id: (*id).into(),
+                localpart: (*localpart).into(),
+                display_name: None,
+                emails: vec![],
+                enabled: true,
+            })
         };
         Directory::flatten(Snapshot { users: people.iter().map(user).collect(), ..Snapshot::default() })
     }

@@ -168,18 +168,22 @@ fn of_unit(id: &StableId) -> StableId {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::directory::{Snapshot, User};
 
     fn directory(ids: &[(&str, &str)]) -> Directory {
         let users = ids
             .iter()
-            .map(|(id, localpart)| User {
-                id: (*id).into(),
-                localpart: (*localpart).into(),
-                display_name: None,
-                emails: vec![],
-                enabled: true,
+            .map(|(id, localpart)| {
+                Arc::new(User {
+                    id: (*id).into(),
+                    localpart: (*localpart).into(),
+                    display_name: None,
+                    emails: vec![],
+                    enabled: true,
+                })
             })
             .collect();
         Directory::flatten(Snapshot { users, ..Snapshot::default() })

@@ -5,6 +5,7 @@
 //! Never gives an account to a second person, and never changes a binding whose account exists.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -46,7 +47,10 @@ impl Reconciler {
             let known = found.get(&user.id).or_else(|| self.ledger.people.get(&user.id)).cloned();
             let Some(localpart) = known else { continue };
             let account = UserId::new(localpart.as_str(), server);
-            let name = std::mem::replace(&mut user.localpart, localpart);
+            let name = user.localpart.clone();
+            if name != localpart {
+                Arc::make_mut(user).localpart = localpart;
+            }
             if found.contains_key(&user.id) {
                 self.ledger.follow_account(&user.id, &user.localpart);
                 self.ledger.found_account(&user.id, &account, &name);
@@ -63,7 +67,7 @@ impl Reconciler {
     fn unmatched<'s>(&mut self, snapshot: &'s Snapshot) -> Vec<&'s User> {
         let people = &self.ledger.people;
         let (mut wanted, known): (Vec<&User>, Vec<&User>) =
-            snapshot.users.iter().partition(|user| !people.contains_key(&user.id));
+            snapshot.users.iter().map(Arc::as_ref).partition(|user| !people.contains_key(&user.id));
         let server = &self.parts.config.homeserver.server_name;
         let Some(observed) = &self.observed else { return wanted };
         let missing = |user: &User| {

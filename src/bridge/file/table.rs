@@ -4,6 +4,7 @@
 //! id or group name, in that order. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -120,7 +121,7 @@ fn users(
     rows: Vec<UserRow>,
     mapping: &Mapping,
     (notices, unnamed): (&mut Vec<String>, &mut Vec<StableId>),
-) -> Result<Vec<User>, String> {
+) -> Result<Vec<Arc<User>>, String> {
     let mut seen = BTreeSet::new();
     let mut users = Vec::with_capacity(rows.len());
     for row in rows {
@@ -130,13 +131,13 @@ fn users(
         match mapping.map(row.localpart.as_deref().unwrap_or(row.id.as_str())) {
             Ok(localpart) => {
                 let (display_name, emails, enabled) = (row.display_name, row.emails, row.enabled);
-                users.push(User {
+                users.push(Arc::new(User {
                     id: row.id,
                     localpart: already_mapped(row.localpart, localpart),
                     display_name,
                     emails,
                     enabled,
-                });
+                }));
             }
             Err(why) => {
                 notices.push(format!("user `{}` has no localpart: {why}", row.id));
@@ -157,7 +158,7 @@ fn already_mapped(written: Option<String>, mapped: Localpart) -> Localpart {
 
 fn groups(
     rows: &[GroupRow],
-    (users, unnamed): (&[User], &[StableId]),
+    (users, unnamed): (&[Arc<User>], &[StableId]),
     notices: &mut Vec<String>,
 ) -> Result<Vec<RawGroup>, String> {
     let mut ids: BTreeMap<&str, StableId> = BTreeMap::new();

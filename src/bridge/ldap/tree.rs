@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use crate::directory::dn::{self, Normaliser};
 use crate::directory::roll::Roll;
@@ -52,7 +53,7 @@ pub struct Tree<'a> {
     how: &'a Interpretation,
     now: Timestamp,
     base: String,
-    users: Vec<User>,
+    users: Vec<Arc<User>>,
     unnamed: Vec<StableId>,
     people: Vec<StableId>,
     groups: Vec<Gathering>,
@@ -196,7 +197,7 @@ impl<'a> Tree<'a> {
         self.people.push(id.clone());
         self.note_stamp(entry, &id);
         match person.into_user(id.clone()) {
-            Ok(user) => self.users.push(user),
+            Ok(user) => self.users.push(Arc::new(user)),
             Err(why) => {
                 self.notices.unnamed(&entry.dn, &why);
                 self.unnamed.push(id);

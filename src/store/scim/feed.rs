@@ -1,6 +1,7 @@
 //! What the loop is told of the resources: whether there is news, and all of it as a source's people and groups. Only reads.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
 use serde_json::Value;
@@ -27,13 +28,17 @@ pub struct Revision {
 /// Everything a client provisioned.
 #[derive(Clone, Debug, Default)]
 pub struct Provisioned {
-    pub users: Vec<User>,
+    pub users: Vec<Arc<User>>,
     pub groups: Vec<RawGroup>,
     /// Places of groups in `groups`, and how many of their members do not exist.
     pub dangling: BTreeMap<usize, usize>,
     /// Who was deleted and has not returned: a deletion is an order (S-51).
     pub departed: Vec<Departed>,
 }
+
+/// The people of the last read, by their rows and in the order of these: whoever is as they were then is not kept twice.
+#[derive(Debug, Default)]
+pub struct Known(Vec<(i64, Arc<User>)>);
 
 /// What the source is called whose people a client provisions.
 #[must_use]
@@ -77,31 +82,37 @@ impl Resources {
     }
 
     /// Everything, as people and groups, as it was at one moment: a person read as present must not be read as out of their groups
-    /// because they were deleted between two queries.
+    /// because they were deleted between two queries. Shares with `known`, the last read, whoever has not changed since.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn provisioned(&self) -> Result<Provisioned, StoreError> {
+    pub async fn provisioned(&self, known: &mut Known) -> Result<Provisioned, StoreError> {
         let mut provisioned = Provisioned::default();
+        let mut before = known.0.iter().peekable();
+        let mut people: Vec<(i64, Arc<User>)> = Vec::with_capacity(known.0.len());
         let mut positions: BTreeMap<i64, usize> = BTreeMap::new();
-        // In order; groups share the ids of who is in them.
-        let mut ids: Vec<(i64, StableId)> = Vec::new();
         let mut moment = self.store.bounded(WHAT, self.store.moment()).await?;
         let query = sqlx::query(SELECT_ALL).bind(self.client.as_str());
         let mut rows = query.fetch(&mut *moment);
         while let Some(row) = self.store.bounded(WHAT, rows.try_next()).await? {
             let row = Row::read(&row)?;
-            ids.push((row.pk, row.stable_id.clone()));
+            let pk = row.pk;
             match row.kind {
-                Kind::User => provisioned.users.extend(row.user()),
+                Kind::User => {
+                    let Some(user) = row.user() else { continue };
+                    while before.next_if(|(earlier, _)| *earlier < pk).is_some() {}
+                    let same = before.next_if(|(earlier, known)| *earlier == pk && **known == user);
+                    let user = same.map_or_else(|| Arc::new(user), |(_, known)| Arc::clone(known));
+                    people.push((pk, user));
+                }
                 Kind::Group => {
-                    positions.insert(row.pk, provisioned.groups.len());
-                    provisioned.groups.push(row.group());
+                    let group = row.group();
+                    positions.insert(pk, provisioned.groups.len());
+                    provisioned.groups.push(group);
                 }
             }
         }
         drop(rows);
-        provisioned.users.shrink_to_fit();
         let query = sqlx::query(SELECT_LINKS).bind(self.client.as_str());
         let mut rows = query.fetch(&mut *moment);
         while let Some(row) = self.store.bounded(WHAT, rows.try_next()).await? {
@@ -109,8 +120,11 @@ impl Resources {
             let (group, member) = link().map_err(|error| StoreError::from_sqlx(WHAT, &error))?;
             match (positions.get(&group), member) {
                 (Some(position), Some(pk)) => {
-                    // Who came meanwhile is in the next read.
-                    let member = ids.binary_search_by_key(&pk, |(pk, _)| *pk).ok().map(|place| ids[place].1.clone());
+                    // Groups share the ids of who is in them. Who came meanwhile is in the next read.
+                    let person =
+                        people.binary_search_by_key(&pk, |(pk, _)| *pk).ok().map(|place| people[place].1.id.clone());
+                    let member =
+                        person.or_else(|| provisioned.groups.get(*positions.get(&pk)?).map(|group| group.id.clone()));
                     provisioned.groups[*position].members.extend(member);
                 }
                 (Some(position), None) => *provisioned.dangling.entry(*position).or_default() += 1,
@@ -119,6 +133,9 @@ impl Resources {
         }
         drop(rows);
         provisioned.departed = self.departed(&mut moment).await?;
+        people.shrink_to_fit();
+        provisioned.users = people.iter().map(|(_, user)| Arc::clone(user)).collect();
+        *known = Known(people);
         Ok(provisioned)
     }
 
@@ -223,7 +240,9 @@ pub(super) const SELECT_LINKS: &str = "SELECT l.group_pk, m.pk FROM scim_members
 mod tests {
     use serde_json::json;
 
+    use super::super::write::{Change, New};
     use super::*;
+    use crate::store::Store;
 
     #[test]
     fn people_are_shown_by_the_best_name_there_is() {
@@ -243,5 +262,38 @@ mod tests {
     fn the_primary_address_comes_first_and_none_comes_twice() {
         let document = json!({ "emails": [{ "value": "B@x" }, { "value": "A@x", "primary": true }, { "value": "b@X" }, { "value": "no" }, { "value": "c\u{0}@x" }] });
         assert_eq!(emails(document.as_object().unwrap()), ["a@x", "b@x"]);
+    }
+
+    #[tokio::test]
+    async fn whoever_has_not_changed_since_the_last_read_is_not_kept_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("sqlite://{}", folder.path().join("usher.db").display())).await.unwrap();
+        let resources = Resources::new(store, "acme");
+        let document = |name: &str| json!({ "userName": name, "displayName": name }).as_object().unwrap().clone();
+        let make = async |id: &str| {
+            let new = New {
+                kind: Kind::User,
+                id: id.to_owned(),
+                document: document(id),
+                localpart: Some(id.into()),
+                members: Vec::new(),
+            };
+            resources.create(&new, 0).await.unwrap();
+        };
+        for id in ["ann", "ben", "cem"] {
+            make(id).await;
+        }
+        let mut known = Known::default();
+        let first = resources.provisioned(&mut known).await.unwrap().users;
+        let changed = |_: &_| Ok(Change { document: document("Benedict"), members: Vec::new() });
+        resources.change((Kind::User, "ben"), 1, &changed).await.unwrap();
+        resources.delete((Kind::User, "ann"), 1, &|_| Ok(())).await.unwrap();
+        make("dan").await;
+        let second = resources.provisioned(&mut known).await.unwrap().users;
+        let names: Vec<&str> = second.iter().filter_map(|user| user.display_name.as_deref()).collect();
+        assert_eq!(names, ["Benedict", "cem", "dan"]);
+        assert!(Arc::ptr_eq(&first[2], &second[1]), "cem is as before");
+        let third = resources.provisioned(&mut known).await.unwrap().users;
+        assert!(second.iter().zip(&third).all(|(before, now)| Arc::ptr_eq(before, now)) && third.len() == 3);
     }
 }

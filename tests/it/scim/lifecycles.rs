@@ -4,7 +4,7 @@
 
 use chrono::{DateTime, FixedOffset, SecondsFormat};
 use serde_json::{Value, json};
-use usher::store::scim::Resources;
+use usher::store::scim::{Known, Resources};
 
 use super::{GROUP, Scim, USER, id, on_both};
 
@@ -16,11 +16,11 @@ on_both! {
 
 /// The Matrix name, the display name, the addresses, and whether they may use Matrix: of everybody the loop is told of.
 async fn told(scim: &Scim) -> Vec<(String, Option<String>, Vec<String>, bool)> {
-    let provisioned = Resources::new(scim.store.clone(), "acme").provisioned().await.unwrap();
-    let one = |user: usher::directory::User| {
-        (user.localpart.as_str().to_owned(), user.display_name, user.emails, user.enabled)
+    let provisioned = Resources::new(scim.store.clone(), "acme").provisioned(&mut Known::default()).await.unwrap();
+    let one = |user: &usher::directory::User| {
+        (user.localpart.as_str().to_owned(), user.display_name.clone(), user.emails.clone(), user.enabled)
     };
-    provisioned.users.into_iter().map(one).collect()
+    provisioned.users.iter().map(|user| one(user)).collect()
 }
 
 /// As the template of our guide makes it, with what `OneLogin` adds: nulls, its own times, and everything it was answered.

@@ -87,9 +87,9 @@ async fn what_the_server_says_of_itself_is_not_filtered(scim: &Scim) {
 /// Whom the loop is told of: localpart, stable id, whether they are there or ordered out.
 async fn told(scim: &Scim) -> Vec<(String, String, bool)> {
     let resources = usher::store::scim::Resources::new(scim.store.clone(), "acme");
-    let provisioned = resources.provisioned().await.unwrap();
+    let provisioned = resources.provisioned(&mut usher::store::scim::Known::default()).await.unwrap();
     assert!(provisioned.users.iter().all(|user| user.enabled));
-    let here = provisioned.users.into_iter().map(|user| (user.localpart, user.id, true));
+    let here = provisioned.users.iter().map(|user| (user.localpart.clone(), user.id.clone(), true));
     let out = provisioned.departed.into_iter().map(|person| (person.localpart, person.id, false));
     let text = |(name, id, here): (Localpart, StableId, bool)| (name.as_str().to_owned(), id.to_string(), here);
     out.chain(here).map(text).collect()
@@ -144,7 +144,7 @@ async fn members_who_do_not_exist_are_kept_as_given(scim: &Scim) {
     let path = format!("/Groups/{group}");
     assert_eq!(scim.get(&path).await["members"], json!([{ "value": "stranger" }]));
     let resources = usher::store::scim::Resources::new(scim.store.clone(), "acme");
-    let provisioned = resources.provisioned().await.unwrap();
+    let provisioned = resources.provisioned(&mut usher::store::scim::Known::default()).await.unwrap();
     assert!(provisioned.groups[0].members.is_empty(), "and stand for nobody");
     assert_eq!(provisioned.dangling, [(0, 1)].into());
     let typed = json!([{ "op": "remove", "path": "members[type eq \"User\"]" }]);

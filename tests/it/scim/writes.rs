@@ -253,7 +253,7 @@ async fn a_refusal_beside_others_takes_nothing_with_it(scim: &Scim) {
     let back = json!({ "schemas": [USER], "userName": "back", "externalId": "x-gone" });
     scim.call("POST", "/Users", back).await.is(201);
     let resources = usher::store::scim::Resources::new(scim.store.clone(), "acme");
-    let people = resources.provisioned().await.unwrap().users;
+    let people = resources.provisioned(&mut usher::store::scim::Known::default()).await.unwrap().users;
     let names = people.iter().filter(|person| person.localpart.as_str() == "gone").count();
     assert_eq!(names, 1, "who was deleted is still known, and comes back under the old name");
 }
