@@ -123,6 +123,7 @@ pub struct Post {
     client_url: Option<String>,
     /// Right of the `@` in Message-IDs.
     domain: String,
+    is_silent: bool,
 }
 
 impl Post {
@@ -140,11 +141,18 @@ impl Post {
             organisation: mailer.organisation.clone().unwrap_or_else(|| domain.clone()),
             client_url: mailer.client_url.clone(),
             domain,
+            is_silent: mailer.silent,
         };
         for occasion in Occasion::ALL {
             post.sample(occasion)?;
         }
         Ok(post)
+    }
+
+    /// Whether nobody is to be written to for now.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.is_silent
     }
 
     /// What a letter says.

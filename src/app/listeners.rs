@@ -93,10 +93,14 @@ impl Listeners {
         }
     }
 
-    /// Sends what is in the outbox, where mail is configured.
+    /// Sends what is in the outbox, where mail is configured. A silent mailer leaves it there (S-64).
     pub fn deliver(&mut self, config: &Config, parts: &Shown, stop: &CancellationToken) -> Result<(), Failure> {
         let Some(post) = post(config)? else { return Ok(()) };
         let Some(store) = parts.store.borrow().clone() else { return Ok(()) };
+        if post.is_silent() {
+            tracing::info!("the mailer is silent: no letter is written, and none that waits is sent");
+            return Ok(());
+        }
         let (queued, stop) = (Arc::clone(&self.orders.letters), stop.clone());
         self.served.spawn(async move { delivery::deliver(&store, &post, &queued, &stop).await });
         Ok(())

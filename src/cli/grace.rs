@@ -121,8 +121,7 @@ pub(super) async fn give(config: &Config, order: &Order, now: Timestamp, by: &st
     let user = order.on_whom(&config.homeserver.server_name);
     let given = async {
         let record = AuditRecord::of_order((order, &user), (now, by), &store.digest_key().await?, "ordered");
-        store.audit(&[record]).await?;
-        store.give_order(order, now, by).await
+        store.give_order(order, (now, by), &record).await
     };
     let given = given.await;
     store.close().await;

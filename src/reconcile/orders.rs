@@ -33,7 +33,15 @@ impl Reconciler {
                     self.ledger.objection(&given.order, after)
                 }
             };
-            news |= self.take_order(&store, given, objection).await?;
+            match self.take_order(&store, given, objection).await {
+                Ok(obeyed) => news |= obeyed,
+                // What was obeyed so far is acted on; the others wait for the database.
+                Err(error) if news => {
+                    tracing::warn!(%error, "orders wait");
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(news)
     }

@@ -24,14 +24,26 @@ pub struct GivenOrder {
 }
 
 impl Store {
-    /// Gives an order. `by` says who did.
+    /// Gives an order, with its row in the audit. `by` says who did.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn give_order(&self, order: &Order, at: Timestamp, by: &str) -> Result<(), StoreError> {
+    pub async fn give_order(
+        &self,
+        order: &Order,
+        (at, by): (Timestamp, &str),
+        record: &AuditRecord,
+    ) -> Result<(), StoreError> {
         const WHAT: &str = "write an order";
         let text = serde_json::to_string(order).map_err(damaged(WHAT))?;
-        self.write(WHAT, sqlx::query(INSERT_ORDER).bind(text).bind(at.0).bind(by)).await
+        self.bounded(WHAT, async {
+            let mut transaction = self.begin().await?;
+            let session: &mut dyn Session = &mut *transaction;
+            audit::note(session, std::slice::from_ref(record)).await?;
+            session.execute(INSERT_ORDER, &[(&text).into(), at.0.into(), by.into()]).await?;
+            transaction.commit().await
+        })
+        .await
     }
 
     /// Orders nobody has taken in yet, oldest first.

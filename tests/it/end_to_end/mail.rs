@@ -80,6 +80,40 @@ async fn a_silent_mailer_tells_nobody_and_knows_afterwards_whose_account_was_usa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_that_waits_is_not_sent_before_the_mailer_may_speak_again() {
+    let database = Database::sqlite();
+    let sink = SmtpSink::start(Encryption::None, None);
+    let mailer = |silent: bool, port: u16| json!({ "from": "it@canary-mail.example", "silent": silent, "transport": transport(port) });
+    let mut lonely = Lonely::new(&database.url).await;
+    lonely.mailing(mailer(false, free_port()));
+    let (running, provider) = lonely.serve("away").await;
+    employ(&provider, "ann").await;
+    let pool = sqlx::SqlitePool::connect(&database.url).await.unwrap();
+    const TRIED: &str = "SELECT COUNT(*) FROM outbox WHERE attempts > 0";
+    until("the mail server was tried", async || {
+        sqlx::query_scalar::<_, i64>(TRIED).fetch_one(&pool).await.unwrap() == 1
+    })
+    .await;
+    running.stop().await.code(0);
+    sqlx::query("UPDATE outbox SET due_at = 0").execute(&pool).await.unwrap();
+    pool.close().await;
+
+    lonely.mailing(mailer(true, sink.port));
+    let (running, provider) = lonely.serve("silent").await;
+    employ(&provider, "bob").await;
+    running.stop().await.code(0).says("the mailer is silent");
+    assert_eq!(sink.letters().len(), 0);
+    let store = database.open().await;
+    assert_eq!(store.outbox_counts().await.unwrap(), OutboxCounts { waiting: 1, ..OutboxCounts::default() });
+    store.close().await;
+
+    lonely.mailing(mailer(false, sink.port));
+    let (running, _) = lonely.serve("told").await;
+    until("ann is told", async || sink.letters().len() == 1).await;
+    running.stop().await.code(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn letters_are_shown_as_they_would_be_sent() {
     let database = Database::sqlite();
     let mut lonely = Lonely::new(&database.url).await;

@@ -126,14 +126,22 @@ async fn a_row_that_cannot_be_read_is_an_error_and_never_an_omission(database: &
     }
 }
 
+fn ordered(id: &str) -> AuditRecord {
+    AuditRecord { id: id.to_owned(), result: "ordered".to_owned(), ..AuditRecord::default() }
+}
+
 async fn an_order_is_taken_in_with_all_that_follows_from_it_or_not_at_all(database: &Database) {
     let store = database.open().await;
     let order = Order::Restore { user: UserId::new("evan", "example.com") };
-    store.give_order(&order, Timestamp(1), "ops").await.unwrap();
+    let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
+    sqlx::query("ALTER TABLE orders RENAME TO orders_away").execute(&pool).await.unwrap();
+    store.give_order(&order, (Timestamp(1), "ops"), &ordered("1-order")).await.unwrap_err();
+    sqlx::query("ALTER TABLE orders_away RENAME TO orders").execute(&pool).await.unwrap();
+    assert!(store.audit_tail(9).await.unwrap().is_empty(), "nothing is on record of an order that was not given");
+    store.give_order(&order, (Timestamp(1), "ops"), &ordered("1-order")).await.unwrap();
     let given = store.orders().await.unwrap().remove(0);
     let outcome = AuditRecord { id: "1-order".to_owned(), result: "obeyed".to_owned(), ..AuditRecord::default() };
     let changes = diff(&Ledger::default(), &generation(1));
-    let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
     sqlx::query("ALTER TABLE audit RENAME TO audit_away").execute(&pool).await.unwrap();
     store.take_order(given.seq, &changes, &outcome).await.unwrap_err();
     sqlx::query("ALTER TABLE audit_away RENAME TO audit").execute(&pool).await.unwrap();
@@ -151,7 +159,7 @@ async fn an_order_that_nobody_understands_keeps_no_other_waiting(database: &Data
     let strange = "INSERT INTO orders (what, given_at, given_by) VALUES ('{\"dance\":{}}', 1, 'ops')";
     sqlx::query(strange).execute(&pool).await.unwrap();
     let order = Order::Lock { user: UserId::new("evan", "example.com") };
-    store.give_order(&order, Timestamp(2), "ops").await.unwrap();
+    store.give_order(&order, (Timestamp(2), "ops"), &ordered("2-order")).await.unwrap();
     let understood = store.orders().await.unwrap();
     assert_eq!(understood.iter().map(|given| &given.order).collect::<Vec<_>>(), [&order]);
     let none = diff(&Ledger::default(), &Ledger::default());
