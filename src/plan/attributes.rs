@@ -19,7 +19,7 @@ use crate::observed::{Account, Presence};
 
 const NO_LIST: &str = "usher may not list accounts (usher bootstrap makes its sender a server admin)";
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
     pub(super) fn attributes(&mut self) {
         let desired = self.desired;
         if desired.profiles.is_empty() {
@@ -31,10 +31,7 @@ impl Planner<'_> {
         let shared = if desired.attributes.emails { self.shared_emails() } else { BTreeSet::new() };
         let moves = if desired.attributes.emails { self.moves(&shared) } else { Moves::default() };
         for profile in &desired.profiles {
-            let Presence::Exists(account) = self.observed.accounts.presence(&profile.user) else { continue };
-            if account.locked || account.deactivated || is_protected(desired, self.observed, &profile.user) {
-                continue;
-            }
+            let Some(account) = self.writable(&profile.user) else { continue };
             if let Some(mode) = desired.attributes.names {
                 self.name(profile, account, mode);
             }
@@ -45,6 +42,13 @@ impl Planner<'_> {
                 self.avatar(profile, account, mode);
             }
         }
+    }
+
+    /// Somebody's account, if attributes of it may be written.
+    pub(super) fn writable(&self, user: &UserId) -> Option<&'a Account> {
+        let Presence::Exists(account) = self.observed.accounts.presence(user) else { return None };
+        let closed = account.locked || account.deactivated || is_protected(self.desired, self.observed, user);
+        (!closed).then_some(account)
     }
 
     fn name(&mut self, profile: &Profile, account: &Account, mode: SyncMode) {

@@ -7,11 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Planner;
-use super::members::is_protected;
 use crate::desired::Profile;
 use crate::ids::UserId;
 use crate::ledger::{Digest, Ledger};
-use crate::observed::Presence;
 
 /// What an address waits for that another account is about to give up.
 pub const AWAITS_ADDRESS: &str = "another account gives the address up first";
@@ -64,7 +62,7 @@ impl<'a> Planner<'a> {
             let wanted = &profile.emails.0;
             let digest = (!wanted.is_empty()).then(|| self.ledger.digest_of_emails(wanted));
             let differs = digest.as_ref().map_or(!known.given.is_empty(), |digest| digest != seen);
-            if !differs || shared.contains(user) || !self.is_writable(user) {
+            if !differs || shared.contains(user) || self.writable(user).is_none() {
                 continue;
             }
             let waits = digest.as_ref().is_some_and(|digest| known.refused_until(digest, self.now).is_some());
@@ -108,10 +106,5 @@ impl<'a> Planner<'a> {
                 return waits.into_keys().collect();
             }
         }
-    }
-
-    fn is_writable(&self, user: &UserId) -> bool {
-        let Presence::Exists(account) = self.observed.accounts.presence(user) else { return false };
-        !account.locked && !account.deactivated && !is_protected(self.desired, self.observed, user)
     }
 }
