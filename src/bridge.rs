@@ -13,6 +13,7 @@ pub mod ldap;
 pub mod localpart;
 mod remarks;
 pub mod scim;
+mod tally;
 
 /// A source of people and groups.
 #[async_trait]
