@@ -18,6 +18,9 @@ use crate::ids::StableId;
 /// Groups asked for at once: Graph's limit.
 pub const BATCH: usize = 20;
 
+/// The kind of people.
+pub const USER: &str = "#microsoft.graph.user";
+
 const MEMBERS: Purpose = Purpose {
     what: "read the members of groups",
     permission: "GroupMember.Read.All (and Member.Read.Hidden for groups with hidden members)",

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
 use super::Wanted;
-use super::members::{BATCH, Member, Roll, members};
+use super::members::{BATCH, Member, Roll, USER, members};
 use super::pages::{Page, pages};
 use super::person::{Interpretation, Seen};
 use super::trouble::{Purpose, Trouble};
@@ -242,7 +242,7 @@ impl Gathered {
             // The very copy that stands with the user.
             if let Some(known) = users.get(id.as_str()).cloned().or_else(|| nested(&id)) {
                 members.push(known);
-            } else if kind.is_some_and(|kind| kind.ends_with(".user")) && !self.is_left_out(&id) {
+            } else if kind.as_deref() == Some(USER) && !self.is_left_out(&id) {
                 self.strangers.add(|| id);
             }
         }

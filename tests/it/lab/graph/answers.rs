@@ -132,7 +132,8 @@ impl Inside {
         }
         let mut responses = Vec::new();
         for request in requests.iter().rev() {
-            let (path, query) = request["url"].as_str().unwrap().split_once('?').unwrap_or_default();
+            let url = request["url"].as_str().unwrap();
+            let (path, query) = url.split_once('?').unwrap_or((url, ""));
             let method = request["method"].as_str().unwrap();
             let (reply, _) = self.reply(Asked { method, path, query, in_batch: true }, bearer, &[]);
             let headers: Map<String, Value> =
@@ -148,7 +149,7 @@ impl Tenant {
     fn login(&mut self, path: &str, form: &[u8]) -> Reply {
         let form = pairs(std::str::from_utf8(form).unwrap());
         let refuse = |status, error: &str, number: u64| {
-            let description = format!("AADSTS{number}: A text that names the app and quotes {:?}.", form);
+            let description = format!("AADSTS{number}: A text that names the app and quotes {form:?}.");
             let body = json!({ "error": error, "error_description": description, "error_codes": [number],
                                "timestamp": "2026-03-02 09:00:00Z", "trace_id": "c0ffee-trace", "correlation_id": "c0ffee" });
             Reply::json(status, &body)
