@@ -11,6 +11,7 @@ use reqwest::{Client, Response, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::token::Tokens;
@@ -36,6 +37,8 @@ pub struct Wire {
     http: Client,
     base: Url,
     tokens: Tokens,
+    /// Until when Graph wants to be left alone, by the latest answer that said so; it holds for later reads, too.
+    quiet: Mutex<Option<Instant>>,
 }
 
 /// What is asked.
@@ -66,7 +69,7 @@ impl Wire {
             .redirect(Policy::none())
             .build()
             .map_err(|error| format!("the HTTP client cannot be set up: {error}"))?;
-        Ok(Self { http, base, tokens: Tokens::new(source)? })
+        Ok(Self { http, base, tokens: Tokens::new(source)?, quiet: Mutex::new(None) })
     }
 
     /// A request for a path below the API's root, with its query. Ids in it are [`is_id`].
@@ -110,7 +113,7 @@ impl Wire {
         loop {
             match self.tokens.get(&self.http).await {
                 Ok(_) => return Ok(()),
-                Err(trouble) => patience.pause(trouble).await?,
+                Err(trouble) => self.pause(&mut patience, trouble).await?,
             }
         }
     }
@@ -135,12 +138,19 @@ impl Wire {
         loop {
             match self.try_once(ask).await {
                 Ok(body) => return Ok(body),
-                Err(trouble) => patience.pause(trouble).await?,
+                Err(trouble) => self.pause(&mut patience, trouble).await?,
             }
         }
     }
 
     async fn try_once(&self, ask: &Ask) -> Result<Vec<u8>, Trouble> {
+        if let Some(rest) = self.quiet.lock().await.and_then(|until| until.checked_duration_since(Instant::now())) {
+            let again = Again::Later(Some(rest));
+            return Err(Trouble {
+                again,
+                ..Trouble::away(&self.attempt(ask.purpose), "Graph wants to be asked less often")
+            });
+        }
         let token = self.tokens.get(&self.http).await?;
         match self.send(ask, &token).await {
             Err(Trouble { status: Some(401), .. }) => {
@@ -150,6 +160,24 @@ impl Wire {
             }
             other => other,
         }
+    }
+
+    /// Waits until it is time to ask again.
+    ///
+    /// # Errors
+    /// The trouble, where asking again is of no use or there is no time for it.
+    async fn pause(&self, patience: &mut Patience, trouble: Trouble) -> Result<(), Trouble> {
+        if let Again::Later(Some(wait)) = trouble.again {
+            *self.quiet.lock().await = Some(Instant::now() + wait);
+        }
+        let Some(pause) = patience.pause(trouble.again) else { return Err(trouble) };
+        if Instant::now() + pause >= patience.deadline {
+            let cause = format!("{}; there is no time left to ask again", trouble.cause);
+            return Err(Trouble { cause, ..trouble });
+        }
+        tracing::debug!(attempted = trouble.attempted, ?pause, "Microsoft Graph is asked again");
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 
     async fn send(&self, ask: &Ask, token: &SecretString) -> Result<Vec<u8>, Trouble> {
@@ -189,35 +217,20 @@ impl Patience {
         Self { deadline, tries: 0, waits: 0 }
     }
 
-    /// Waits until it is time to ask again.
-    ///
-    /// # Errors
-    /// The trouble, where asking again is of no use or there is no time for it.
-    async fn pause(&mut self, trouble: Trouble) -> Result<(), Trouble> {
-        let pause = match trouble.again {
-            Again::No => return Err(trouble),
+    /// How long to wait before the next request; `None`: it is of no use.
+    fn pause(&mut self, again: Again) -> Option<Duration> {
+        match again {
+            Again::No => None,
             Again::Soon => {
                 self.tries += 1;
-                if self.tries >= TRIES {
-                    return Err(trouble);
-                }
-                PAUSE * self.tries
+                (self.tries < TRIES).then_some(PAUSE * self.tries)
             }
             Again::Later(wait) => {
                 self.waits += 1;
-                if self.waits >= WAITS {
-                    return Err(trouble);
-                }
-                wait.unwrap_or_else(|| (USUAL_WAIT * 2_u32.pow(self.waits - 1)).min(LONGEST_USUAL_WAIT))
+                let usual = || (USUAL_WAIT * 2_u32.pow(self.waits - 1)).min(LONGEST_USUAL_WAIT);
+                (self.waits < WAITS).then(|| wait.unwrap_or_else(usual))
             }
-        };
-        if Instant::now() + pause >= self.deadline {
-            let cause = format!("{}; there is no time left to ask again", trouble.cause);
-            return Err(Trouble { cause, ..trouble });
         }
-        tracing::debug!(attempted = trouble.attempted, ?pause, "Microsoft Graph is asked again");
-        tokio::time::sleep(pause).await;
-        Ok(())
     }
 }
 

@@ -105,15 +105,20 @@ async fn who_asks_too_often_waits_as_long_as_told() {
 }
 
 #[tokio::test]
-async fn a_wait_beyond_the_time_for_the_read_is_not_taken_on() {
+async fn a_wait_beyond_the_time_for_the_read_is_not_taken_on_and_holds_for_the_next_read() {
     let graph = paged().await;
     graph.spoil(|heard| second_page(heard).then(|| Fault::throttle("3600")));
     let begun = Instant::now();
-    let snapshot = fetch(&graph, &[]).await;
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    let mut bridge = bridge(&graph.source(), &[]);
+    let snapshot = bridge.fetch().await.unwrap();
     let flaw = "read the users from http://graph: Graph wants to be asked less often [HTTP 429, TooManyRequests]; there is no time left \
                 to ask again";
     assert_eq!((people(&snapshot), anywhere(&flaws(&snapshot).concat(), &graph)), (2, flaw.to_owned()));
+    graph.forget();
+    let error = bridge.fetch().await.unwrap_err();
+    assert!(error.retry && error.cause.starts_with("Graph wants to be asked less often"), "{error}");
+    assert_eq!(graph.asked(), [""; 0], "Graph is left alone as long as it said");
+    assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]
