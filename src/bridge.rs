@@ -11,8 +11,10 @@ use crate::ids::StableId;
 pub mod file;
 pub mod ldap;
 pub mod localpart;
+pub mod msgraph;
 mod remarks;
 pub mod scim;
+mod tally;
 
 /// A source of people and groups.
 #[async_trait]
@@ -97,7 +99,7 @@ pub struct Probe {
 /// The configured source.
 ///
 /// # Errors
-/// When the configuration names files that cannot be read, or a source that this build does not have.
+/// When the configuration names files that cannot be read, or settings that cannot work.
 pub fn build(config: &Config) -> Result<Box<dyn Bridge>, SourceError> {
     let source: Box<dyn Bridge> = match &config.source {
         Source::Ldap(ldap) if config.user_provisioner.avatar.is_some() => {
@@ -105,16 +107,8 @@ pub fn build(config: &Config) -> Result<Box<dyn Bridge>, SourceError> {
         }
         Source::Ldap(ldap) => Box::new(ldap::LdapBridge::new(ldap)?),
         Source::File(file) => Box::new(file::FileBridge::new(file)),
-        Source::MsGraph(_) => return Err(unbuilt("ms-graph-ad")),
+        Source::MsGraph(graph) => Box::new(msgraph::GraphBridge::new(graph, msgraph::Wanted::of(config))?),
         Source::Scim(scim) => Box::new(scim::ScimBridge::new(scim, &config.database_url)),
     };
     Ok(Box::new(remarks::Remarked::new(source)))
-}
-
-fn unbuilt(kind: &str) -> SourceError {
-    SourceError {
-        attempted: format!("open source of type {kind}"),
-        cause: "this version of usher reads `ldap`, `scim` and `file` sources only".to_owned(),
-        retry: false,
-    }
 }

@@ -18,6 +18,7 @@ mod safety;
 mod secret;
 mod section;
 mod source;
+mod source_graph;
 mod source_ldap;
 mod source_scim;
 mod spaces;
@@ -487,14 +488,37 @@ pub struct FileSource {
     pub strict_localparts: bool,
 }
 
+/// AIM's `source: {type: ms-graph-ad}` (S-8).
 #[derive(Clone, Debug)]
 pub struct MsGraphSource {
     pub check_interval_ms: i64,
     pub tenant_id: String,
     pub client_id: String,
     pub client_secret: Option<SecretString>,
+    /// Without the API's version.
     pub base_url: String,
+    /// Where tokens come from.
+    pub login_url: String,
     pub scopes: Vec<String>,
+    pub attributes: GraphAttributes,
+    /// As for LDAP.
+    pub localpart: Option<String>,
+    pub strict_localparts: bool,
+    /// Whether guests of the tenant are people, too.
+    pub guests: bool,
+    pub connect_timeout_ms: u64,
+    /// Of one request.
+    pub operation_timeout_ms: u64,
+    /// Of one whole read, with all waiting that Graph asks for.
+    pub read_timeout_ms: u64,
+}
+
+/// Properties of a Graph user, as Microsoft spells them.
+#[derive(Clone, Debug)]
+pub struct GraphAttributes {
+    pub uid: String,
+    pub name: String,
+    pub mail: String,
 }
 
 #[derive(Clone, Debug)]

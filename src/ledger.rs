@@ -13,7 +13,7 @@ pub use attributes::{Attributes, Digest, Flaw, Given, keyed, normal_email, norma
 pub use clocks::{Clocks, TOLERANCE_MS, TWO_LOOKS_MS};
 pub use leavers::{Cause, DAY_MS, Ending, Leaver, LeaverNews, Stage};
 pub use orders::{Claim, Objection, Order};
-pub use portrait::{Photo, PictureKind, Portrait, Upload};
+pub use portrait::{LARGEST_PHOTO, Photo, PictureKind, Portrait, Upload};
 pub use witness::{SHORTEST_GAP_MS, Witnessing};
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,7 @@
 //! usher keeps a Synapse (Matrix) homeserver in line with an organisation's directory.
 //!
 //! ```text
-//!  LDAP / SCIM / file (Graph)                      Synapse
+//!  LDAP / Graph / SCIM / file                      Synapse
 //!         | Bridge::fetch                          ^         | full reads, /sync feed
 //!         v                                        |         v
 //!     Directory -- desired::desire(config) --> Desired    Observed  <- Observed::fold(event)
@@ -51,7 +51,7 @@
 //! | rooms and spaces to adopt | `plan/adoption.rs`, `reconcile/adoption.rs` |
 //! | what is given up | `plan/gc.rs` |
 //! | who is locked, unlocked, erased | `plan/accounts.rs`, `ledger/leavers.rs`, clocks: `ledger/clocks.rs` |
-//! | names, addresses, photos | `plan/attributes.rs`; photos: `bridge/ldap/photos.rs`, `plan/avatars.rs`, `reconcile/photos.rs` |
+//! | names, addresses, photos | `plan/attributes.rs`; photos: `bridge/ldap/photos.rs`, `bridge/msgraph/photos.rs`, `plan/avatars.rs`, `reconcile/photos.rs` |
 //! | what a leaver leaves behind, and who gets it | `plan/estate.rs`, `reconcile/estates.rs` |
 //! | how an account is made or changed | `account.rs`, one file a backend under `account/`; orders of SCIM clients: `account/registrar.rs` |
 //! | a limit or a hold | `plan/guard.rs` |

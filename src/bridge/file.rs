@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
-use super::ldap::notices::hide_addresses;
+use super::tally::hide_addresses;
 use super::{Bridge, Probe, SourceError};
 use crate::clock;
 use crate::config::FileSource;

@@ -244,7 +244,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// S-50: no other source has photos.
+    /// S-50: the other sources have no photos.
     fn avatars(&self) {
         let wanted = self.config.user_provisioner.avatar.is_some();
         let idle = |path: &str, why: &str| self.add(Severity::Advice, path, format!("has no effect: {why}"));
@@ -255,9 +255,9 @@ impl<'a> World<'a> {
                     "photos are read only where `userProvisioner.avatar` says when they are written",
                 );
             }
-            Source::Ldap(_) => {}
-            Source::File(_) | Source::MsGraph(_) | Source::Scim(_) => {
-                const WHY: &str = "only a source of type `ldap` gives photos";
+            Source::Ldap(_) | Source::MsGraph(_) => {}
+            Source::File(_) | Source::Scim(_) => {
+                const WHY: &str = "only a source of type `ldap` or `ms-graph-ad` gives photos";
                 if wanted {
                     idle("userProvisioner.avatar", WHY);
                 }

@@ -44,7 +44,7 @@ pub(super) fn ldap(section: &mut Section<'_>) -> LdapSource {
 }
 
 /// A time limit of nothing would end every operation before it began.
-fn timeout(section: &mut Section<'_>, name: &'static str, default: u64) -> u64 {
+pub(super) fn timeout(section: &mut Section<'_>, name: &'static str, default: u64) -> u64 {
     let Some(field) = section.field(name) else { return default };
     match field.duration() {
         Some(0) => {

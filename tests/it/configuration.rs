@@ -128,7 +128,7 @@ fn a_minimal_file_gets_the_documented_defaults() {
 }
 
 #[test]
-fn photos_are_wanted_where_it_says_so_and_only_an_ldap_source_has_any() {
+fn photos_are_wanted_where_it_says_so_and_not_every_source_has_any() {
     let modes = [("initial", SyncMode::Initial), ("always", SyncMode::Always)];
     let modes = modes.into_iter().chain([("when_directory_changes", SyncMode::WhenDirectoryChanges)]);
     let expected = modes.map(|(name, mode)| (name, Some(mode))).chain([("never", None)]);
@@ -164,6 +164,51 @@ fn photos_are_wanted_where_it_says_so_and_only_an_ldap_source_has_any() {
         let text = listed(&loaded.problems);
         assert!(text.starts_with("advice") && text.contains(advice) && text.lines().count() == 1, "{text}");
     }
+}
+
+/// A source of Microsoft Graph, and what was said of it.
+fn graph(more: &str) -> (config::MsGraphSource, String) {
+    let loaded = load_text(&format!(
+        "homeserver: {{ url: 'http://127.0.0.1:8008', server_name: example.com }}\n\
+         source: {{ type: ms-graph-ad, tenant_id: t, client_id: c, client_secret: s{more} }}\nuserProvisioner: {{ avatar: always }}\n"
+    ));
+    let said = listed(&loaded.problems);
+    let Some(Source::MsGraph(source)) = loaded.config.map(|config| config.source) else { panic!("{said}") };
+    (*source, said)
+}
+
+#[test]
+fn a_graph_source_follows_the_cloud_of_its_base_url() {
+    let (source, said) = graph("");
+    assert_eq!(said, "");
+    assert_eq!(
+        (source.base_url.as_str(), source.login_url.as_str()),
+        ("https://graph.microsoft.com", "https://login.microsoftonline.com")
+    );
+    assert_eq!(source.scopes, ["https://graph.microsoft.com/.default"]);
+    assert_eq!((source.attributes.uid.as_str(), source.attributes.name.as_str()), ("userPrincipalName", "displayName"));
+    assert_eq!((source.attributes.mail.as_str(), source.guests, source.read_timeout_ms), ("mail", false, 600_000));
+    for (base, graph_url, login) in [
+        ("https://graph.microsoft.us/", "https://graph.microsoft.us", "https://login.microsoftonline.us"),
+        ("https://dod-graph.microsoft.us", "https://dod-graph.microsoft.us", "https://login.microsoftonline.us"),
+        (
+            "https://microsoftgraph.chinacloudapi.cn/v1.0/",
+            "https://microsoftgraph.chinacloudapi.cn",
+            "https://login.chinacloudapi.cn",
+        ),
+        ("https://graph.example.com", "https://graph.example.com", "https://login.microsoftonline.com"),
+    ] {
+        let (source, said) = graph(&format!(", base_url: '{base}', scopes: []"));
+        assert_eq!((source.base_url.as_str(), source.login_url.as_str(), said.as_str()), (graph_url, login, ""));
+        assert_eq!(source.scopes, [format!("{graph_url}/.default")]);
+    }
+    let (source, said) =
+        graph(", login_url: 'http://127.0.0.1:9/', base_url: 'http://graph.example.com', scopes: [a, b]");
+    assert_eq!((source.login_url.as_str(), source.scopes.len()), ("http://127.0.0.1:9", 2));
+    assert!(
+        said.starts_with("advice") && said.contains("source.base_url: the client secret") && said.lines().count() == 1,
+        "{said}"
+    );
 }
 
 #[test]

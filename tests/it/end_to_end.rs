@@ -13,6 +13,7 @@ mod daemon;
 mod drill;
 mod estates;
 mod first;
+mod graph;
 mod holds;
 mod identities;
 mod instances;

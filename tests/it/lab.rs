@@ -2,6 +2,7 @@
 
 pub mod company;
 pub mod dice;
+pub mod graph;
 pub mod postgres;
 mod programs;
 pub mod proxy;

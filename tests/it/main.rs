@@ -9,6 +9,7 @@ mod convergence;
 mod end_to_end;
 mod fake;
 mod file_source;
+mod graph_source;
 mod histories;
 mod lab;
 mod ldap_source;

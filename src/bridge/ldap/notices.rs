@@ -3,34 +3,8 @@
 //! Never holds a mail address: a DN that carries one is shown without it.
 
 use crate::bridge::localpart::Unmapped;
+use crate::bridge::tally::{Tally, hide_addresses};
 use crate::directory::dn;
-
-/// Examples kept of each kind.
-const EXAMPLES: usize = 3;
-
-#[derive(Debug, Default)]
-struct Tally {
-    count: usize,
-    examples: Vec<String>,
-}
-
-impl Tally {
-    fn add(&mut self, example: impl FnOnce() -> String) {
-        self.count += 1;
-        if self.examples.len() < EXAMPLES {
-            self.examples.push(example());
-        }
-    }
-
-    fn text(&self, one: &str, many: &str, remedy: &str) -> Option<String> {
-        if self.count == 0 {
-            return None;
-        }
-        let what = if self.count == 1 { one } else { many };
-        let more = if self.count > self.examples.len() { ", …" } else { "" };
-        Some(format!("{} {what} ({}{more}){remedy}", self.count, self.examples.join("; ")))
-    }
-}
 
 /// What is odd about a directory.
 #[derive(Debug, Default)]
@@ -132,20 +106,6 @@ pub fn shown(text: &str) -> String {
         Some(normal) => normal.split(',').map(hide_addresses).collect::<Vec<_>>().join(","),
         None => hide_addresses(text),
     }
-}
-
-/// Words that hold an `@` become `…`, up to the `=` before it.
-#[must_use]
-pub fn hide_addresses(text: &str) -> String {
-    if !text.contains('@') {
-        return text.to_owned();
-    }
-    let words = text.split(' ').map(|word| match word.split_once('=') {
-        _ if !word.contains('@') => word.to_owned(),
-        Some((kind, _)) => format!("{kind}=…"),
-        None => "…".to_owned(),
-    });
-    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::lab::slapd::{BASE, PASSWORD, ROOT_DN, Slapd};
 use crate::lab::synapse::escape;
 
 /// Part of every photo: must never be printed.
-const CANARY: &str = "canary-photo-bytes";
+pub const CANARY: &str = "canary-photo-bytes";
 
 /// Passes everything on to a directory server, and keeps what was asked.
 struct Ear {
@@ -65,7 +65,7 @@ impl Ear {
     }
 }
 
-fn picture(text: &str) -> Vec<u8> {
+pub fn picture(text: &str) -> Vec<u8> {
     let start = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00";
     [&start[..], CANARY.as_bytes(), text.as_bytes(), b"\xff\xd9"].concat()
 }
@@ -89,7 +89,7 @@ fn company(world: &World) -> String {
     ldif
 }
 
-async fn wanting(mode: &str, world: &mut World) {
+pub async fn wanting(mode: &str, world: &mut World) {
     world.config["userProvisioner"] = json!({ "avatar": mode });
     world.write();
     world.proxy.clear();
@@ -97,7 +97,7 @@ async fn wanting(mode: &str, world: &mut World) {
 }
 
 /// Uploads and changed accounts, and how many other writes there were.
-fn avatar_writes(world: &World) -> ([usize; 2], usize) {
+pub fn avatar_writes(world: &World) -> ([usize; 2], usize) {
     let writes = world.proxy.writes();
     let count = |class: &str| writes.iter().filter(|write| *write == class).count();
     let counts = [count("POST /_matrix/media/v3/upload"), count("PUT /admin/v2/users/{}")];
@@ -105,7 +105,7 @@ fn avatar_writes(world: &World) -> ([usize; 2], usize) {
 }
 
 /// What somebody's avatar shows, if they have one.
-async fn shown(world: &World, name: &str) -> Option<Vec<u8>> {
+pub async fn shown(world: &World, name: &str) -> Option<Vec<u8>> {
     let account = world.account(name).await;
     let media = account["avatar_url"].as_str()?.strip_prefix("mxc://").expect("a content URI").to_owned();
     let url = format!("{}/_matrix/client/v1/media/download/{media}", world.stage.url());
