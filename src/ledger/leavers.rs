@@ -367,7 +367,8 @@ impl Ledger {
         self.leavers.iter().filter(|(_, leaver)| !leaver.is_locking()).map(plain).collect()
     }
 
-    /// Takes back what the bot's account data says, where this ledger was lost (S-51). Grace goes on as it was.
+    /// Takes back what the bot's account data says, where this ledger was lost (S-51). Grace goes on as it was, but nobody's is cut short
+    /// as an operator once ordered: whether they took that back meanwhile is lost as well.
     ///
     /// Returns how many people that were.
     pub fn recover(&mut self, mirror: &BTreeMap<UserId, Leaver>) -> usize {
@@ -380,7 +381,8 @@ impl Ledger {
         // Whoever the source has of such a name by now passed for the owner as long as nothing was remembered: they only claim it (S-5).
         self.people.retain(|_, bound| !owners.contains_key(bound));
         self.people.extend(owners.into_iter().map(|(localpart, id)| (id, localpart)));
-        self.leavers.extend(mirror.iter().map(|(user, leaver)| (user.clone(), leaver.clone())));
+        let kept = |(user, leaver): (&UserId, &Leaver)| (user.clone(), Leaver { at_once: false, ..leaver.clone() });
+        self.leavers.extend(mirror.iter().map(kept));
         let people = &self.people;
         self.absences.retain(|id, _| people.contains_key(id) || super::witness::is_unit(id));
         mirror.len()

@@ -34,7 +34,7 @@ const NO_PHOTO: [&str; 3] = ["ImageNotFound", "ErrorItemNotFound", "GetUserPhoto
 
 /// When everybody's photo is to be looked at next: the day, each beginning at an hour of their own.
 #[must_use]
-pub fn stamps(users: &[User], now: Timestamp) -> BTreeMap<StableId, Stamp> {
+pub fn stamps(users: &[Arc<User>], now: Timestamp) -> BTreeMap<StableId, Stamp> {
     // All stamps of a moment are two.
     let mut shared: BTreeMap<i64, Stamp> = BTreeMap::new();
     let mut stamp = |day: i64| Arc::clone(shared.entry(day).or_insert_with(|| text(day)));

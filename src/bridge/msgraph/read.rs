@@ -3,6 +3,7 @@
 //! What was read before something went wrong is kept and called incomplete; only a read that brought nobody is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -101,7 +102,7 @@ impl Reading<'_> {
 /// People as they come in, with what is odd about them.
 #[derive(Debug, Default)]
 pub struct People {
-    pub users: Vec<User>,
+    pub users: Vec<Arc<User>>,
     pub unnamed: Vec<StableId>,
     pub guests: BTreeSet<StableId>,
     pub nameless: Tally,
@@ -117,7 +118,7 @@ impl People {
             match how.read(object) {
                 Seen::Person { user, marked } => {
                     self.unmarked += usize::from(!marked);
-                    self.users.push(user);
+                    self.users.push(Arc::new(user));
                 }
                 Seen::Unnamed(id, why) => {
                     self.nameless.add(|| format!("{id}: {}", crate::bridge::tally::hide_addresses(&why.to_string())));

@@ -334,6 +334,15 @@ fn an_end_that_is_found_done_where_nothing_may_be_written_any_more_is_over_and_f
 }
 
 #[test]
+fn who_was_to_be_erased_at_once_has_the_whole_grace_where_the_ledger_was_lost() {
+    let mut ledger = locked();
+    assert!(ledger.obey(&Order::EraseNow { user: evan() }, at(5)));
+    let mut recovered = Ledger::default();
+    assert_eq!(recovered.recover(&ledger.mirrored_leavers()), 1);
+    assert_eq!(recovered.leavers[&evan()].due(MINUTE), at(6));
+}
+
+#[test]
 fn a_lock_that_the_mirror_tells_of_belongs_to_the_entry_it_tells_of() {
     let mirror = locked().mirrored_leavers();
     // The source was read before the mirror: somebody new has the name, and the one it was taken from has another.

@@ -34,8 +34,8 @@ const DAY: i64 = 24 * 60 * MINUTE;
 const PERIOD: i64 = DAY;
 const EVENTS: usize = 60;
 /// Interleavings that went wrong once: a lock taken off or set anew, not yet struck from the bot's account data or put there again, then a
-/// human's lock and a lost database.
-const FOUND: [u64; 3] = [1865, 17_015, 17_241];
+/// human's lock and a lost database; an order to erase at once that was withdrawn, both lost but for the first in the account data.
+const FOUND: [u64; 4] = [1865, 17_015, 17_241, 1_001_915];
 
 /// Seeds from here on have orders and lost answers.
 const ORDERED: u64 = 1_000_000;
@@ -376,6 +376,7 @@ impl Sim {
             14 if self.dice.below(4) == 0 && self.is_mirrored() => {
                 self.saved = Ledger::default();
                 self.restart();
+                self.hurried.clear();
                 let restored = |user: &UserId| self.ledger.leavers.get(user).is_some_and(Leaver::is_spared);
                 self.spared.retain(restored);
             }

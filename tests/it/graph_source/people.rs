@@ -1,5 +1,7 @@
 //! Who is read, and what they are called.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use usher::bridge::Bridge as _;
 use usher::bridge::msgraph::GraphBridge;
@@ -25,7 +27,7 @@ async fn a_person_has_the_principal_name_before_the_at_a_name_and_an_address() {
         emails: vec!["Ann@canary-mail.example".to_owned()],
         enabled: true,
     };
-    assert_eq!((snapshot.users.as_slice(), flaws(&snapshot)), ([ann].as_slice(), Vec::new()));
+    assert_eq!((snapshot.users.as_slice(), flaws(&snapshot)), ([Arc::new(ann)].as_slice(), Vec::new()));
     assert!(snapshot.stamps.is_empty(), "nobody wants photos");
 }
 
