@@ -81,6 +81,7 @@ async fn a_silent_mailer_tells_nobody_and_knows_afterwards_whose_account_was_usa
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_that_waits_is_not_sent_before_the_mailer_may_speak_again() {
+    const TRIED: &str = "SELECT COUNT(*) FROM outbox WHERE attempts > 0";
     let database = Database::sqlite();
     let sink = SmtpSink::start(Encryption::None, None);
     let mailer = |silent: bool, port: u16| json!({ "from": "it@canary-mail.example", "silent": silent, "transport": transport(port) });
@@ -89,7 +90,6 @@ async fn a_letter_that_waits_is_not_sent_before_the_mailer_may_speak_again() {
     let (running, provider) = lonely.serve("away").await;
     employ(&provider, "ann").await;
     let pool = sqlx::SqlitePool::connect(&database.url).await.unwrap();
-    const TRIED: &str = "SELECT COUNT(*) FROM outbox WHERE attempts > 0";
     until("the mail server was tried", async || {
         sqlx::query_scalar::<_, i64>(TRIED).fetch_one(&pool).await.unwrap() == 1
     })
