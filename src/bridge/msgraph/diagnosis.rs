@@ -99,7 +99,7 @@ fn census(people: &People, more: bool) -> Result<String, String> {
     let with = |has: fn(&User) -> bool| people.users.iter().filter(|user| has(user)).count();
     Ok(format!(
         "{count} people{more}: {} with a display name, {} with a mail address, {} disabled; {unnamed} without a Matrix name; \
-         {guests} guests left out",
+         guests left out: {guests}",
         with(|user| user.display_name.is_some()),
         with(|user| !user.emails.is_empty()),
         with(|user| !user.enabled),

@@ -44,8 +44,7 @@ async fn each_step_says_what_was_seen() {
     let expected = format!(
         "ok      token       http://graph gives one to client {CLIENT}\n\
          ok      organization  Contoso\n\
-         ok      users       2 people: 2 with a display name, 1 with a mail address, 1 disabled; 0 without a Matrix name; 1 guests left \
-         out\n\
+         ok      users       2 people: 2 with a display name, 1 with a mail address, 1 disabled; 0 without a Matrix name; guests left out: 1\n\
          ok      groups      2 groups, among them all 2 that the configuration names\n\
          ok      members     2 groups have as direct members: 1 device, 3 user\n\
          ok      photos      the first person has one of 3 kB\n\
