@@ -58,7 +58,8 @@ impl Mapping {
             let Some((name, after)) = after.split_once('}') else {
                 return Err(format!("localpart template `{template}`: a `{{` has no `}}`"));
             };
-            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            {
                 return Err(format!("localpart template `{template}`: `{{{name}}}` does not name an attribute"));
             }
             parts.push(Part::Attribute(name.to_lowercase()));

@@ -65,6 +65,11 @@ impl Wanted {
         let groups = grants.into_iter().map(|grant| grant.external_id.clone()).filter(|id| !id.is_empty());
         Self { groups: groups.collect(), photos: config.user_provisioner.avatar.is_some() }
     }
+
+    /// Whether a group is meant: by its object id, in capital letters or small ones, or by its display name.
+    fn names(&self, id: &StableId, name: &str) -> bool {
+        self.groups.iter().any(|wanted| wanted.eq_ignore_ascii_case(id.as_str()) || wanted == name)
+    }
 }
 
 /// A tenant, and what to remember between reads.

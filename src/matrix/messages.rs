@@ -16,8 +16,8 @@ use crate::ids::{EventId, RoomId, Timestamp, UserId};
 const SEND: &str = "/_matrix/client/v3/rooms/{}/send/{}/{}";
 /// Messages of one batch; of more that came while usher was away the oldest are not heard.
 const MOST_MESSAGES: u32 = 100;
-/// Batches of what the bot itself has said: a room that holds more is gone through again.
-const MOST_BATCHES: u32 = 50;
+/// Batches of what the bot itself has said: more than that is said in no room within a month.
+const MOST_BATCHES: u32 = 1_000;
 
 /// What was said since a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

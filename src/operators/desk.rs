@@ -58,7 +58,7 @@ impl Desk {
     /// Gives the room up; whether it is. First everything that was said there is taken out: also answers, and messages that were on their
     /// way when usher ended.
     pub async fn close(&self, place: &Place) -> Result<bool, Setback> {
-        if let Some(room) = place.find(&self.homeserver).await? {
+        if let Some(room) = self.write(place.find(&self.homeserver)).await? {
             for event in self.homeserver.standing_messages(&room).await? {
                 self.unsay(&room, &event).await?;
             }

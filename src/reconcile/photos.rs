@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Reconciler;
 use super::record::result_of;
 use super::survey::alive;
@@ -26,6 +28,8 @@ const LOOKS_PER_PASS: usize = 500;
 const LOOKS_AT_ONCE: usize = 20;
 /// Between two of those handfuls.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Longest time for that: everything else waits.
+const LOOKING: Duration = Duration::from_secs(30);
 /// Photos kept until they are uploaded, in bytes: while there are so many, no more entries are looked at.
 const ALBUM_BYTES: usize = 32 << 20;
 /// Photos uploaded before one slice: locks and kicks of the next look must not wait behind more.
@@ -66,8 +70,9 @@ impl Reconciler {
             return;
         }
         let people = self.unseen(desired);
+        let began = Instant::now();
         for handful in people.chunks(LOOKS_AT_ONCE) {
-            if self.stop.is_cancelled() || self.album.is_full() {
+            if self.stop.is_cancelled() || self.album.is_full() || began.elapsed() >= LOOKING {
                 break;
             }
             self.album.last = handful.last().map(|(id, _)| id.clone());

@@ -10,7 +10,7 @@ use tokio::time::timeout_at;
 use super::members::{BATCH, members};
 use super::pages::Page;
 use super::photos::{self, Look};
-use super::read::{People, Reading};
+use super::read::{Groups, People, Reading};
 use super::trouble::Trouble;
 use crate::bridge::Probe;
 use crate::config::MsGraphSource;
@@ -68,6 +68,9 @@ async fn organisation(reading: &Reading<'_>) -> Result<String, String> {
             Ok("not shown, which is no harm: the tenant's id stands for its name (the permission Organization.Read.All shows it)"
                 .to_owned())
         }
+        Err(trouble) if trouble.status.is_some() => {
+            Ok(format!("not shown, which is no harm: the tenant's id stands for its name ({})", trouble.in_full()))
+        }
         Err(trouble) => Err(trouble.in_full()),
     }
 }
@@ -106,17 +109,16 @@ fn census(people: &People, more: bool) -> Result<String, String> {
     ))
 }
 
-fn groups(reading: &Reading<'_>, known: &BTreeMap<StableId, String>) -> Result<String, String> {
-    let wanted = &reading.wanted.groups;
-    let is_there = |wanted: &&String| known.contains_key(wanted.as_str()) || known.values().any(|name| name == *wanted);
-    let missing: Vec<&str> = wanted.iter().filter(|wanted| !is_there(wanted)).map(String::as_str).collect();
+fn groups(reading: &Reading<'_>, known: &Groups) -> Result<String, String> {
+    let missing = reading.missing(known);
     if missing.is_empty() {
-        return Ok(format!("{} groups, among them all {} that the configuration names", known.len(), wanted.len()));
+        let wanted = reading.wanted.groups.len();
+        return Ok(format!("{} groups, among them all {wanted} that the configuration names", known.len()));
     }
     Err(format!(
-        "{} groups, but none with the object id or display name `{}`: compare with the group's overview page",
+        "{} groups, but none with the object id or display name {}: compare with the group's overview page",
         known.len(),
-        missing.join("`, `")
+        missing.join(", ")
     ))
 }
 

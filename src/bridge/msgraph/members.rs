@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::pages::{Page, pages, rest};
 use super::trouble::{Answered, Purpose, Trouble, refused};
@@ -18,8 +18,9 @@ use crate::ids::StableId;
 /// Groups asked for at once: Graph's limit.
 pub const BATCH: usize = 20;
 
-/// The kind of people.
+/// The kinds of people and of groups.
 pub const USER: &str = "#microsoft.graph.user";
+pub const GROUP: &str = "#microsoft.graph.group";
 
 const MEMBERS: Purpose = Purpose {
     what: "read the members of groups",
@@ -109,7 +110,7 @@ pub async fn members(wire: &Wire, groups: &[StableId], deadline: Instant) -> Res
             // Too much at once, a hiccup, a token that has just ended, or no answer: by itself, after the wait that was asked for.
             other => {
                 if let Some(wait) = other.and_then(|part| part.wait()) {
-                    sleep_until((begun + wait).min(deadline)).await;
+                    wire.rest_until(begun + wait).await;
                 }
                 one(wire, group, deadline).await?
             }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use super::trouble::{Purpose, Trouble};
+use super::trouble::{Again, Purpose, Trouble};
 use super::wire::{Ask, Wire, is_id};
 use crate::bridge::Sighting;
 use crate::directory::{Stamp, User};
@@ -27,7 +27,7 @@ const WHOLE: &str = "photo/$value";
 /// People looked at side by side: an answer takes a fifth of a second, and each handful is waited for.
 const SIDE_BY_SIDE: usize = 4;
 /// How long one handful may take, with all waiting that Graph asks for: the rest of usher's work waits, too.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_secs(20);
 const DAY_MS: i64 = 86_400_000;
 /// Codes by which Graph says that there is no photo (or none of that size).
 const NO_PHOTO: [&str; 3] = ["ImageNotFound", "ErrorItemNotFound", "GetUserPhoto"];
@@ -51,7 +51,8 @@ fn day_of(id: &StableId, now: Timestamp) -> i64 {
     now.0.saturating_add(i64::from(hash) % DAY_MS).div_euclid(DAY_MS)
 }
 
-/// Looks at these people. Who cannot be seen is left out, and asked for no more on this day of theirs.
+/// Looks at these people, as many as there is time for. Who cannot be seen is left out, and asked for no more on this day of theirs; one
+/// whose photo Graph always fails at keeps nobody else from being seen.
 ///
 /// # Errors
 /// When nobody can be seen, because Graph cannot be asked or does not let the app see photos.
@@ -69,20 +70,33 @@ pub async fn look(
         let look = one(wire, &id, deadline).await;
         (id, stamp, look)
     }))
-    .buffered(SIDE_BY_SIDE);
-    let mut seen = Vec::new();
-    while let Some((id, stamp, look)) = looks.next().await {
+    .buffer_unordered(SIDE_BY_SIDE);
+    let (mut seen, mut is_answered, mut failures, mut failed) = (Vec::new(), false, 0, None);
+    // Who is not looked at in time is in a later handful.
+    while let Ok(Some((id, stamp, look))) = timeout_at(deadline, looks.next()).await {
+        is_answered |= look.is_ok();
         match look {
             Ok(Look::Photo(bytes)) => seen.push(Sighting { id, stamp, photo: Some(bytes) }),
             Ok(Look::None) => seen.push(Sighting { id, stamp, photo: None }),
-            Ok(Look::Unseen) => {
-                unseen.insert(id, stamp);
+            Ok(Look::Unseen) => drop(unseen.insert(id, stamp)),
+            Err(trouble) => {
+                let is_theirs = trouble.status.is_some() && !matches!(trouble.again, Again::Later(Some(_)));
+                if is_theirs {
+                    unseen.insert(id, stamp);
+                }
+                failed.get_or_insert(trouble);
+                failures += 1;
+                // What was seen counts; the next handful will tell.
+                if !is_theirs || (!is_answered && failures >= SIDE_BY_SIDE) {
+                    break;
+                }
             }
-            Err(trouble) if seen.is_empty() => return Err(trouble),
-            // What was seen counts; the next handful will tell.
-            Err(_) => break,
         }
     }
+    if let Some(trouble) = failed.filter(|_| !is_answered) {
+        return Err(trouble);
+    }
+    seen.sort_by(|one, other| one.id.cmp(&other.id));
     Ok(seen)
 }
 

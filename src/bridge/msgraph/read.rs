@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
 use super::Wanted;
-use super::members::{BATCH, Member, Roll, USER, members};
+use super::members::{BATCH, GROUP, Member, Roll, USER, members};
 use super::pages::{Page, pages};
 use super::person::{Interpretation, Seen};
 use super::trouble::{Purpose, Trouble};
@@ -23,7 +23,11 @@ const ORGANISATION: Purpose = Purpose { what: "read the organisation", permissio
 const USERS: Purpose = Purpose { what: "read the users", permission: "User.Read.All" };
 const GROUPS: Purpose = Purpose { what: "read the groups", permission: "GroupMember.Read.All" };
 
-/// How often groups are read anew because one of them vanished on the way.
+/// Names less alike than this (Jaro-Winkler, 0 to 1) are not offered.
+const NEAR: f64 = 0.8;
+/// The visibility of groups that show their members to themselves only.
+const HIDDEN: &str = "HiddenMembership";
+/// How often groups are read anew because one of them came or went on the way.
 const RESTARTS: u32 = 2;
 
 /// What a read needs to know.
@@ -44,19 +48,32 @@ struct Organisation {
 
 /// A group in the list of them.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Listed {
+struct Listed {
     #[serde(default)]
     id: Option<String>,
     #[serde(rename = "displayName", default)]
     name: Option<String>,
+    #[serde(default)]
+    visibility: Option<String>,
 }
 
+/// What the list of groups says of one.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub name: String,
+    /// To an app without the permission for that its members may look like nobody.
+    hides_members: bool,
+}
+
+/// The groups of a tenant by id.
+pub type Groups = BTreeMap<StableId, Known>;
+
 impl Listed {
-    /// Its id, and what people call it.
-    fn named(self) -> Option<(StableId, String)> {
+    fn known(self) -> Option<(StableId, Known)> {
         let id = self.id.filter(|id| is_id(id))?;
         let name = self.name.filter(|name| !name.trim().is_empty()).unwrap_or_else(|| id.clone());
-        Some((id.into(), name))
+        let hides_members = self.visibility.is_some_and(|visibility| visibility.eq_ignore_ascii_case(HIDDEN));
+        Some((id.into(), Known { name, hides_members }))
     }
 }
 
@@ -84,26 +101,44 @@ impl Reading<'_> {
     ///
     /// # Errors
     /// When the list cannot be read to its end.
-    pub async fn groups(&self) -> Result<BTreeMap<StableId, String>, Trouble> {
-        let mut known = BTreeMap::new();
-        let ask = self.wire.ask(GROUPS, "groups?$select=id,displayName&$top=999")?;
-        let mut take = |page: Vec<Listed>| known.extend(page.into_iter().filter_map(Listed::named));
+    pub async fn groups(&self) -> Result<Groups, Trouble> {
+        let mut known = Groups::new();
+        let ask = self.wire.ask(GROUPS, "groups?$select=id,displayName,visibility&$top=999")?;
+        let mut take = |page: Vec<Listed>| known.extend(page.into_iter().filter_map(Listed::known));
         pages(self.wire, ask, self.deadline, &mut take).await?;
         Ok(known)
     }
 
     /// Which of these groups the configuration names.
-    pub fn chosen<'a>(&self, known: &'a BTreeMap<StableId, String>) -> impl Iterator<Item = &'a StableId> {
-        let names = &self.wanted.groups;
-        known.iter().filter(|(id, name)| names.contains(id.as_str()) || names.contains(*name)).map(|(id, _)| id)
+    pub fn chosen<'a>(&self, known: &'a Groups) -> impl Iterator<Item = &'a StableId> {
+        known.iter().filter(|(id, group)| self.wanted.names(id, &group.name)).map(|(id, _)| id)
     }
+
+    /// What the configuration names and the tenant has not, each with the name most like it.
+    #[must_use]
+    pub fn missing(&self, known: &Groups) -> Vec<String> {
+        let is_there = |wanted: &str| {
+            known.iter().any(|(id, group)| id.as_str().eq_ignore_ascii_case(wanted) || group.name == wanted)
+        };
+        let missing = self.wanted.groups.iter().filter(|wanted| !is_there(wanted));
+        missing.map(|wanted| format!("`{wanted}`{}", nearest(wanted, known))).collect()
+    }
+}
+
+/// ` (is `Managers` meant?)`.
+fn nearest(wanted: &str, known: &Groups) -> String {
+    let wanted = wanted.to_lowercase();
+    let names = known.values().map(|group| &group.name);
+    let alike = names.map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), name));
+    let best = alike.filter(|(likeness, _)| *likeness >= NEAR).max_by(|one, other| one.0.total_cmp(&other.0));
+    best.map_or_else(String::new, |(_, name)| format!(" (is `{name}` meant?)"))
 }
 
 /// People as they come in, with what is odd about them.
 #[derive(Debug, Default)]
 pub struct People {
     pub users: Vec<Arc<User>>,
-    pub unnamed: Vec<StableId>,
+    pub unnamed: BTreeSet<StableId>,
     pub guests: BTreeSet<StableId>,
     pub nameless: Tally,
     /// Who do not say whether they are enabled.
@@ -122,7 +157,7 @@ impl People {
                 }
                 Seen::Unnamed(id, why) => {
                     self.nameless.add(|| format!("{id}: {}", crate::bridge::tally::hide_addresses(&why.to_string())));
-                    self.unnamed.push(id);
+                    self.unnamed.insert(id);
                 }
                 Seen::Guest(id) => {
                     self.guests.insert(id);
@@ -133,14 +168,26 @@ impl People {
     }
 }
 
+/// What a walk through the groups came upon.
+#[derive(Debug, Default)]
+struct Walk {
+    /// What could not be seen.
+    flaws: Vec<String>,
+    /// What came or went on the way: worth another walk.
+    moved: BTreeSet<String>,
+}
+
 #[derive(Debug, Default)]
 struct Gathered {
     organisation: Option<String>,
     people: People,
     groups: Vec<RawGroup>,
-    /// Members without an id, and people among them who are not among the users.
+    /// Members who are nobody that is known, and might be somebody.
     unreadable: usize,
+    /// People who are members and not among the users.
     strangers: Tally,
+    /// Groups that the configuration names and nobody has.
+    missing: Vec<String>,
     flaws: Vec<String>,
 }
 
@@ -164,8 +211,8 @@ pub async fn read(reading: &Reading<'_>, followed: &mut BTreeSet<StableId>) -> R
 impl Gathered {
     async fn gather(&mut self, reading: &Reading<'_>, followed: &mut BTreeSet<StableId>) -> Result<(), Trouble> {
         self.organisation = match reading.organisation().await {
-            // Its name is all that is wanted of it.
-            Err(Trouble { status: Some(403), .. }) => None,
+            // Its name is all that is wanted of it; what is wrong with more than that shows at the users.
+            Err(Trouble { status: Some(_), .. }) => None,
             other => other?,
         };
         let people = &mut self.people;
@@ -175,46 +222,54 @@ impl Gathered {
             return Ok(());
         }
         let users: BTreeSet<StableId> = self.people.users.iter().map(|user| user.id.clone()).collect();
-        for _ in 0..=RESTARTS {
+        for restarts in 0..=RESTARTS {
             self.groups.clear();
             (self.unreadable, self.strangers) = (0, Tally::default());
             let known = reading.groups().await?;
+            self.missing = reading.missing(&known);
             followed.extend(reading.chosen(&known).cloned());
-            if !self.walk(reading, &known, followed, &users).await? {
-                return Ok(());
+            let Walk { flaws, moved } = self.walk(reading, &known, followed, &users).await?;
+            if moved.is_empty() || restarts == RESTARTS {
+                self.flaws.extend(flaws.into_iter().chain(moved));
+                break;
             }
         }
-        self.flaws.push("groups vanish while their members are read, time and again".to_owned());
         Ok(())
     }
 
-    /// Members of the groups that are wanted, then of those nested in them, and so on. `true`: a group has vanished meanwhile.
+    /// Members of the groups that are wanted, then of those nested in them, and so on.
     async fn walk(
         &mut self,
         reading: &Reading<'_>,
-        known: &BTreeMap<StableId, String>,
+        known: &Groups,
         followed: &BTreeSet<StableId>,
         users: &BTreeSet<StableId>,
-    ) -> Result<bool, Trouble> {
-        let mut flaws = Vec::new();
+    ) -> Result<Walk, Trouble> {
+        let mut walk = Walk::default();
         let mut wave: Vec<StableId> = followed.iter().filter(|id| known.contains_key(*id)).cloned().collect();
         let mut reached: BTreeSet<StableId> = wave.iter().cloned().collect();
         while !wave.is_empty() {
             let mut next = Vec::new();
             for batch in wave.chunks(BATCH) {
                 for roll in members(reading.wire, batch, reading.deadline).await? {
+                    let Some(Known { name, hides_members }) = known.get(&roll.group) else { continue };
                     if roll.has_vanished() {
-                        return Ok(true);
+                        walk.moved.insert(format!("group `{name}` vanishes while its members are read"));
+                        continue;
                     }
-                    let name = known.get(&roll.group).cloned().unwrap_or_default();
-                    if let Some(trouble) = &roll.trouble {
-                        flaws.push(format!("group `{name}` is not whole: {}", trouble.cause));
-                        if roll.members.is_empty() {
-                            continue;
-                        }
+                    let flaw = match &roll.trouble {
+                        Some(trouble) => Some(format!("group `{name}` is not whole: {}", trouble.cause)),
+                        None if *hides_members && roll.members.is_empty() => Some(format!(
+                            "group `{name}` hides its members and shows none: it takes the application permission Member.Read.Hidden"
+                        )),
+                        None => None,
+                    };
+                    let is_unseen = flaw.is_some() && roll.members.is_empty();
+                    walk.flaws.extend(flaw);
+                    if is_unseen {
+                        continue;
                     }
-                    let nested = |id: &str| known.get_key_value(id).map(|(id, _)| id.clone());
-                    let group = self.group(roll, name, users, nested);
+                    let group = self.group(roll, reading, (known, users), &mut walk);
                     next.extend(group.members.iter().filter(|id| known.contains_key(*id)).cloned());
                     self.groups.push(group);
                 }
@@ -222,38 +277,49 @@ impl Gathered {
             next.retain(|id| reached.insert(id.clone()));
             wave = next;
         }
-        self.flaws.append(&mut flaws);
-        Ok(false)
+        Ok(walk)
     }
 
     /// A group with those of its members that usher knows. Devices, contacts and applications are nobody to it.
     fn group(
         &mut self,
         roll: Roll,
-        name: String,
-        users: &BTreeSet<StableId>,
-        nested: impl Fn(&str) -> Option<StableId>,
+        reading: &Reading<'_>,
+        (known, users): (&Groups, &BTreeSet<StableId>),
+        walk: &mut Walk,
     ) -> RawGroup {
+        let name = known.get(&roll.group).map(|group| group.name.clone()).unwrap_or_default();
         let mut members = Vec::with_capacity(roll.members.len());
         for Member { kind, id } in roll.members {
+            let kind = kind.as_deref();
+            let may_be_somebody = kind.is_none_or(|kind| [USER, GROUP].contains(&kind));
             let Some(id) = id.filter(|id| is_id(id)) else {
-                self.unreadable += 1;
+                self.unreadable += usize::from(may_be_somebody);
                 continue;
             };
             // The very copy that stands with the user.
-            if let Some(known) = users.get(id.as_str()).cloned().or_else(|| nested(&id)) {
-                members.push(known);
-            } else if kind.as_deref() == Some(USER) && !self.is_left_out(&id) {
-                self.strangers.add(|| id);
+            let copy = users.get(id.as_str()).or_else(|| known.get_key_value(id.as_str()).map(|(id, _)| id));
+            match copy {
+                Some(copy) => members.push(copy.clone()),
+                None if self.is_left_out(&id) => {}
+                None if kind == Some(USER) => self.strangers.add(|| id),
+                // Made after the groups were listed, or not in the list yet: who is in it is in this group, too.
+                None if kind == Some(GROUP) => {
+                    walk.moved.insert(format!("group `{name}` has a member group that is not in the list of groups"));
+                }
+                None => self.unreadable += usize::from(may_be_somebody),
             }
         }
-        let aliases = vec![Alias::Id(roll.group.to_string()), Alias::Name(name.clone())];
+        // As the configuration writes it, too.
+        let spelt = reading.wanted.groups.iter().filter(|wanted| wanted.eq_ignore_ascii_case(roll.group.as_str()));
+        let ids: BTreeSet<String> = spelt.cloned().chain([roll.group.to_string()]).collect();
+        let aliases = ids.into_iter().map(Alias::Id).chain([Alias::Name(name.clone())]).collect();
         RawGroup { id: roll.group, kind: GroupKind::Group, name, aliases, parent: None, members }
     }
 
     /// Somebody who is there and no user.
     fn is_left_out(&self, id: &str) -> bool {
-        self.people.guests.contains(id) || self.people.unnamed.iter().any(|unnamed| unnamed.as_str() == id)
+        self.people.guests.contains(id) || self.people.unnamed.contains(id)
     }
 
     fn into_snapshot(self, reading: &Reading<'_>) -> Snapshot {
@@ -276,7 +342,7 @@ impl Gathered {
             users: self.people.users,
             groups: std::iter::once(root).chain(self.groups).collect(),
             notices,
-            unnamed: self.people.unnamed,
+            unnamed: self.people.unnamed.into_iter().collect(),
             ..Snapshot::default()
         };
         let unmarked = self.people.unmarked;
@@ -288,7 +354,9 @@ impl Gathered {
             )
         });
         let odd = (self.people.odd > 0).then(|| format!("{} users came without a usable id", self.people.odd));
-        for flaw in self.flaws.into_iter().chain(unmarked).chain(odd) {
+        let unreadable = (self.unreadable > 0)
+            .then(|| format!("{} group members came without an id or a kind: they may be anybody", self.unreadable));
+        for flaw in self.flaws.into_iter().chain(unmarked).chain(odd).chain(unreadable) {
             snapshot.completeness.flaw(flaw);
         }
         snapshot
@@ -306,13 +374,13 @@ impl Gathered {
             "people have no localpart",
             "; nothing is done for them beyond what is bound to them already",
         );
-        let unreadable = (self.unreadable > 0)
-            .then(|| format!("{} group members came without an id; they are left out", self.unreadable));
+        let missing = (!self.missing.is_empty())
+            .then(|| format!("no group has this object id or display name: {}", self.missing.join(", ")));
         let strangers = self.strangers.text(
             "group member is a person who is not among the users that were read",
             "group members are people who are not among the users that were read",
             "; they are left out",
         );
-        [unnamed, guests, unreadable, strangers].into_iter().flatten().collect()
+        [unnamed, guests, missing, strangers].into_iter().flatten().collect()
     }
 }

@@ -143,6 +143,12 @@ impl Wire {
         }
     }
 
+    /// Asks nothing before then, in later reads neither: Graph wants to be left alone.
+    pub async fn rest_until(&self, moment: Instant) {
+        let mut quiet = self.quiet.lock().await;
+        *quiet = (*quiet).max(Some(moment));
+    }
+
     async fn try_once(&self, ask: &Ask) -> Result<Vec<u8>, Trouble> {
         if let Some(rest) = self.quiet.lock().await.and_then(|until| until.checked_duration_since(Instant::now())) {
             let again = Again::Later(Some(rest));
@@ -168,7 +174,7 @@ impl Wire {
     /// The trouble, where asking again is of no use or there is no time for it.
     async fn pause(&self, patience: &mut Patience, trouble: Trouble) -> Result<(), Trouble> {
         if let Again::Later(Some(wait)) = trouble.again {
-            *self.quiet.lock().await = Some(Instant::now() + wait);
+            self.rest_until(Instant::now() + wait).await;
         }
         let Some(pause) = patience.pause(trouble.again) else { return Err(trouble) };
         if Instant::now() + pause >= patience.deadline {

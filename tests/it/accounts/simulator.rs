@@ -437,12 +437,14 @@ impl Sim {
         }
     }
 
-    /// Whether the bot's account data knows of every lock of usher's: one that is set in the moment before is lost with the database.
+    /// Whether the bot's account data knows of every lock of usher's as one: what is set in the moment before is lost with the database.
     /// And whether it knows that a human's is none.
     fn is_mirrored(&self) -> bool {
         let Known::Known(mirror) = &self.homeserver.leavers else { return false };
         self.locks.iter().all(|(account, by)| match by {
-            By::Usher { .. } => mirror.contains_key(account),
+            By::Usher { .. } => {
+                mirror.get(account).is_some_and(|leaver| !matches!(leaver.stage, Stage::Restored | Stage::Open))
+            }
             By::Human => self.chance.is_none() || !mirror.contains_key(account),
         })
     }
@@ -532,9 +534,13 @@ fn config() -> Config {
 fn nobody_is_erased_early_or_while_present_and_no_human_lock_is_undone() {
     let long = std::env::var_os("USHER_LONG").is_some();
     let count = if long { 20_000 } else { 250 };
-    let first: Option<u64> = std::env::var("USHER_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds: Vec<u64> = match first {
-        Some(seed) => vec![seed],
+    // One, or `from-to`.
+    let given = std::env::var("USHER_SEED").ok().and_then(|text| {
+        let (first, last) = text.split_once('-').unwrap_or((&text, &text));
+        Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?))
+    });
+    let seeds: Vec<u64> = match given {
+        Some((first, last)) => (first..=last).collect(),
         None => (1..=count).chain(FOUND).chain(ORDERED..ORDERED + count).collect(),
     };
     let config = config();
@@ -553,7 +559,7 @@ fn nobody_is_erased_early_or_while_present_and_no_human_lock_is_undone() {
         *happened.entry("erasures").or_default() += sim.erased.len();
     }
     println!("{happened:?}");
-    if first.is_none() {
+    if given.is_none() {
         for (name, least) in [("locks", 1_000), ("returns", 300), ("erasures", 100), ("restores", 100), ("hurries", 50)]
         {
             assert!(happened[name] > least, "too little happened: {happened:?}");

@@ -89,7 +89,7 @@ async fn a_group_that_is_not_there_is_named() {
     let graph = Graph::start(office()).await;
     let (steps, last) = failing(&graph, wanting(&["staff", "staf"])).await;
     assert_eq!(steps, ["token", "organization", "users"]);
-    let expected = "FAILED  groups      2 groups, but none with the object id or display name `staf`: compare with the group's overview page";
+    let expected = "FAILED  groups      2 groups, but none with the object id or display name `staf` (is `staff` meant?): compare with the group's overview page";
     assert_eq!(last, expected);
 }
 

@@ -199,10 +199,12 @@ impl Tenant {
                 self.page(path, query, whole, &users, &DEFAULT)
             }
             ["groups"] => {
-                let groups: Vec<_> = self.groups.iter().map(|(id, (name, _))| listed(id, name)).collect();
-                self.page(path, query, whole, &groups, &["id", "displayName", "groupTypes"])
+                let groups: Vec<_> =
+                    self.groups.iter().map(|(id, (name, _))| listed(id, name, self.hidden.contains(id))).collect();
+                self.page(path, query, whole, &groups, &["id", "displayName", "groupTypes", "visibility"])
             }
             ["groups", id, "members"] => match self.groups.get(*id) {
+                Some(_) if self.hidden.contains(*id) => self.page(path, query, whole, &[], &["id", "displayName"]),
                 Some((_, members)) => {
                     let members: Vec<_> = members.iter().map(|member| member.as_object().unwrap().clone()).collect();
                     self.page(path, query, whole, &members, &["id", "displayName"])
@@ -285,8 +287,10 @@ impl Tenant {
     }
 }
 
-fn listed(id: &str, name: &str) -> Map<String, Value> {
-    let group = json!({ "id": id, "displayName": name, "groupTypes": [], "securityEnabled": true });
+fn listed(id: &str, name: &str, hidden: bool) -> Map<String, Value> {
+    let visibility = hidden.then_some("HiddenMembership");
+    let group =
+        json!({ "id": id, "displayName": name, "groupTypes": [], "securityEnabled": true, "visibility": visibility });
     group.as_object().unwrap().clone()
 }
 

@@ -31,6 +31,8 @@ pub struct Tenant {
     pub users: BTreeMap<String, Map<String, Value>>,
     /// By object id: name and members.
     pub groups: BTreeMap<String, (String, Vec<Value>)>,
+    /// Groups that hide their members from this app.
+    pub hidden: BTreeSet<String>,
     pub photos: BTreeMap<String, Photo>,
     /// Most entries on a page, whatever `$top` says.
     pub page_cap: usize,
@@ -52,6 +54,7 @@ impl Default for Tenant {
             name: Some("Contoso".to_owned()),
             users: BTreeMap::new(),
             groups: BTreeMap::new(),
+            hidden: BTreeSet::new(),
             photos: BTreeMap::new(),
             page_cap: 999,
             secret: SECRET.to_owned(),
