@@ -2,12 +2,16 @@
 //! never writes: the database itself refuses every write through such a store.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sqlx::Row as _;
 use sqlx::any::install_default_drivers;
 
 use super::near::Near;
 use super::{Backend, Reach, Store, StoreError, backend_of, connect, migrations, without_secrets};
+
+/// Longest time between two migrations of somebody who is at it.
+const MIGRATION: Duration = Duration::from_millis(500);
 
 impl Store {
     /// Opens `url` for reading only. `None`: there is no file, or no `run` or `apply` has made its tables yet. Works beside a usher
@@ -27,8 +31,8 @@ impl Store {
             Backend::Postgres => connect(url, POSTGRES_LOOKING).await?,
         };
         let store = Self { pool, backend, near: Near::default(), reach: Reach::Look };
-        let version = store.version().await?;
         let latest = migrations::latest();
+        let version = store.settled_version(latest).await?;
         let refused = match version {
             None => None,
             Some(version) if version == latest => return Ok(Some(store)),
@@ -43,6 +47,20 @@ impl Store {
     #[must_use]
     pub fn only_looks(&self) -> bool {
         self.reach == Reach::Look
+    }
+
+    /// The newest migration that was done. Somebody who is bringing the database up to date just now is waited for.
+    async fn settled_version(&self, latest: i64) -> Result<Option<i64>, StoreError> {
+        let mut version = self.version().await?;
+        while version.is_some_and(|version| version < latest) {
+            tokio::time::sleep(MIGRATION).await;
+            let now = self.version().await?;
+            if now == version {
+                break;
+            }
+            version = now;
+        }
+        Ok(version)
     }
 
     /// The newest migration that was done; `None` without tables.

@@ -53,7 +53,7 @@ pub struct Tree<'a> {
     how: &'a Interpretation,
     now: Timestamp,
     base: String,
-    users: Vec<Arc<User>>,
+    users: Vec<User>,
     unnamed: Vec<StableId>,
     people: Vec<StableId>,
     groups: Vec<Gathering>,
@@ -197,7 +197,7 @@ impl<'a> Tree<'a> {
         self.people.push(id.clone());
         self.note_stamp(entry, &id);
         match person.into_user(id.clone()) {
-            Ok(user) => self.users.push(Arc::new(user)),
+            Ok(user) => self.users.push(user),
             Err(why) => {
                 self.notices.unnamed(&entry.dn, &why);
                 self.unnamed.push(id);
@@ -364,14 +364,14 @@ impl<'a> Tree<'a> {
             let twice = before - users.len();
             completeness.flaw(format!("{twice} entries were seen in two places: they were moved during the read"));
         }
-        users.shrink_to_fit();
         self.unnamed.sort_unstable();
         self.dangling.sort_unstable();
         self.dangling.dedup();
         let snapshot = Snapshot {
             source: String::new(),
             organisation: groups.first().map(|root| root.name.clone()),
-            users,
+            // Not one by one as they come: between what is only needed while the tree is read they would keep all of its memory.
+            users: users.into_iter().map(Arc::new).collect(),
             groups,
             completeness,
             notices: self.notices.into_texts(&self.how.uid),

@@ -19,6 +19,7 @@ on_both! {
     nothing_can_be_written_through_a_look
     a_look_beside_a_writer_sees_what_was_committed
     the_tables_of_an_older_version_are_named_and_left_alone
+    whoever_brings_the_tables_up_to_date_just_now_is_waited_for
     verbs_that_look_say_that_there_is_nothing_yet
     verbs_that_look_change_nothing
 }
@@ -142,6 +143,23 @@ async fn a_look_beside_a_writer_sees_what_was_committed(database: &Database) {
     if let Some(folder) = folder(database) {
         assert_eq!(files(&folder).into_keys().collect::<Vec<_>>(), ["usher.db"]);
     }
+}
+
+async fn whoever_brings_the_tables_up_to_date_just_now_is_waited_for(database: &Database) {
+    filled(database).await;
+    let pool = sqlx::AnyPool::connect(&database.url).await.unwrap();
+    let mark = async |done: &str| {
+        let sql = format!("UPDATE _sqlx_migrations SET success = {done} WHERE version > 8");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+    };
+    mark("FALSE").await;
+    let migrating = async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        mark("TRUE").await;
+    };
+    let (looked, ()) = tokio::join!(Store::look(&database.url), migrating);
+    looked.unwrap().unwrap().close().await;
+    pool.close().await;
 }
 
 async fn the_tables_of_an_older_version_are_named_and_left_alone(database: &Database) {
