@@ -367,11 +367,14 @@ impl<'a> Tree<'a> {
         self.unnamed.sort_unstable();
         self.dangling.sort_unstable();
         self.dangling.dedup();
+        // Not one by one as they come: between what is only needed while the tree is read they would keep all of its memory. And not
+        // collected, which would be in the memory of the users.
+        let mut shared = Vec::with_capacity(users.len());
+        shared.extend(users.into_iter().map(Arc::new));
         let snapshot = Snapshot {
             source: String::new(),
             organisation: groups.first().map(|root| root.name.clone()),
-            // Not one by one as they come: between what is only needed while the tree is read they would keep all of its memory.
-            users: users.into_iter().map(Arc::new).collect(),
+            users: shared,
             groups,
             completeness,
             notices: self.notices.into_texts(&self.how.uid),

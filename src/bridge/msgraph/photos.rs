@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout_at};
 
@@ -29,6 +30,8 @@ const SIDE_BY_SIDE: usize = 4;
 /// How long one handful may take, with all waiting that Graph asks for: the rest of usher's work waits, too.
 const PATIENCE: Duration = Duration::from_secs(20);
 const DAY_MS: i64 = 86_400_000;
+/// The code by which Graph says that the app may not.
+const NOT_PERMITTED: &str = "Authorization_RequestDenied";
 /// Codes by which Graph says that there is no photo (or none of that size).
 const NO_PHOTO: [&str; 3] = ["ImageNotFound", "ErrorItemNotFound", "GetUserPhoto"];
 
@@ -66,30 +69,38 @@ pub async fn look(
     let stamped = people.iter().filter(|id| is_id(id.as_str())).map(|id| (id, text(day_of(id, now))));
     let due: Vec<(StableId, Stamp)> =
         stamped.filter(|(id, stamp)| unseen.get(*id) != Some(stamp)).map(|(id, stamp)| (id.clone(), stamp)).collect();
-    let mut looks = stream::iter(due.into_iter().map(|(id, stamp)| async move {
-        let look = one(wire, &id, deadline).await;
-        (id, stamp, look)
-    }))
-    .buffer_unordered(SIDE_BY_SIDE);
+    let mut due = due.into_iter();
+    let mut looks = FuturesUnordered::new();
     let (mut seen, mut is_answered, mut failures, mut failed) = (Vec::new(), false, 0, None);
-    // Who is not looked at in time is in a later handful.
-    while let Ok(Some((id, stamp, look))) = timeout_at(deadline, looks.next()).await {
+    let mut goes_on = true;
+    loop {
+        while goes_on && looks.len() < SIDE_BY_SIDE {
+            let Some((id, stamp)) = due.next() else { break };
+            looks.push(async move {
+                let look = one(wire, &id, deadline).await;
+                (id, stamp, look)
+            });
+        }
+        // Who is not looked at in time is in a later handful.
+        let Ok(looked) = timeout_at(deadline, looks.next()).await else {
+            failed.get_or_insert_with(|| Trouble::away(&wire.attempt(PHOTOS), "no answer in time"));
+            break;
+        };
+        let Some((id, stamp, look)) = looked else { break };
         is_answered |= look.is_ok();
         match look {
             Ok(Look::Photo(bytes)) => seen.push(Sighting { id, stamp, photo: Some(bytes) }),
             Ok(Look::None) => seen.push(Sighting { id, stamp, photo: None }),
             Ok(Look::Unseen) => drop(unseen.insert(id, stamp)),
             Err(trouble) => {
-                let is_theirs = trouble.status.is_some() && !matches!(trouble.again, Again::Later(Some(_)));
+                let is_theirs = is_of_one(&trouble);
                 if is_theirs {
                     unseen.insert(id, stamp);
                 }
                 failed.get_or_insert(trouble);
                 failures += 1;
-                // What was seen counts; the next handful will tell.
-                if !is_theirs || (!is_answered && failures >= SIDE_BY_SIDE) {
-                    break;
-                }
+                // What is on its way counts; the next handful will tell.
+                goes_on &= is_theirs && (is_answered || failures < SIDE_BY_SIDE);
             }
         }
     }
@@ -98,6 +109,12 @@ pub async fn look(
     }
     seen.sort_by(|one, other| one.id.cmp(&other.id));
     Ok(seen)
+}
+
+/// Whether a failure is about this one photo: others may be seen. A permission that is missing, and a service that is busy, are not.
+fn is_of_one(trouble: &Trouble) -> bool {
+    let busy = matches!(trouble.again, Again::Later(_));
+    matches!(trouble.status, Some(403 | 409 | 410 | 423 | 500..=599)) && !busy && trouble.code != NOT_PERMITTED
 }
 
 /// What a look at one person brought.

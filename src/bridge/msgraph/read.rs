@@ -27,6 +27,8 @@ const GROUPS: Purpose = Purpose { what: "read the groups", permission: "GroupMem
 const NEAR: f64 = 0.8;
 /// The visibility of groups that show their members to themselves only.
 const HIDDEN: &str = "HiddenMembership";
+/// What shows them to an app.
+const SHOWS_HIDDEN: &str = "Member.Read.Hidden";
 /// How often groups are read anew because one of them came or went on the way.
 const RESTARTS: u32 = 2;
 
@@ -257,10 +259,12 @@ impl Gathered {
                         walk.moved.insert(format!("group `{name}` vanishes while its members are read"));
                         continue;
                     }
+                    let hides_all =
+                        *hides_members && roll.members.is_empty() && !reading.wire.holds(SHOWS_HIDDEN).await;
                     let flaw = match &roll.trouble {
                         Some(trouble) => Some(format!("group `{name}` is not whole: {}", trouble.cause)),
-                        None if *hides_members && roll.members.is_empty() => Some(format!(
-                            "group `{name}` hides its members and shows none: it takes the application permission Member.Read.Hidden"
+                        None if hides_all => Some(format!(
+                            "group `{name}` hides its members and shows none: it takes the application permission {SHOWS_HIDDEN}"
                         )),
                         None => None,
                     };

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use base64ct::{Base64UrlUnpadded, Encoding as _};
 use reqwest::{Client, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
@@ -40,6 +41,18 @@ impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens").field("url", &self.url.as_str()).finish_non_exhaustive()
     }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Claims {
+    roles: Vec<String>,
+}
+
+fn names(token: &str, permission: &str) -> bool {
+    let payload = token.split('.').nth(1).and_then(|payload| Base64UrlUnpadded::decode_vec(payload).ok());
+    let claims: Claims = payload.and_then(|payload| serde_json::from_slice(&payload).ok()).unwrap_or_default();
+    claims.roles.iter().any(|role| role == permission)
 }
 
 #[derive(Deserialize)]
@@ -85,6 +98,13 @@ impl Tokens {
         *present = None;
         let token = self.draw(http).await?;
         Ok(present.insert(token).secret.clone())
+    }
+
+    /// Whether the present token says that it holds an application permission. What is in a token is not promised to whom it is given:
+    /// where it cannot be read, it says nothing.
+    pub async fn holds(&self, permission: &str) -> bool {
+        let present = self.present.lock().await;
+        present.as_ref().is_some_and(|token| names(token.secret.expose_secret(), permission))
     }
 
     /// Forgets a token that was not accepted.

@@ -143,6 +143,11 @@ impl Wire {
         }
     }
 
+    /// Whether the app is known to have a permission.
+    pub async fn holds(&self, permission: &str) -> bool {
+        self.tokens.holds(permission).await
+    }
+
     /// Asks nothing before then, in later reads neither: Graph wants to be left alone.
     pub async fn rest_until(&self, moment: Instant) {
         let mut quiet = self.quiet.lock().await;

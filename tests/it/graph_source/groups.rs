@@ -179,6 +179,18 @@ async fn a_group_that_hides_its_members_is_missing_and_not_empty() {
 }
 
 #[tokio::test]
+async fn a_hidden_group_without_members_is_empty_to_whom_it_would_show_them() {
+    for (roles, flawed) in [(vec!["User.Read.All", "Member.Read.Hidden"], false), (vec!["User.Read.All"], true)] {
+        let mut tenant = Tenant { roles, ..two() };
+        tenant.group("inner", &[]);
+        tenant.join("red", member("group", "g-inner"));
+        tenant.hidden.insert("g-inner".to_owned());
+        let snapshot = fetch(&Graph::start(tenant).await, &["red"]).await;
+        assert_eq!((flaws(&snapshot).len(), outline(&snapshot).contains("G inner")), (usize::from(flawed), !flawed));
+    }
+}
+
+#[tokio::test]
 async fn an_object_id_may_be_written_in_capitals_and_a_misspelt_name_is_answered_with_the_nearest() {
     let snapshot = fetch(&Graph::start(two()).await, &["G-RED", "bleu"]).await;
     assert_eq!(snapshot.notices, ["no group has this object id or display name: `bleu` (is `blue` meant?)"]);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base64ct::{Base64UrlUnpadded, Encoding as _};
 use reqwest::Url;
 use serde_json::{Map, Value, json};
 
@@ -169,7 +170,11 @@ impl Tenant {
             return refuse(400, "invalid_scope", 1_002_012);
         }
         self.tokens_made += 1;
-        let token = format!("canary-token-{}", self.tokens_made);
+        let mut token = format!("canary-token-{}", self.tokens_made);
+        if !self.roles.is_empty() {
+            let claims = json!({ "aud": "graph", "roles": self.roles }).to_string();
+            token = format!("{token}.{}.signature", Base64UrlUnpadded::encode_string(claims.as_bytes()));
+        }
         self.tokens.insert(token.clone());
         Reply::json(200, &json!({ "token_type": "Bearer", "expires_in": self.token_life, "access_token": token }))
     }

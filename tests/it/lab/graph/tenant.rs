@@ -33,6 +33,8 @@ pub struct Tenant {
     pub groups: BTreeMap<String, (String, Vec<Value>)>,
     /// Groups that hide their members from this app.
     pub hidden: BTreeSet<String>,
+    /// Permissions that tokens tell of; none: nothing can be read in them.
+    pub roles: Vec<&'static str>,
     pub photos: BTreeMap<String, Photo>,
     /// Most entries on a page, whatever `$top` says.
     pub page_cap: usize,
@@ -55,6 +57,7 @@ impl Default for Tenant {
             users: BTreeMap::new(),
             groups: BTreeMap::new(),
             hidden: BTreeSet::new(),
+            roles: Vec::new(),
             photos: BTreeMap::new(),
             page_cap: 999,
             secret: SECRET.to_owned(),
