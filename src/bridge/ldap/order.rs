@@ -2,6 +2,8 @@
 //!
 //! Pure.
 
+use std::sync::Arc;
+
 use crate::directory::User;
 use crate::ids::StableId;
 
@@ -49,7 +51,7 @@ impl Order {
 }
 
 /// Users by their stable ids.
-pub fn sort_by_id(users: &mut [User]) {
+pub fn sort_by_id(users: &mut [Arc<User>]) {
     users.sort_by_cached_key(|user| (beginning(&user.id), user.id.clone()));
 }
 

@@ -53,7 +53,7 @@ pub struct Tree<'a> {
     how: &'a Interpretation,
     now: Timestamp,
     base: String,
-    users: Vec<User>,
+    users: Vec<Arc<User>>,
     unnamed: Vec<StableId>,
     people: Vec<StableId>,
     groups: Vec<Gathering>,
@@ -197,7 +197,7 @@ impl<'a> Tree<'a> {
         self.people.push(id.clone());
         self.note_stamp(entry, &id);
         match person.into_user(id.clone()) {
-            Ok(user) => self.users.push(user),
+            Ok(user) => self.users.push(Arc::new(user)),
             Err(why) => {
                 self.notices.unnamed(&entry.dn, &why);
                 self.unnamed.push(id);
@@ -364,17 +364,14 @@ impl<'a> Tree<'a> {
             let twice = before - users.len();
             completeness.flaw(format!("{twice} entries were seen in two places: they were moved during the read"));
         }
+        users.shrink_to_fit();
         self.unnamed.sort_unstable();
         self.dangling.sort_unstable();
         self.dangling.dedup();
-        // Not one by one as they come: between what is only needed while the tree is read they would keep all of its memory. And not
-        // collected, which would be in the memory of the users.
-        let mut shared = Vec::with_capacity(users.len());
-        shared.extend(users.into_iter().map(Arc::new));
         let snapshot = Snapshot {
             source: String::new(),
             organisation: groups.first().map(|root| root.name.clone()),
-            users: shared,
+            users,
             groups,
             completeness,
             notices: self.notices.into_texts(&self.how.uid),
