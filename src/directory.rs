@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::flatten::nearest;
 use crate::ids::{Localpart, StableId, Timestamp};
 
 /// What a bridge hands over: entries as the source has them, groups not yet flattened.

@@ -99,16 +99,10 @@ impl Directory {
     }
 
     fn nearest(&self, wanted: &str) -> Option<String> {
-        let wanted = wanted.to_lowercase();
-        self.names
-            .keys()
-            .map(|alias| match alias {
-                Alias::Dn(text) | Alias::Id(text) | Alias::Name(text) => text,
-            })
-            .map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), name))
-            .filter(|(likeness, _)| *likeness >= NEAR)
-            .max_by(|left, right| left.0.total_cmp(&right.0))
-            .map(|(_, name)| name.clone())
+        let names = self.names.keys().map(|alias| match alias {
+            Alias::Dn(text) | Alias::Id(text) | Alias::Name(text) => text,
+        });
+        nearest(wanted, names).cloned()
     }
 
     /// The root container's group, if the source has one.
@@ -133,6 +127,16 @@ impl Directory {
     pub fn is_complete(&self) -> bool {
         matches!(self.completeness, Completeness::Complete)
     }
+}
+
+/// The name most like `wanted`, if one is like it.
+pub(crate) fn nearest<'n>(wanted: &str, names: impl Iterator<Item = &'n String>) -> Option<&'n String> {
+    let wanted = wanted.to_lowercase();
+    names
+        .map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), name))
+        .filter(|(likeness, _)| *likeness >= NEAR)
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .map(|(_, name)| name)
 }
 
 /// Users by id, and the ids that came more than once, the last user under each counting.

@@ -168,26 +168,9 @@ fn of_unit(id: &StableId) -> StableId {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::directory::{Snapshot, User};
-
-    fn directory(ids: &[(&str, &str)]) -> Directory {
-        let users = ids
-            .iter()
-            .map(|(id, localpart)| {
-                Arc::new(User {
-                    id: (*id).into(),
-                    localpart: (*localpart).into(),
-                    display_name: None,
-                    emails: vec![],
-                    enabled: true,
-                })
-            })
-            .collect();
-        Directory::flatten(Snapshot { users, ..Snapshot::default() })
-    }
+    use crate::directory::Snapshot;
+    use crate::ledger::recalled::tests::directory;
 
     #[test]
     fn absence_takes_two_reads_a_minute_apart_and_ends_with_return() {

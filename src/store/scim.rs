@@ -411,19 +411,23 @@ const QUERIES: &[&str] = &[
 // By `pk`, however many: by `client` it would be everybody, and `SQLite` takes the shorter condition for the better one.
 const SELECT_AT: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client || '' = $1 AND pk IN ({}) AND deleted_at IS NULL";
-const SELECT_BY_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active, \
-     (SELECT COUNT(*) FROM (SELECT 1 FROM scim_members WHERE member_id = scim_resources.id LIMIT 1) AS some_members) FROM scim_resources \
-     WHERE client = $1 AND kind = $2 AND id = $3 AND deleted_at IS NULL";
-const SELECT_BY_USER_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified, active, \
-     (SELECT COUNT(*) FROM (SELECT 1 FROM scim_members WHERE member_id = scim_resources.id LIMIT 1) AS some_members) FROM scim_resources \
-     WHERE client = $1 AND kind = $2 AND user_ci = $3 AND deleted_at IS NULL";
+/// A resource that is looked for by itself, and whether it is in a group.
+macro_rules! select_one {
+    ($where:literal) => {
+        concat!(
+            "SELECT pk, kind, id, doc, version, created, modified, active, (SELECT COUNT(*) FROM (SELECT 1 FROM scim_members \
+             WHERE member_id = scim_resources.id LIMIT 1) AS some_members) FROM scim_resources \
+             WHERE client = $1 AND kind = $2 AND ",
+            $where,
+            " AND deleted_at IS NULL"
+        )
+    };
+}
+const SELECT_BY_ID: &str = select_one!("id = $3");
+const SELECT_BY_USER_NAME: &str = select_one!("user_ci = $3");
 // The kind once more, as a number, so that the index of that kind is used.
-const SELECT_USER_BY_EXTERNAL_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active, \
-     (SELECT COUNT(*) FROM (SELECT 1 FROM scim_members WHERE member_id = scim_resources.id LIMIT 1) AS some_members) FROM scim_resources \
-     WHERE client = $1 AND kind = $2 AND kind = 0 AND external_id = $3 AND deleted_at IS NULL";
-const SELECT_GROUPS_BY_EXTERNAL_ID: &str = "SELECT pk, kind, id, doc, version, created, modified, active, \
-     (SELECT COUNT(*) FROM (SELECT 1 FROM scim_members WHERE member_id = scim_resources.id LIMIT 1) AS some_members) FROM scim_resources \
-     WHERE client = $1 AND kind = $2 AND kind = 1 AND external_id = $3 AND deleted_at IS NULL ORDER BY pk";
+const SELECT_USER_BY_EXTERNAL_ID: &str = select_one!("kind = 0 AND external_id = $3");
+const SELECT_GROUPS_BY_EXTERNAL_ID: &str = concat!(select_one!("kind = 1 AND external_id = $3"), " ORDER BY pk");
 const SELECT_BY_DISPLAY_NAME: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
      WHERE client = $1 AND kind = $2 AND display_ci = $3 AND deleted_at IS NULL ORDER BY pk";
 const SELECT_BY_ADDRESS: &str = "SELECT r.pk, r.kind, r.id, r.doc, r.version, r.created, r.modified, r.active FROM scim_resources r \

@@ -16,15 +16,13 @@ use super::person::{Interpretation, Seen};
 use super::trouble::{Purpose, Trouble};
 use super::wire::{Ask, Wire, is_id};
 use crate::bridge::tally::Tally;
-use crate::directory::{Alias, GroupKind, RawGroup, Snapshot, User};
+use crate::directory::{Alias, GroupKind, RawGroup, Snapshot, User, nearest};
 use crate::ids::StableId;
 
 const ORGANISATION: Purpose = Purpose { what: "read the organisation", permission: "Organization.Read.All" };
 const USERS: Purpose = Purpose { what: "read the users", permission: "User.Read.All" };
 const GROUPS: Purpose = Purpose { what: "read the groups", permission: "GroupMember.Read.All" };
 
-/// Names less alike than this (Jaro-Winkler, 0 to 1) are not offered.
-const NEAR: f64 = 0.8;
 /// The visibility of groups that show their members to themselves only.
 const HIDDEN: &str = "HiddenMembership";
 /// What shows them to an app.
@@ -123,17 +121,14 @@ impl Reading<'_> {
             known.iter().any(|(id, group)| id.as_str().eq_ignore_ascii_case(wanted) || group.name == wanted)
         };
         let missing = self.wanted.groups.iter().filter(|wanted| !is_there(wanted));
-        missing.map(|wanted| format!("`{wanted}`{}", nearest(wanted, known))).collect()
+        missing.map(|wanted| format!("`{wanted}`{}", hint(wanted, known))).collect()
     }
 }
 
 /// ` (is `Managers` meant?)`.
-fn nearest(wanted: &str, known: &Groups) -> String {
-    let wanted = wanted.to_lowercase();
-    let names = known.values().map(|group| &group.name);
-    let alike = names.map(|name| (strsim::jaro_winkler(&wanted, &name.to_lowercase()), name));
-    let best = alike.filter(|(likeness, _)| *likeness >= NEAR).max_by(|one, other| one.0.total_cmp(&other.0));
-    best.map_or_else(String::new, |(_, name)| format!(" (is `{name}` meant?)"))
+fn hint(wanted: &str, known: &Groups) -> String {
+    nearest(wanted, known.values().map(|group| &group.name))
+        .map_or_else(String::new, |name| format!(" (is `{name}` meant?)"))
 }
 
 /// People as they come in, with what is odd about them.
