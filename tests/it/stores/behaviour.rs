@@ -357,7 +357,8 @@ fn declared_queries() -> usize {
         text.split("\nconst ").skip(1).filter_map(|rest| rest.split_once("&str =\n").or(rest.split_once("&str = ")));
     constants
         .filter(|(name, value)| {
-            let verbs = ["\"SELECT", "\"INSERT", "\"UPDATE", "\"DELETE"];
+            // The last two are put together: all that this folder puts together in a constant are queries.
+            let verbs = ["\"SELECT", "\"INSERT", "\"UPDATE", "\"DELETE", "select_one!(", "concat!("];
             name.len() < 40 && verbs.iter().any(|verb| value.trim_start().starts_with(verb))
         })
         .count()
