@@ -131,7 +131,8 @@ impl Accounts {
         }
         match deed {
             AccountDeed::Lock { .. } => self.lock(&attempt, user, &seen).await?,
-            AccountDeed::Unlock if !seen.locked => {}
+            // A service apart may have been told before, and the homeserver not yet: it looks.
+            AccountDeed::Unlock if !seen.locked && !self.backend.is_apart() => {}
             AccountDeed::Unlock => self.backend.unlock(user).await.map_err(classify)?,
             // Somebody who can log in again wants to be told of messages.
             AccountDeed::RemovePushers if !seen.locked => return Err(error(&attempt, NOT_LOCKED, ActErrorKind::Stale)),

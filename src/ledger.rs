@@ -62,7 +62,7 @@ pub struct Ledger {
     /// Whose accounts usher locked (S-51).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub leavers: BTreeMap<UserId, Leaver>,
-    /// When final steps were done in the last 24 hours (`erasures_per_day`).
+    /// When final steps began in the last 24 hours (`erasures_per_day`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub closings: Vec<Timestamp>,
     /// What was last seen of people's attributes (S-50).

@@ -31,6 +31,7 @@ pub use estate::Places;
 pub use feed::Batch;
 pub use messages::{Heard, Said, Saying};
 pub use ping::Ping;
+pub(crate) use read::each;
 pub use read::{NewAccounts, Probed, Reread};
 pub use requests::{Request, RequestCount, Requests};
 pub use write::Membership;

@@ -538,6 +538,14 @@ pub enum Note {
     EmailShared {
         users: Vec<UserId>,
     },
+    /// People whose mail addresses on the homeserver were not read yet: what differs is planned once they are (S-50).
+    AddressesUnread {
+        count: usize,
+    },
+    /// People whose photo in the directory was not looked at yet.
+    PhotosUnseen {
+        count: usize,
+    },
     /// Attributes cannot be compared: why.
     AttributesUnknown {
         why: &'static str,

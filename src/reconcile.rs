@@ -8,6 +8,7 @@ mod addresses;
 mod admins;
 mod adoption;
 pub mod daemon;
+mod delays;
 mod estates;
 mod exposure;
 mod external;
@@ -112,6 +113,12 @@ pub struct Reconciler {
     looked_at_heirs: BTreeSet<RoomId>,
     /// Removal candidates asked after: whether another service owns the account (S-102).
     services: BTreeMap<UserId, bool>,
+    /// Those of them whose account could not be looked at: what concerns them waits.
+    unasked: delays::Delays<UserId>,
+    /// Locked people whose places could not be looked at.
+    unseen_estates: delays::Delays<UserId>,
+    /// Rooms outside that could not be looked at.
+    unseen_rooms: delays::Delays<RoomId>,
     /// Steps that failed, and when they are due again.
     troubles: BTreeMap<StepId, StepTrouble>,
     /// What is undone again and again (S-34).
@@ -215,6 +222,9 @@ impl Reconciler {
             outside_after: None,
             looked_at_heirs: BTreeSet::new(),
             services: BTreeMap::new(),
+            unasked: delays::Delays::default(),
+            unseen_estates: delays::Delays::default(),
+            unseen_rooms: delays::Delays::default(),
             troubles: BTreeMap::new(),
             fights: fights::Fights::default(),
             standing: standing::Standing::default(),
@@ -303,7 +313,7 @@ impl Reconciler {
         if *scope == Scope::Everything {
             self.read_photos(&desired).await;
         }
-        self.read_estates().await?;
+        self.read_estates().await;
         let mut plan = self.plan(&desired, scope, now);
         // Whom the next plan turns to instead is looked at as well: each time somebody new.
         while self.ask_owners(&plan).await? {
@@ -417,7 +427,7 @@ impl Reconciler {
         if self.parts.actuator.is_some() {
             // What waits for whoever keeps the accounts is not done.
             let now = clock::now();
-            let waiting = plan.pending().filter(|step| self.waits_for_registry(step, now)).count() as u64;
+            let waiting = plan.pending().filter(|step| self.waits_for_accounts(step, now)).count() as u64;
             result.failed = result.failed.max(waiting);
             self.forget_names().await?;
         }
@@ -441,7 +451,7 @@ impl Reconciler {
         let (calm, troubled) = (self.fights.is_calm(), !self.troubles.is_empty());
         let failed = |step: &Step| self.troubles.get(&step.id()).is_some_and(|trouble| trouble.retry_at > now);
         let waits = |step: &Step| {
-            (troubled && failed(step)) || (!calm && self.fights.waits(step, now)) || self.waits_for_registry(step, now)
+            (troubled && failed(step)) || (!calm && self.fights.waits(step, now)) || self.waits_for_accounts(step, now)
         };
         let (waiting, mut due): (Vec<&Step>, Vec<&Step>) = plan.pending().partition(|step| waits(step));
         let unfinished: BTreeSet<&Key> = waiting.into_iter().filter_map(Step::gives_up).collect();

@@ -335,6 +335,8 @@ impl Report {
                 | Note::TakenOut { .. }
                 | Note::NobodyToHandTo { .. }
                 | Note::InGrace { .. }
+                | Note::AddressesUnread { .. }
+                | Note::PhotosUnseen { .. }
                 | Note::NotLocked { .. } => {}
             }
         }

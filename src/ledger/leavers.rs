@@ -192,6 +192,18 @@ impl Leaver {
 }
 
 impl Ledger {
+    /// Takes in that this process has really run for `passed_ms` when the wall clock says `now`. Where the clock leaps nobody knows since when
+    /// it was wrong: each grace period that began by it since the process did begins anew once it is right (S-53).
+    pub fn tick(&mut self, now: Timestamp, passed_ms: i64) {
+        let calm = self.clocks.leapt_ms.is_none();
+        self.clocks.tick(now, passed_ms);
+        if calm && self.clocks.leapt_ms.is_some() {
+            let started = self.clocks.started;
+            let begun = |leaver: &&mut Leaver| started.is_none_or(|started| leaver.clock >= started);
+            self.leavers.values_mut().filter(begun).for_each(|leaver| leaver.unsure = true);
+        }
+    }
+
     /// Whether the localpart belongs to somebody whose account usher locked: it passes to nobody else (S-5).
     #[must_use]
     pub fn keeps(&self, localpart: &Localpart) -> bool {
@@ -227,8 +239,10 @@ impl Ledger {
                 self.leavers.insert(user.clone(), leaver);
             }
             AccountDeed::Close(_) => {
-                if let Some(leaver) = self.leavers.get_mut(user) {
+                // It counts from here on, once, however long the homeserver takes.
+                if let Some(leaver) = self.leavers.get_mut(user).filter(|leaver| leaver.stage != Stage::Closing) {
                     leaver.stage = Stage::Closing;
+                    self.closings.push(now);
                 }
             }
             AccountDeed::Set(attribute) => self.sends(user, attribute),
@@ -240,10 +254,12 @@ impl Ledger {
     }
 
     /// Takes in what came of a step that was sent.
-    pub fn settle(&mut self, step: &Step, ending: Ending, now: Timestamp) {
+    pub fn settle(&mut self, step: &Step, ending: Ending) {
         let Action::Account { user, deed } = &step.action else { return };
         match (deed, ending) {
-            (AccountDeed::Lock { .. }, Ending::Done) | (AccountDeed::Close(_), Ending::Refused) => {
+            (AccountDeed::Lock { .. }, Ending::Done) => self.advance(user, Stage::Locked),
+            (AccountDeed::Close(_), Ending::Refused) => {
+                self.closings.pop();
                 self.advance(user, Stage::Locked);
             }
             // The attempt before may have been the one: the next look tells.
@@ -265,10 +281,7 @@ impl Ledger {
                     leaver.silenced = true;
                 }
             }
-            (AccountDeed::Close(_), Ending::Done) => {
-                self.closings.push(now);
-                self.forget(user);
-            }
+            (AccountDeed::Close(_), Ending::Done) => self.forget(user),
             (AccountDeed::Set(attribute), Ending::Done) => self.wrote(user, attribute),
             (AccountDeed::TurnDown { .. } | AccountDeed::HandOver { .. }, _)
             // What a refusal of an attribute means is told apart where its answer is known.
@@ -332,10 +345,7 @@ impl Ledger {
             LeaverNews::Locked if leaver.is_locking() => leaver.stage = Stage::Locked,
             LeaverNews::Opened { locked } if leaver.since == *locked => leaver.opened(),
             LeaverNews::Ended if leaver.stage == Stage::Halting => leaver.stage = Stage::Closing,
-            LeaverNews::Closed { at } if leaver.stage == Stage::Closing => {
-                self.closings.push(*at);
-                self.forget(user);
-            }
+            LeaverNews::Closed { .. } if leaver.stage == Stage::Closing => self.forget(user),
             // What was seen is not so any more.
             LeaverNews::Locked | LeaverNews::Opened { .. } | LeaverNews::Ended | LeaverNews::Closed { .. } => {}
             LeaverNews::Returned | LeaverNews::Disowned => drop(self.leavers.remove(user)),

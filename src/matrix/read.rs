@@ -18,6 +18,8 @@ use crate::observed::{Account, Accounts, Known, Observed, Room, StateEvent};
 
 /// Reads in flight at once: Synapse answers reads on one core; more would only queue there.
 const CONCURRENT_READS: usize = 8;
+/// Of many things of a kind so many may be the homeserver's trouble with just them.
+const MOST_FAILURES: usize = 8;
 /// Accounts per page of the user list: 1000 cost Synapse about 40 ms.
 const ACCOUNTS_PER_PAGE: u32 = 1000;
 /// Most pages read: ten million accounts.
@@ -286,25 +288,25 @@ impl Homeserver {
     }
 
     /// The accounts of `people` as they are now, and whether another application service owns them, which no list tells: one request
-    /// each, so ask only about removal candidates (S-102). Those without an account are left out.
+    /// each, so ask only about removal candidates (S-102). Of each whether there is an account, or why it could not be looked at.
     ///
     /// # Errors
-    /// When the homeserver is away.
-    pub async fn accounts_of(&self, people: &BTreeSet<UserId>) -> Result<BTreeMap<UserId, Account>, MatrixError> {
+    /// When more of them fail than single accounts may: the homeserver is away.
+    pub(crate) async fn accounts_of(
+        &self,
+        people: &BTreeSet<UserId>,
+    ) -> Result<Each<UserId, Option<Account>>, MatrixError> {
         let attempt = "ask who owns an account";
-        let found: Vec<Option<(UserId, Account)>> = stream::iter(people.iter().cloned())
-            .map(|user| async move {
-                let request = Request::get("/_synapse/admin/v2/users/{}", &[user.as_str()]).to(attempt);
-                match self.call_admin(request).await {
-                    Ok(answer) => Ok(Some((user, answer.json::<RawAccount>(attempt)?.account()))),
-                    Err(error) if error.trouble == Trouble::NotFound => Ok(None),
-                    Err(error) => Err(error),
-                }
-            })
-            .buffer_unordered(CONCURRENT_READS)
-            .try_collect()
-            .await?;
-        Ok(found.into_iter().flatten().collect())
+        let look = |user: UserId| async move {
+            let request = Request::get("/_synapse/admin/v2/users/{}", &[user.as_str()]).to(attempt);
+            let found = match self.call_admin(request).await {
+                Ok(answer) => answer.json::<RawAccount>(attempt).map(|account| Some(account.account())),
+                Err(error) if error.trouble == Trouble::NotFound => Ok(None),
+                Err(error) => Err(error),
+            };
+            (user, found)
+        };
+        each(people.iter().cloned().map(look)).await
     }
 
     /// Where the fencing aliases of `keys` point; those that point nowhere are left out. One request each: ask only for keys that
@@ -354,6 +356,32 @@ impl Homeserver {
         }
     }
 }
+
+/// Reads many things of a kind, some at a time: one that cannot be read keeps only itself from being known (S-82).
+///
+/// # Errors
+/// When the token is not accepted, or more fail than by themselves do: the homeserver is away.
+pub(crate) async fn each<K: Ord, V, F>(reads: impl Iterator<Item = F>) -> Result<Each<K, V>, MatrixError>
+where
+    F: Future<Output = (K, Result<V, MatrixError>)>,
+{
+    let mut found = BTreeMap::new();
+    let mut failures = 0;
+    let mut reads = stream::iter(reads).buffer_unordered(CONCURRENT_READS);
+    while let Some((key, answer)) = reads.next().await {
+        if let Err(error) = &answer {
+            failures += 1;
+            if failures > MOST_FAILURES || error.trouble == Trouble::UnknownToken {
+                return answer.map(|_| found);
+            }
+        }
+        found.insert(key, answer);
+    }
+    Ok(found)
+}
+
+/// What came of each of many reads.
+pub(crate) type Each<K, V> = BTreeMap<K, Result<V, MatrixError>>;
 
 fn attempt_of(room: &RoomId) -> String {
     format!("read the state of {room}")

@@ -52,6 +52,8 @@ struct Gone<'p> {
 struct Ending {
     due: Timestamp,
     step: Step,
+    /// It was sent before.
+    begun: bool,
     bequests: BTreeMap<RoomId, Option<UserId>>,
 }
 
@@ -110,13 +112,18 @@ impl Planner<'_> {
         let inside = carriers.flat_map(|room| room.members.iter()).filter(|(_, member)| member.is_in());
         let entitled = |user: &UserId| roots.iter().any(|root| root.rule.members.contains_key(user));
         let undecided = |user: &UserId| matches!(desired.people.standing(user), Some(Standing::Suspended(_)));
-        let people = inside.map(|(user, _)| user).filter(|user| {
-            user.server() == self.observed.server
-                && !entitled(user)
-                && !undecided(user)
-                && !is_protected(desired, self.observed, user)
+        let inside = inside
+            .map(|(user, _)| user)
+            .filter(|user| user.server() == self.observed.server && !is_protected(desired, self.observed, user));
+        // Being put out of the space makes nobody belong to it: who is locked stays so until a root space admits them.
+        let locked = self.ledger.leavers.iter().filter(|(user, leaver)| {
+            let account = self.observed.accounts.presence(user);
+            leaver.id.is_none()
+                && leaver.is_ours()
+                && matches!(account, Presence::Exists(account) if account.locked || account.deactivated)
         });
-        people.cloned().collect()
+        let people = inside.chain(locked.map(|(user, _)| user));
+        people.filter(|user| !entitled(user) && !undecided(user)).cloned().collect()
     }
 
     /// Locks who left, and ends the accounts of those whose grace is over. Hands back whom it looked at.
@@ -275,11 +282,11 @@ impl Planner<'_> {
         let end = if policy.erase { End::Erase } else { End::Deactivate };
         let action = Action::Account { user: user.clone(), deed: AccountDeed::Close(end) };
         let mut removal = of_account(Class::FinalSteps, user);
-        // Ordered by an operator: no change of the directory.
-        removal.counts = !leaver.at_once;
+        // Ordered by an operator: no change of the directory. And what has begun was counted then.
+        removal.counts = !leaver.at_once && !begun;
         let reason = Reason::GraceOver { cause: leaver.cause, since: leaver.clock };
         let step = Step { action, reason, place: None, withheld, removal: Some(Box::new(removal)) };
-        Some(Ending { due, step, bequests })
+        Some(Ending { due, step, begun: leaver.stage == Stage::Closing, bequests })
     }
 
     /// What stands against a final step now. Never sooner (S-53): every doubt holds.
@@ -316,8 +323,9 @@ impl Planner<'_> {
         let allowed = policy.map_or(0, |policy| policy.erasures_per_day as usize);
         let today = self.ledger.closings.iter().filter(|at| self.now.since_ms(**at) < DAY_MS).count();
         let mut left = allowed.saturating_sub(today);
-        for Ending { mut step, bequests, .. } in due {
-            if step.is_pending() {
+        for Ending { mut step, begun, bequests, .. } in due {
+            // One that the homeserver does not finish must not keep the others waiting: it was counted when it began.
+            if step.is_pending() && !begun {
                 match left.checked_sub(1) {
                     Some(rest) => left = rest,
                     None => step.withheld = Some(Withheld::Policy(PER_DAY)),
@@ -336,7 +344,7 @@ impl Planner<'_> {
             let Presence::Exists(account) = self.observed.accounts.presence(user) else { continue };
             let returned = match self.desired.people.standing(user) {
                 Some(Standing::Active) => !left.contains(user) && self.is_theirs(user, leaver),
-                // A stranger whom a root space admits by now, or who is protected.
+                // A stranger whom a root space admits by now.
                 None => leaver.id.is_none() && !left.contains(user) && self.desired.complete && self.roots_are_known(),
                 Some(Standing::Suspended(_) | Standing::Disabled | Standing::Gone { .. }) => false,
             };

@@ -30,8 +30,11 @@ impl<'a> Planner<'a> {
         }
         let shared = if desired.attributes.emails { self.shared_emails() } else { BTreeSet::new() };
         let moves = if desired.attributes.emails { self.moves(&shared) } else { Moves::default() };
+        let (mut unread, mut unseen) = (0, 0);
         for profile in &desired.profiles {
             let Some(account) = self.writable(&profile.user) else { continue };
+            unread += usize::from(desired.attributes.emails && !self.knows_addresses(&profile.user));
+            unseen += usize::from(desired.attributes.avatars.is_some() && self.waits_for_photo(profile));
             if let Some(mode) = desired.attributes.names {
                 self.name(profile, account, mode);
             }
@@ -42,6 +45,16 @@ impl<'a> Planner<'a> {
                 self.avatar(profile, account, mode);
             }
         }
+        if unread > 0 {
+            self.note(Note::AddressesUnread { count: unread });
+        }
+        if unseen > 0 {
+            self.note(Note::PhotosUnseen { count: unseen });
+        }
+    }
+
+    fn knows_addresses(&self, user: &UserId) -> bool {
+        self.ledger.attributes.get(user).is_some_and(|known| known.emails.is_some())
     }
 
     /// Somebody's account, if attributes of it may be written.

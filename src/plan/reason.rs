@@ -251,6 +251,8 @@ impl fmt::Display for Note {
             | Self::NotLocked { .. }
             | Self::AccountClosed { .. }
             | Self::EmailShared { .. }
+            | Self::AddressesUnread { .. }
+            | Self::PhotosUnseen { .. }
             | Self::AttributesUnknown { .. } => self.about_accounts(f),
             Self::ExceptionUnknown { user, place } => {
                 write!(f, "exception of {user}: there is no managed room '{place}'")
@@ -323,6 +325,14 @@ impl Note {
                     named.join(", ")
                 )
             }
+            Self::AddressesUnread { count } => write!(
+                f,
+                "the mail addresses of {count} accounts are not read yet: `run` and `apply` read them, and then write what differs"
+            ),
+            Self::PhotosUnseen { count } => write!(
+                f,
+                "the photos of {count} people are not looked at yet: `run` and `apply` do that, and then write what differs"
+            ),
             Self::AttributesUnknown { why } => write!(f, "attributes are not compared: {why}"),
             _ => Ok(()),
         }
@@ -354,6 +364,8 @@ impl Note {
             Self::NotLocked { .. } => "not_locked",
             Self::AccountClosed { .. } => "account_closed",
             Self::EmailShared { .. } => "email_shared",
+            Self::AddressesUnread { .. } => "addresses_unread",
+            Self::PhotosUnseen { .. } => "photos_unseen",
             Self::AttributesUnknown { .. } => "attributes_unknown",
         }
     }

@@ -102,14 +102,14 @@ impl Reconciler {
             if let Action::Account { user, deed: AccountDeed::Close(_) } = &step.action {
                 ended.push((user.clone(), self.ledger.entries_of(user)));
             }
-            self.ledger.settle(step, Ending::Done, now);
+            self.ledger.settle(step, Ending::Done);
             records.extend(self.completed(step, (&mut rows, &mut found), began, &result_of(None)));
             if matches!(step.action, Action::Account { .. }) {
                 self.registry_answers();
             }
         }
         for (step, error) in &report.failed {
-            self.ledger.settle(step, ending(step, error, self.observed.as_ref()), now);
+            self.ledger.settle(step, ending(step, error, self.observed.as_ref()));
             self.heed_refusal(plan, (step, error), now);
             records.extend(self.completed(step, (&mut rows, &mut found), began, &result_of(Some(error))));
         }
@@ -197,7 +197,7 @@ impl Reconciler {
         if self.parts.actuator.is_none() || self.stop.is_cancelled() {
             return Ok(false);
         }
-        let looked = self.read_estates_for_ends(plan).await?;
+        let looked = self.read_estates_for_ends(plan).await;
         let waits = plan.steps.iter().any(|step| step.withheld == Some(Withheld::Waits(WAITS_FOR_READ)));
         if !waits {
             return Ok(looked);
@@ -246,7 +246,7 @@ impl Reconciler {
     /// Compares the clocks (S-53). Only where somebody's grace depends on them, now or once they are locked.
     pub(super) async fn look_at_clocks(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let passed = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.ledger.clocks.tick(now, passed);
+        self.ledger.tick(now, passed);
         if self.parts.config.user_provisioner.deprovisioning.is_none() {
             return Ok(());
         }

@@ -3,10 +3,11 @@
 //!
 //! Decides nothing: what is written is `plan/attributes`. Keeps no address.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{PAUSES_MS, Reconciler};
+use super::Reconciler;
+use super::delays::{Delay, Delays};
 use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
 use crate::config::AccountsBackend;
@@ -27,33 +28,24 @@ const STALE_PER_PASS: usize = 20;
 /// Between two of those reads.
 const EMAIL_PAUSE: Duration = Duration::from_millis(10);
 
-/// Something that failed and is left alone for a while.
-#[derive(Debug)]
-struct Setback {
-    cause: String,
-    failures: u32,
-    since: Timestamp,
-    until: Timestamp,
-}
-
 /// What is known of whoever keeps the accounts, beside what they keep.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     /// They do not answer, or not us.
-    away: Option<Setback>,
+    away: Option<Delay>,
     /// People whose addresses cannot be read.
-    unreadable: BTreeMap<UserId, Setback>,
+    unreadable: Delays<UserId>,
 }
 
 impl Registry {
     /// Whether they are left alone now.
     pub(super) fn rests(&self, now: Timestamp) -> bool {
-        self.away.as_ref().is_some_and(|away| away.until > now)
+        self.away.as_ref().is_some_and(|away| away.lasts(now))
     }
 
     pub(super) fn is_away(&mut self, cause: String, now: Timestamp) {
         let before = self.away.take();
-        self.away = Some(put_off(before, cause, now));
+        self.away = Some(Delay::after(before, cause, now));
     }
 
     pub(super) fn is_there(&mut self) {
@@ -62,47 +54,30 @@ impl Registry {
         }
     }
 
-    fn cannot_read(&mut self, user: &UserId, cause: String, now: Timestamp) {
-        let before = self.unreadable.remove(user);
-        self.unreadable.insert(user.clone(), put_off(before, cause, now));
-    }
-
     /// Forgets the trouble with those whose addresses are not asked after any more.
     fn keep_only(&mut self, profiles: &[Profile], accounts: &Accounts) {
         if self.unreadable.is_empty() {
             return;
         }
         let wanted: BTreeSet<&UserId> = profiles.iter().map(|profile| &profile.user).collect();
-        self.unreadable.retain(|user, _| wanted.contains(user) && accounts.are_open(user));
+        self.unreadable.retain(|user| wanted.contains(user) && accounts.are_open(user));
     }
 
     /// What an operator should know.
     pub(super) fn failures(&self) -> Vec<FailureStatus> {
-        let shown = |what: String, setback: &Setback| FailureStatus {
-            what,
-            reason: setback.cause.clone(),
-            remedy: None,
-            since: setback.since,
-            retry_at: Some(setback.until),
-        };
-        let away = self.away.iter().map(|away| shown("accounts are neither read nor written".to_owned(), away));
-        let unreadable = self.unreadable.iter();
-        away.chain(
-            unreadable.map(|(user, setback)| shown(format!("the mail addresses of {user} are not read"), setback)),
-        )
-        .collect()
+        let away = self.away.iter().map(|away| away.status("accounts are neither read nor written".to_owned()));
+        away.chain(self.unreadable.failures(|user| format!("the mail addresses of {user} are not read"))).collect()
     }
 
     /// Whose addresses are read next: of those never read so many, and a few of those read long ago, the oldest first. Who cannot be
     /// read keeps nobody waiting.
     fn turns(&self, profiles: &[Profile], accounts: &Accounts, ledger: &Ledger, now: Timestamp) -> Vec<UserId> {
-        let waits = |user: &UserId| self.unreadable.get(user).is_some_and(|setback| setback.until > now);
         let mut unread = Vec::new();
         let mut stale = BTreeSet::new();
         for Profile { user, .. } in profiles {
             let read_at = ledger.attributes.get(user).and_then(|known| known.read_at);
             let due = read_at.is_none_or(|at| now.since_ms(at) > EMAILS_STALE_MS);
-            if !due || waits(user) || !accounts.are_open(user) {
+            if !due || self.unreadable.holds(user, now) || !accounts.are_open(user) {
                 continue;
             }
             match read_at {
@@ -114,11 +89,6 @@ impl Registry {
         let again = stale.into_iter().map(|(_, user)| user).take(STALE_PER_PASS);
         unread.into_iter().chain(again).collect()
     }
-}
-
-fn put_off(before: Option<Setback>, cause: String, now: Timestamp) -> Setback {
-    let (failures, since) = before.map_or((0, now), |before| (before.failures, before.since));
-    Setback { cause, failures: failures + 1, since, until: now.back_off(failures, PAUSES_MS) }
 }
 
 impl Reconciler {
@@ -141,14 +111,14 @@ impl Reconciler {
                 Ok(emails) => {
                     failed_before = false;
                     self.registry.is_there();
-                    self.registry.unreadable.remove(&user);
+                    self.registry.unreadable.succeeded(&user);
                     if let Some(emails) = emails {
                         self.ledger.read_emails(&user, &emails, now);
                     }
                 }
                 Err(error) if matches!(error.trouble, Trouble::Away | Trouble::RateLimited | Trouble::UnknownToken) => {
                     // Another is asked about first next time: one account that always fails must not keep everybody's waiting.
-                    self.registry.cannot_read(&user, error.to_string(), now);
+                    self.registry.unreadable.failed(&user, error.to_string(), now);
                     let may_be_one = error.trouble == Trouble::Away && error.status.is_some() && !failed_before;
                     failed_before = true;
                     if !may_be_one {
@@ -159,7 +129,7 @@ impl Reconciler {
                 }
                 Err(error) => {
                     tracing::warn!(%user, %error, "somebody's mail addresses cannot be read; they are tried again later");
-                    self.registry.cannot_read(&user, error.to_string(), now);
+                    self.registry.unreadable.failed(&user, error.to_string(), now);
                 }
             }
             tokio::time::sleep(EMAIL_PAUSE).await;
@@ -181,9 +151,10 @@ impl Reconciler {
         away
     }
 
-    /// Whether a step waits until whoever keeps the accounts is back.
-    pub(super) fn waits_for_registry(&self, step: &Step, now: Timestamp) -> bool {
-        matches!(step.action, Action::Account { .. }) && self.registry.rests(now)
+    /// Whether a step waits until whoever keeps the accounts is back, or can say whose an account is.
+    pub(super) fn waits_for_accounts(&self, step: &Step, now: Timestamp) -> bool {
+        let away = matches!(step.action, Action::Account { .. }) && self.registry.rests(now);
+        away || self.waits_for_owner(step)
     }
 }
 
@@ -261,10 +232,10 @@ mod tests {
         let (profiles, accounts, ledger) = world(3);
         let mut registry = Registry::default();
         let turns = |registry: &Registry, at: i64| registry.turns(&profiles, &accounts, &ledger, Timestamp(at));
-        registry.cannot_read(&name(0), "500".to_owned(), Timestamp(0));
+        registry.unreadable.failed(&name(0), "500".to_owned(), Timestamp(0));
         assert_eq!(turns(&registry, 4_999), [name(1), name(2)]);
         assert_eq!(turns(&registry, 5_000).len(), 3);
-        registry.cannot_read(&name(0), "500".to_owned(), Timestamp(5_000));
+        registry.unreadable.failed(&name(0), "500".to_owned(), Timestamp(5_000));
         assert_eq!(turns(&registry, 14_999).len(), 2, "twice as long the second time");
         assert_eq!(turns(&registry, 15_000).len(), 3);
         let shown = registry.failures();
@@ -275,14 +246,14 @@ mod tests {
     fn the_trouble_with_somebody_ends_with_their_leaving_or_their_lock() {
         let (profiles, mut accounts, _) = world(4);
         let mut registry = Registry::default();
-        (0..4).for_each(|number| registry.cannot_read(&name(number), "500".to_owned(), Timestamp(0)));
+        (0..4).for_each(|number| registry.unreadable.failed(&name(number), "500".to_owned(), Timestamp(0)));
         accounts.people.get_mut(&name(1)).unwrap().locked = true;
         accounts.people.remove(&name(2));
         registry.keep_only(&profiles[..3], &accounts);
-        assert_eq!(
-            registry.unreadable.keys().collect::<Vec<_>>(),
-            [&name(0)],
-            "the other ones are locked, closed or gone"
+        let shown = registry.failures();
+        assert!(
+            shown.len() == 1 && shown[0].what.contains("@p0000:x"),
+            "the other ones are locked, closed or gone: {shown:?}"
         );
         registry.keep_only(&[], &accounts);
         assert!(registry.failures().is_empty());

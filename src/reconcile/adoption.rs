@@ -40,7 +40,7 @@ impl Reconciler {
         }
         let listed = self.observed.as_ref().is_some_and(|observed| observed.accounts.listed);
         if listed {
-            self.look_as_admin(&due).await?;
+            self.look_as_admin(&due, &due).await?;
         } else {
             for room in self.parts.homeserver.invitations().await?.intersection(&due) {
                 self.is_invited_to_adopt(room);

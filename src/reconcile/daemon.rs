@@ -65,7 +65,7 @@ pub async fn run(
         woken: hints.woken(),
         hints,
         reconciler,
-        inbox: Inbox { batches, news: News::default(), position },
+        inbox: Inbox { batches, news: News::default(), position, polled: Instant::now() },
         status,
         show,
         next_poll: Instant::now(),
@@ -159,6 +159,8 @@ struct Inbox {
     news: News,
     /// How far the feed is dealt with.
     position: Option<String>,
+    /// When the source was last asked.
+    polled: Instant,
 }
 
 impl Inbox {
@@ -184,15 +186,15 @@ impl Folding for Inbox {
         while let Ok(arrival) = self.batches.try_recv() {
             self.take(arrival, reconciler).await;
         }
-        // Who is deactivated does not wait for the end of a first sync. A source that cannot be read is read at the next poll.
-        if reconciler.source_hint().await == Hint::Urgent {
-            // Accounts that were made for the source's people are part of its news.
-            let read = match reconciler.read_source(true).await {
-                Ok(()) => reconciler.read_new_accounts().await,
-                failed => failed,
-            };
-            if let Err(error) = read {
-                tracing::debug!(%error, "the source has urgent news that cannot be read yet");
+        // A first sync takes hours: whoever leaves meanwhile, and what operators say, does not wait for its end.
+        reconciler.take_approvals().await?;
+        let urgent = reconciler.source_hint().await == Hint::Urgent;
+        let polls = self.polled.elapsed() >= reconciler.poll_interval();
+        if urgent || polls {
+            self.polled = Instant::now();
+            // A source that cannot be read is read at the next poll.
+            if let Err(error) = reconciler.read_source_meanwhile(urgent).await {
+                tracing::debug!(%error, "the source has news that cannot be read yet");
             }
         }
         Ok(())
@@ -327,6 +329,7 @@ impl Daemon {
     }
 
     async fn poll_source(&mut self) -> Result<(), PassError> {
+        self.inbox.polled = Instant::now();
         if !self.reconciler.source_may_have_changed().await {
             tracing::debug!("the source has not changed");
             return Ok(());
@@ -355,9 +358,7 @@ impl Daemon {
         scope: &Scope,
         result: Result<PassResult, PassError>,
     ) {
-        let interval = Duration::from_millis(
-            u64::try_from(self.reconciler.parts.config.source.check_interval_ms()).unwrap_or(60_000),
-        );
+        let interval = self.reconciler.poll_interval();
         let (word, text, wait) = match &result {
             Ok(pass) if pass.fatal.is_some() => {
                 let cause = pass.fatal.clone().unwrap_or_default();

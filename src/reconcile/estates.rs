@@ -4,13 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{PassError, Reconciler, alive};
+use super::{Reconciler, alive};
 use crate::actuate::ActErrorKind;
 use crate::clock;
 use crate::execute::Report;
 use crate::ids::{RoomId, UserId};
 use crate::ledger::Leaver;
-use crate::matrix::Trouble;
 use crate::observed::{Estate, Presence};
 use crate::plan::{AccountDeed, Action, Plan, WAITS_FOR_ESTATE, Withheld};
 
@@ -23,11 +22,11 @@ const STALE_PER_LOOK: usize = 2;
 
 impl Reconciler {
     /// Looks at the places of people who are locked and were not looked at, a few at a time.
-    pub(super) async fn read_estates(&mut self) -> Result<(), PassError> {
+    pub(super) async fn read_estates(&mut self) {
         let now = clock::now();
-        let Some(observed) = &mut self.observed else { return Ok(()) };
+        let Some(observed) = &mut self.observed else { return };
         if !observed.accounts.listed {
-            return Ok(());
+            return;
         }
         let accounts = &observed.accounts;
         let waits = |user: &UserId| match accounts.presence(user) {
@@ -37,45 +36,57 @@ impl Reconciler {
         let leavers = self.ledger.leavers.iter().filter(|(_, leaver)| Leaver::is_ours(leaver));
         let locked: BTreeSet<&UserId> = leavers.map(|(user, _)| user).filter(|user| waits(user)).collect();
         observed.estates.retain(|user, _| locked.contains(user));
+        self.unseen_estates.retain(|user| locked.contains(user));
         let estates = &observed.estates;
-        let new = locked.iter().filter(|user| !estates.contains_key(**user)).take(NEW_PER_LOOK);
+        let new = locked.iter().copied().filter(|user| !estates.contains_key(*user));
         let stale = |estate: &Estate| now.since_ms(estate.read_at) > STALE_MS;
-        let again = estates.iter().filter(|(_, estate)| stale(estate)).map(|(user, _)| user).take(STALE_PER_LOOK);
-        let users: Vec<UserId> = new.copied().chain(again).cloned().collect();
-        self.look_at_estates(users).await
+        let again = estates.iter().filter(|(_, estate)| stale(estate)).map(|(user, _)| user);
+        let may_be_seen = |user: &&UserId| !self.unseen_estates.holds(user, now);
+        let new = new.filter(may_be_seen).take(NEW_PER_LOOK);
+        let users: Vec<UserId> = new.chain(again.filter(may_be_seen).take(STALE_PER_LOOK)).cloned().collect();
+        self.look_at_estates(users).await;
     }
 
     /// Looks once more at the places of those whose end waits for that; whether there were any.
-    pub(super) async fn read_estates_for_ends(&mut self, plan: &Plan) -> Result<bool, PassError> {
+    pub(super) async fn read_estates_for_ends(&mut self, plan: &Plan) -> bool {
+        let now = clock::now();
         let waiting = plan.steps.iter().filter(|step| step.withheld == Some(Withheld::Waits(WAITS_FOR_ESTATE)));
-        let users: Vec<UserId> = waiting.filter_map(|step| step.action.user().cloned()).collect();
+        let users = waiting.filter_map(|step| step.action.user()).filter(|user| !self.unseen_estates.holds(user, now));
+        let users: Vec<UserId> = users.cloned().collect();
         let any = !users.is_empty();
-        self.look_at_estates(users).await?;
-        Ok(any)
+        self.look_at_estates(users).await;
+        any
     }
 
-    async fn look_at_estates(&mut self, users: Vec<UserId>) -> Result<(), PassError> {
+    /// One that cannot be looked at, in a room that is too large or broken, keeps only that person's end waiting (S-82). Where nobody's can,
+    /// the homeserver is away: whoever asks for more finds that out.
+    async fn look_at_estates(&mut self, users: Vec<UserId>) {
+        let mut failed_before = false;
         for user in users {
-            let Some(observed) = &self.observed else { return Ok(()) };
+            let Some(observed) = &self.observed else { return };
             if self.stop.is_cancelled() {
-                return Ok(());
+                return;
             }
             let known: BTreeSet<RoomId> = observed.rooms.keys().cloned().collect();
-            let looking = self.parts.homeserver.estate_of(&user, &known, &observed.accounts, clock::now());
-            let found = alive(&self.parts.heartbeat, looking).await;
-            match (found, &mut self.observed) {
-                (Ok(estate), Some(observed)) => drop(observed.estates.insert(user, estate)),
-                (Ok(_), None) => {}
-                (Err(error), _) if matches!(error.trouble, Trouble::Away | Trouble::UnknownToken) => {
-                    return Err(error.into());
+            let now = clock::now();
+            let looking = self.parts.homeserver.estate_of(&user, &known, &observed.accounts, now);
+            match alive(&self.parts.heartbeat, looking).await {
+                Ok(estate) => {
+                    failed_before = false;
+                    self.unseen_estates.succeeded(&user);
+                    if let Some(observed) = &mut self.observed {
+                        observed.estates.insert(user, estate);
+                    }
                 }
-                // One bad item never stops the rest (S-82).
-                (Err(error), _) => {
+                Err(error) => {
                     tracing::warn!(%user, %error, "what a locked person would leave behind is not known");
+                    self.unseen_estates.failed(&user, error.to_string(), clock::now());
+                    if std::mem::replace(&mut failed_before, true) {
+                        return;
+                    }
                 }
             }
         }
-        Ok(())
     }
 
     /// What was not as planned is looked at again before it is planned anew.

@@ -7,18 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-
 use super::{PassError, Reconciler, alive};
 use crate::account::Link;
 use crate::config::ExternalIdSource;
 use crate::directory::{Snapshot, User};
 use crate::ids::{Localpart, StableId, UserId};
-use crate::matrix::MatrixError;
+use crate::matrix::{MatrixError, each};
 use crate::observed::Presence;
 
-/// Lookups at once.
-const CONCURRENT_READS: usize = 8;
 /// People whose account is not there yet who are looked up again at one read: they may have logged in under another name.
 const AGAIN_PER_READ: usize = 100;
 
@@ -35,14 +31,23 @@ impl Reconciler {
         let homeserver = &self.parts.homeserver;
         let provider = &matching.provider;
         let lookup = |(id, subject): (StableId, String)| async move {
-            let found = homeserver.owner_of_link(&Link { provider: provider.clone(), subject }).await?;
-            Ok::<_, MatrixError>(found.map(|user| (id, user)))
+            (id, homeserver.owner_of_link(&Link { provider: provider.clone(), subject }).await)
         };
-        let looking = stream::iter(wanted).map(lookup).buffer_unordered(CONCURRENT_READS).try_collect::<Vec<_>>();
-        let found = alive(&self.parts.heartbeat, looking).await?;
+        let answers = alive(&self.parts.heartbeat, each(wanted.into_iter().map(lookup))).await?;
         let server = &self.parts.config.homeserver.server_name;
-        let local = found.into_iter().flatten().filter(|(_, user)| user.server() == server);
-        let found: BTreeMap<StableId, Localpart> = local.map(|(id, user)| (id, user.localpart().into())).collect();
+        let mut found: BTreeMap<StableId, Localpart> = BTreeMap::new();
+        for (id, answer) in answers {
+            match answer {
+                Ok(user) => {
+                    let local = user.filter(|user| user.server() == server);
+                    found.extend(local.map(|user| (id, user.localpart().into())));
+                }
+                Err(error) if self.ledger.people.contains_key(&id) => {
+                    tracing::warn!(%id, %error, "somebody without an account cannot be looked up; later again");
+                }
+                Err(error) => leave_out(snapshot, &id, &error),
+            }
+        }
         for user in &mut snapshot.users {
             let known = found.get(&user.id).or_else(|| self.ledger.people.get(&user.id)).cloned();
             let Some(localpart) = known else { continue };
@@ -84,6 +89,12 @@ impl Reconciler {
         wanted.extend(turn.into_iter().filter(|user| !asked.contains(&user.id)));
         wanted
     }
+}
+
+/// Somebody whose account may be another than the source's template says is nobody's before that is known.
+fn leave_out(snapshot: &mut Snapshot, id: &StableId, error: &MatrixError) {
+    snapshot.users.retain(|user| user.id != *id);
+    snapshot.completeness.flaw(format!("whose account {id} has cannot be looked up by the external id: {error}"));
 }
 
 fn external_id(user: &User, from: ExternalIdSource) -> Option<String> {

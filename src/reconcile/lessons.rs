@@ -8,7 +8,7 @@ use crate::clock;
 use crate::execute::Report;
 use crate::ids::{RoomId, Timestamp};
 use crate::ledger::{DAY_MS, Refusal, RemovalRecord};
-use crate::plan::{Action, Class, Plan, Removal, RoomRef, Step, WINDOW_MS};
+use crate::plan::{AccountDeed, Action, Class, Plan, Removal, RoomRef, Step, WINDOW_MS};
 use crate::store::{HeldStep, HoldRow, StoreError, diff};
 
 /// How long a homeserver's refusal of a person stands before it is tried once more.
@@ -46,9 +46,12 @@ impl Reconciler {
     ) -> Result<(), PassError> {
         let now = clock::now();
         self.ledger.removals.truncate(foreseen.records);
-        // What was sent and whose answer was lost may have happened.
-        let lost = report.failed.iter().filter(|(_, error)| error.kind == ActErrorKind::Retry).map(|(step, _)| step);
-        for step in report.done.iter().chain(lost) {
+        // What was sent and whose answer was lost may have happened; an end that the homeserver has not finished has begun.
+        let begun = |step: &Step| matches!(step.action, Action::Account { deed: AccountDeed::Close(_), .. });
+        let sent = report.failed.iter().filter(|(step, error)| {
+            error.kind == ActErrorKind::Retry || (error.kind == ActErrorKind::Stale && begun(step))
+        });
+        for step in report.done.iter().chain(sent.map(|(step, _)| step)) {
             self.record_removals(plan, step, foreseen.at);
         }
         self.settle_accounts((plan, &report), (foreseen.rows, found), foreseen.at).await?;

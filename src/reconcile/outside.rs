@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use super::Reconciler;
+use super::{Reconciler, alive};
+use crate::clock;
 use crate::http::appservice::Hinted;
 use crate::ids::RoomId;
-use crate::matrix::MatrixError;
+use crate::matrix::{MatrixError, Trouble};
 use crate::observed::Observed;
 
 /// Rooms looked at from outside in one poll: one request each, or with no admin rights one per space. A private room that is opened
@@ -38,7 +39,7 @@ impl Reconciler {
                 return Ok(());
             }
             if observed.accounts.listed {
-                self.look_as_admin(&due).await?;
+                self.look_as_admin(&due, &due).await?;
             } else {
                 self.look_at_single(&due).await?;
                 for room in self.parts.homeserver.invitations().await?.intersection(&due) {
@@ -81,6 +82,7 @@ impl Reconciler {
         let Some(observed) = &mut self.observed else { return Ok(BTreeSet::new()) };
         let hanging = hanging_outside(observed);
         observed.outside.retain(|room, _| hanging.contains(room));
+        self.unseen_rooms.retain(|room| hanging.contains(room));
         let mut due: Vec<RoomId> = match looks {
             Looks::All => hanging.iter().cloned().collect(),
             Looks::Some | Looks::New => {
@@ -99,7 +101,8 @@ impl Reconciler {
         let due: BTreeSet<RoomId> = due.into_iter().collect();
         let heirs: BTreeSet<RoomId> = observed.heirs_outside().intersection(&due).cloned().collect();
         let changed = if observed.accounts.listed {
-            self.look_as_admin(&due).await?
+            let must = heirs.into_iter().chain(observed.adoptable.values().cloned()).collect();
+            self.look_as_admin(&due, &must).await?
         } else {
             let mut changed = self.look_at_single(&heirs).await?;
             changed.extend(self.look_as_member(&due.difference(&heirs).cloned().collect()).await?);
@@ -126,11 +129,33 @@ impl Reconciler {
         self.look_outside(if hinted.any { Looks::Some } else { Looks::New }).await
     }
 
-    pub(super) async fn look_as_admin(&mut self, due: &BTreeSet<RoomId>) -> Result<BTreeSet<RoomId>, MatrixError> {
+    /// A room that cannot be looked at, too large or broken, stays as it was seen and keeps nothing else waiting (S-82), but for those that
+    /// `must` be seen: without them a plan would take for nothing what was only not looked at.
+    pub(super) async fn look_as_admin(
+        &mut self,
+        due: &BTreeSet<RoomId>,
+        must: &BTreeSet<RoomId>,
+    ) -> Result<BTreeSet<RoomId>, MatrixError> {
         let mut changed = BTreeSet::new();
+        let mut failed_before = false;
         for id in due {
-            self.parts.heartbeat.tick();
-            let seen = self.parts.homeserver.room_from_outside(id).await?;
+            if !must.contains(id) && self.unseen_rooms.holds(id, clock::now()) {
+                continue;
+            }
+            let seen = match alive(&self.parts.heartbeat, self.parts.homeserver.room_from_outside(id)).await {
+                Ok(seen) => seen,
+                Err(error) => {
+                    let away = std::mem::replace(&mut failed_before, true);
+                    if away || must.contains(id) || error.trouble == Trouble::UnknownToken {
+                        return Err(error);
+                    }
+                    tracing::warn!(room = %id, %error, "a room outside cannot be looked at; it is left as it is");
+                    self.unseen_rooms.failed(id, error.to_string(), clock::now());
+                    continue;
+                }
+            };
+            failed_before = false;
+            self.unseen_rooms.succeeded(id);
             if let Some(observed) = &mut self.observed {
                 let before = match seen {
                     Some(room) => {

@@ -76,12 +76,30 @@ impl Reconciler {
     }
 }
 
-/// What came of a write, for its row.
+/// What came of a write, for its row. It names nobody: the row says elsewhere whom it is about, and others come to their end as well.
 pub(super) fn result_of(error: Option<&ActError>) -> String {
     error.map_or_else(
         || "done".to_owned(),
-        |error| format!("{}: {}", format!("{:?}", error.kind).to_lowercase(), error.cause),
+        |error| format!("{}: {}", format!("{:?}", error.kind).to_lowercase(), nameless(&error.cause)),
     )
+}
+
+/// A text with `somebody` in place of each Matrix id of a person.
+fn nameless(text: &str) -> String {
+    let ends = |c: char| c.is_whitespace() || "'\",;()[]{}<>".contains(c);
+    let mut parts = text.split('@');
+    let mut told = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let id = part.split(ends).next().unwrap_or_default().trim_end_matches(['.', ':']);
+        if id.contains(':') {
+            told.push_str("somebody");
+            told.push_str(&part[id.len()..]);
+        } else {
+            told.push('@');
+            told.push_str(part);
+        }
+    }
+    told
 }
 
 /// Whom a record is about: a room is given to somebody, and that stays on record when the name of whoever had it is taken out.
@@ -242,5 +260,24 @@ fn word(member: &Member) -> &'static str {
         Member::Knock => "knocking",
         Member::Leave { .. } => "left",
         Member::Ban { .. } => "banned",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_of_a_write_names_nobody() {
+        for (said, kept) in [
+            ("@evan:x.org is already in the room.", "somebody is already in the room."),
+            ("You cannot kick user @evan:x.org.", "You cannot kick user somebody."),
+            ("an address is @evan:x.org:8448's already", "an address is somebody's already"),
+            ("(\"@evan:x\", '@sue:x')", "(\"somebody\", 'somebody')"),
+            ("403 M_FORBIDDEN: @: no, at @home", "403 M_FORBIDDEN: @: no, at @home"),
+            ("nobody", "nobody"),
+        ] {
+            assert_eq!(nameless(said), kept);
+        }
     }
 }

@@ -339,7 +339,15 @@ impl Reconciler {
             since: trouble.since,
             retry_at: Some(trouble.retry_at),
         });
-        lost.chain(self.exposure_failure()).chain(self.registry.failures()).chain(fought).chain(failed).collect()
+        let unseen =
+            |user: &UserId| format!("what {user}, who is locked, would leave behind is not known: they are not erased");
+        let unasked = |user: &UserId| format!("the account of {user} cannot be looked at: what concerns it waits");
+        let accounts = self.registry.failures().into_iter().chain(self.unasked.failures(unasked));
+        let outside = |room: &RoomId| {
+            format!("the room {room}, which hangs in a space of ours, cannot be looked at: it is left as it is")
+        };
+        let accounts = accounts.chain(self.unseen_estates.failures(unseen)).chain(self.unseen_rooms.failures(outside));
+        lost.chain(self.exposure_failure()).chain(accounts).chain(fought).chain(failed).collect()
     }
 
     fn setback(&self, room: &RoomId, setback: &Setback) -> FailureStatus {

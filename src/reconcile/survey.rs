@@ -17,7 +17,7 @@ use crate::ids::{RoomId, UserId};
 use crate::ledger::Witnessing;
 use crate::matrix::{Batch, MatrixError};
 use crate::observed::{Account, Presence};
-use crate::plan::{self, Action, Plan, Withheld};
+use crate::plan::{self, Action, Plan, Step, Withheld};
 use crate::store::StoreError;
 
 /// A batch of the feed, and when it arrived.
@@ -124,6 +124,21 @@ impl Reconciler {
         Ok(())
     }
 
+    /// How often the source is asked.
+    pub(super) fn poll_interval(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.parts.config.source.check_interval_ms()).unwrap_or(60_000))
+    }
+
+    /// Reads the source in the middle of a pass, if it has `news` or may have changed. Accounts that were made for its people are part of its
+    /// news.
+    pub(super) async fn read_source_meanwhile(&mut self, news: bool) -> Result<(), PassError> {
+        if !news && !self.source_may_have_changed().await {
+            return Ok(());
+        }
+        self.read_source(true).await?;
+        self.read_new_accounts().await
+    }
+
     /// What the source says of itself.
     pub async fn source_hint(&mut self) -> Hint {
         self.parts.bridge.hint().await
@@ -174,6 +189,7 @@ impl Reconciler {
         self.readings = Readings { all: Some(began), rooms: BTreeMap::new() };
         self.looked_up.clear();
         self.looked_at_heirs.clear();
+        self.unasked = super::delays::Delays::default();
         self.standing.look_again();
         self.mark_services();
         self.read_admins().await;
@@ -339,42 +355,49 @@ impl Reconciler {
 
     /// Looks at the accounts the plan takes something from or acts as, once each (S-102); `true` if that changes the plan.
     pub(super) async fn ask_owners(&mut self, plan: &Plan) -> Result<bool, PassError> {
+        let now = clock::now();
         let listed = self.observed.as_ref().is_some_and(|observed| observed.accounts.listed);
         let candidates: BTreeSet<UserId> = plan
             .steps
             .iter()
-            .filter(|step| {
-                let takes = matches!(
-                    step.action,
-                    Action::Kick { .. }
-                        | Action::Account { .. }
-                        | Action::Puppet { .. }
-                        | Action::SetPowerLevels { .. }
-                );
-                listed && takes
-            })
             // While clean-up is off nobody is removed for it, and those may be thousands.
-            .filter(|step| !matches!(step.withheld, Some(Withheld::GcOff | Withheld::Refused { .. })))
-            .flat_map(|step| step.action.user().into_iter().chain(step.action.heir()).chain(lowered(&step.action)))
-            .filter(|user| !self.services.contains_key(*user))
+            .filter(|step| listed && !matches!(step.withheld, Some(Withheld::GcOff | Withheld::Refused { .. })))
+            .flat_map(|step| owners(&step.action))
+            .filter(|user| !self.services.contains_key(*user) && !self.unasked.holds(user, now))
             .cloned()
             .collect();
         if candidates.is_empty() {
             return Ok(false);
         }
-        let mut found = alive(&self.parts.heartbeat, self.parts.homeserver.accounts_of(&candidates)).await?;
+        let answers = alive(&self.parts.heartbeat, self.parts.homeserver.accounts_of(&candidates)).await?;
+        let mut found = BTreeMap::new();
+        for (user, answer) in answers {
+            match answer {
+                Ok(account) => {
+                    self.unasked.succeeded(&user);
+                    self.services.insert(user.clone(), account.as_ref().is_some_and(|account| account.foreign_service));
+                    found.extend(account.map(|account| (user, account)));
+                }
+                Err(error) => {
+                    tracing::warn!(%user, %error, "an account cannot be looked at: what concerns it waits");
+                    self.unasked.failed(&user, error.to_string(), now);
+                }
+            }
+        }
         for (user, account) in &mut found {
             account.admin |= self.admins.as_ref().is_some_and(|admins| admins.contains(user));
-        }
-        for user in candidates {
-            let is_owned = found.get(&user).is_some_and(|account| account.foreign_service);
-            self.services.insert(user, is_owned);
         }
         let Some(observed) = &mut self.observed else { return Ok(false) };
         let known = &mut observed.accounts.people;
         let changed = found.iter().any(|(user, account)| known.get(user) != Some(account));
         known.extend(found);
         Ok(changed)
+    }
+
+    /// Whether a step concerns somebody whose account could not be looked at.
+    pub(super) fn waits_for_owner(&self, step: &Step) -> bool {
+        let unknown = |user: &UserId| self.unasked.fails(user) && !self.services.contains_key(user);
+        !self.unasked.is_empty() && owners(&step.action).any(unknown)
     }
 
     fn mark_services(&mut self) {
@@ -385,6 +408,16 @@ impl Reconciler {
             }
         }
     }
+}
+
+/// Whose accounts must have been looked at before the action is sent.
+fn owners(action: &Action) -> impl Iterator<Item = &UserId> {
+    let takes = matches!(
+        action,
+        Action::Kick { .. } | Action::Account { .. } | Action::Puppet { .. } | Action::SetPowerLevels { .. }
+    );
+    let people = action.user().into_iter().chain(action.heir()).chain(lowered(action));
+    people.filter(move |_| takes)
 }
 
 /// Whose levels the action lowers.

@@ -8,3 +8,4 @@ mod orders;
 mod proportions;
 mod service;
 mod simulator;
+mod unserved;

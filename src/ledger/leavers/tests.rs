@@ -37,7 +37,7 @@ fn close() -> Step {
 
 fn done(ledger: &mut Ledger, step: &Step, minute: i64) {
     ledger.foresee(step, at(minute));
-    ledger.settle(step, Ending::Done, at(minute));
+    ledger.settle(step, Ending::Done);
 }
 
 /// A ledger with Evan locked in the first minute.
@@ -90,11 +90,11 @@ fn opened(ledger: &mut Ledger) {
 fn a_lock_found_set_after_an_attempt_whose_answer_was_lost_is_ours() {
     let mut ledger = Ledger::default();
     ledger.foresee(&lock(), at(1));
-    ledger.settle(&lock(), Ending::Unknown, at(1));
+    ledger.settle(&lock(), Ending::Unknown);
     assert_eq!(stage(&ledger), Some(Stage::Locking));
     // The look shows it open; it is sent again and found locked: by the attempt before.
     ledger.foresee(&lock(), at(2));
-    ledger.settle(&lock(), Ending::Refused, at(2));
+    ledger.settle(&lock(), Ending::Refused);
     assert_eq!(stage(&ledger), Some(Stage::Locking), "not disowned");
     ledger.heed(&evan(), &LeaverNews::Locked);
     assert_eq!(stage(&ledger), Some(Stage::Locked));
@@ -105,7 +105,7 @@ fn a_lock_found_set_after_an_attempt_whose_answer_was_lost_is_ours() {
 fn a_first_attempt_that_is_refused_makes_nobody_a_leaver() {
     let mut ledger = Ledger::default();
     ledger.foresee(&lock(), at(1));
-    ledger.settle(&lock(), Ending::Refused, at(1));
+    ledger.settle(&lock(), Ending::Refused);
     assert_eq!(stage(&ledger), None);
 }
 
@@ -121,7 +121,7 @@ fn whoever_was_restored_and_seen_open_is_never_unlocked_again() {
     let mut ledger = locked();
     ordered(&mut ledger, &restore(), 2);
     ledger.foresee(&unlock(), at(3));
-    ledger.settle(&unlock(), Ending::Unknown, at(3));
+    ledger.settle(&unlock(), Ending::Unknown);
     assert_eq!(stage(&ledger), Some(Stage::Restoring));
     opened(&mut ledger);
     assert_eq!(stage(&ledger), Some(Stage::Restored));
@@ -137,12 +137,12 @@ fn an_account_that_was_seen_open_is_locked_anew_and_a_lock_in_between_is_not_our
     ledger.foresee(&lock(), at(5));
     assert_eq!(stage(&ledger), Some(Stage::Locking), "not a second attempt: found locked it is a human's");
     ledger.heed(&evan(), &LeaverNews::Opened { locked: before });
-    ledger.settle(&lock(), Ending::Done, at(5));
+    ledger.settle(&lock(), Ending::Done);
     ledger.heed(&evan(), &LeaverNews::Opened { locked: before });
     assert_eq!(stage(&ledger), Some(Stage::Locked), "what was seen before says nothing of this lock");
     opened(&mut ledger);
     ledger.foresee(&lock(), at(6));
-    ledger.settle(&lock(), Ending::Refused, at(6));
+    ledger.settle(&lock(), Ending::Refused);
     assert_eq!(stage(&ledger), None);
 }
 
@@ -182,7 +182,7 @@ fn erase_now_reaches_whoever_was_restored() {
     let mut ledger = hurried();
     assert_eq!(stage(&ledger), Some(Stage::Open));
     ledger.foresee(&lock(), at(5));
-    ledger.settle(&lock(), Ending::Unknown, at(5));
+    ledger.settle(&lock(), Ending::Unknown);
     done(&mut ledger, &lock(), 6);
     let leaver = &ledger.leavers[&evan()];
     assert!(leaver.stage == Stage::Locked && leaver.at_once && leaver.due(1_000 * MINUTE) == at(6));
@@ -208,7 +208,7 @@ fn nobody_who_is_present_is_erased_by_an_order() {
 fn a_restore_while_the_end_is_under_way_does_not_forget_that_it_is() {
     let mut ledger = locked();
     ledger.foresee(&close(), at(2));
-    ledger.settle(&close(), Ending::Unknown, at(2));
+    ledger.settle(&close(), Ending::Unknown);
     assert_eq!(ordered(&mut ledger, &Order::Extend { user: evan(), not_before: at(9) }, 3), Some(Objection::UnderWay));
     assert_eq!(ordered(&mut ledger, &erase_now(), 3), None, "it is what is being done");
     assert_eq!(stage(&ledger), Some(Stage::Closing), "and goes on where it is");
@@ -327,9 +327,9 @@ fn an_end_that_is_found_done_where_nothing_may_be_written_any_more_is_over_and_f
     ledger.heed(&evan(), &LeaverNews::Closed { at: at(2) });
     assert_eq!(stage(&ledger), Some(Stage::Locked), "nothing was begun");
     ledger.foresee(&close(), at(2));
-    ledger.settle(&close(), Ending::Unknown, at(2));
+    ledger.settle(&close(), Ending::Unknown);
     ledger.heed(&evan(), &LeaverNews::Closed { at: at(3) });
-    assert_eq!(ledger.closings, [at(3)], "it counts as one of the day");
+    assert_eq!(ledger.closings, [at(2)], "it counts as one of the day, once");
     assert!(ledger.leavers.is_empty() && ledger.people.is_empty());
 }
 
@@ -369,7 +369,37 @@ fn an_order_to_erase_is_about_why_they_were_gone_when_it_was_given() {
 fn what_was_ordered_outlasts_a_lock_that_is_refused() {
     let mut ledger = hurried();
     ledger.foresee(&lock(), at(5));
-    ledger.settle(&lock(), Ending::Refused, at(5));
+    ledger.settle(&lock(), Ending::Refused);
     assert_eq!(stage(&ledger), Some(Stage::Open));
     assert!(ledger.leavers[&evan()].at_once);
+}
+
+#[test]
+fn an_end_counts_when_it_is_sent_and_only_once_and_not_at_all_where_it_is_refused() {
+    let mut ledger = locked();
+    for minute in 2..5 {
+        ledger.foresee(&close(), at(minute));
+        ledger.settle(&close(), Ending::Unknown);
+    }
+    assert_eq!(ledger.closings, [at(2)], "the homeserver takes its time");
+    ledger.settle(&close(), Ending::Refused);
+    assert!(ledger.closings.is_empty() && stage(&ledger) == Some(Stage::Locked));
+}
+
+#[test]
+fn grace_that_began_by_a_clock_that_leapt_begins_anew() {
+    let mut ledger = Ledger::default();
+    let before = Leaver { clock: at(-5), ..locked().leavers[&evan()].clone() };
+    let sue = UserId::from("@sue:example.org");
+    ledger.leavers.insert(sue.clone(), before);
+    ledger.tick(at(0), 0);
+    done(&mut ledger, &lock(), 1);
+    ledger.tick(at(10), 10 * MINUTE);
+    assert!(ledger.leavers.values().all(|leaver| !leaver.unsure), "nothing leapt");
+    ledger.tick(at(60 * 24 * 40), 20 * MINUTE);
+    assert!(ledger.leavers[&evan()].unsure, "locked by the clock that was wrong");
+    assert!(!ledger.leavers[&sue].unsure, "it began before this process: two looks are for that");
+    ledger.leavers.get_mut(&evan()).unwrap().unsure = false;
+    ledger.tick(at(60 * 24 * 40 + 1), 21 * MINUTE);
+    assert!(!ledger.leavers[&evan()].unsure, "once");
 }

@@ -270,6 +270,17 @@ async fn what_was_accepted_is_never_said_not_to_have_been_done() {
 }
 
 #[tokio::test]
+async fn an_unlock_is_done_when_the_homeserver_knows_of_it_and_not_when_only_the_service_does() {
+    let ground = ground().await;
+    let ann = &ground.people[0];
+    // The service was told before, and its job has not come through.
+    ground.synapse().lock(&ann.user).await.unwrap();
+    let hand = Accounts::new(ground.mas(SECRET), Shield::default(), ground.homeserver.clone());
+    hand.perform(&ann.user, &AccountDeed::Unlock).await.unwrap();
+    assert!(!ground.synapse().look(&ann.user).await.unwrap().unwrap().locked);
+}
+
+#[tokio::test]
 async fn a_service_that_does_not_take_our_token_is_no_reason_to_stop_everything() {
     let ground = ground().await;
     let deed = AccountDeed::Lock { id: None };

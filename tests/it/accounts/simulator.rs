@@ -208,7 +208,7 @@ impl Sim {
                 if crash == Some((writes, true)) {
                     return self.restart();
                 }
-                self.ledger.settle(step, ending, now);
+                self.ledger.settle(step, ending);
                 writes += 1;
             }
             if steps.is_empty() {
@@ -225,7 +225,7 @@ impl Sim {
 
     /// A look at everything, and what it leads to.
     fn plan(&mut self, complete: bool, now: Timestamp) -> (Vec<Step>, Vec<Lesson>) {
-        self.ledger.clocks.tick(now, self.time - self.started);
+        self.ledger.tick(now, self.time - self.started);
         self.ledger.clocks.homeserver_ms = Some(self.offset);
         let mut directory = usher::directory::Directory::flatten(self.snapshot(complete));
         self.ledger.doubt(&mut directory);

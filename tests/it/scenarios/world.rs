@@ -237,7 +237,7 @@ impl Stage {
             self.ledger.foresee(step, self.now);
             self.write_emails(&step.action);
             self.observed.simulate(&step.action, &Outcome::default());
-            self.ledger.settle(step, Ending::Done, self.now);
+            self.ledger.settle(step, Ending::Done);
         }
         self.ledger.learn(&plan.lessons);
         // The same pass's next round: the mirror tells of what was done.
