@@ -558,6 +558,7 @@ pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger, scope: &Sco
     let mut planner = Planner::new(desired, observed, ledger, now);
     let user_rooms = planner.user_rooms();
     planner.take_in(&user_rooms);
+    planner.strangers = planner.strangers_in_root_spaces();
     planner.identity();
     for room in &desired.rooms {
         planner.room(room, scope);

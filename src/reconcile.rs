@@ -16,6 +16,7 @@ mod fights;
 mod lessons;
 mod orders;
 mod outside;
+mod pass;
 mod photos;
 mod recall;
 mod record;
@@ -28,12 +29,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use pass::{Folding, NoFeed, PassError, PassResult};
 pub(crate) use survey::alive;
 pub use survey::{Arrival, News};
 
 use crate::account::mas::Roster;
 use crate::actuate::{ActError, ActErrorKind, Actuator, Outcome};
-use crate::bridge::{Bridge, SourceError};
+use crate::bridge::Bridge;
 use crate::cli::progress::Progress;
 use crate::clock;
 use crate::config::Config;
@@ -43,7 +45,7 @@ use crate::execute;
 use crate::http::ops::Heartbeat;
 use crate::ids::{Key, RoomId, StableId, Timestamp, UserId};
 use crate::ledger::{Ledger, Order};
-use crate::matrix::{Homeserver, MatrixError};
+use crate::matrix::Homeserver;
 use crate::observability::{Metrics, StepState};
 use crate::observed::Observed;
 use crate::plan::{self, Action, Header, Plan, Scope, Step, StepId};
@@ -52,8 +54,6 @@ use crate::store::{Remainder, Store, StoreError, WriterLease};
 
 /// Rounds of planning and doing in one pass. Two are usual; more means that something undoes what usher does (S-34).
 const MOST_ROUNDS: u32 = 8;
-/// A slice where no news can come in between. At the end of each, writes in flight are waited for and the homeserver has less to do.
-const LONG_SLICE: Duration = Duration::from_mins(1);
 /// Pauses before a failed step is tried again: the first, which doubles, and the longest.
 const PAUSES_MS: (i64, i64) = (5_000, 15 * 60 * 1000);
 /// A write is sent only while the writer's lease lasts at least this long, and given up when the lease ends (S-85).
@@ -162,31 +162,6 @@ pub struct Decided {
     pub desired: Desired,
     pub plan: Plan,
     pub header: Header,
-}
-
-/// How a pass ended.
-#[derive(Debug, Default)]
-pub struct PassResult {
-    pub done: u64,
-    pub failed: u64,
-    pub held: u64,
-    /// The homeserver went away, or its answers got lost: read everything again before going on.
-    pub interrupted: bool,
-    /// The token is not accepted.
-    pub fatal: Option<String>,
-    /// What was left when the pass ended.
-    pub plan: Option<Plan>,
-}
-
-/// Why a pass could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum PassError {
-    #[error("source: {0}")]
-    Source(#[from] SourceError),
-    #[error("homeserver: {0}")]
-    Homeserver(#[from] MatrixError),
-    #[error("{0}")]
-    Store(#[from] StoreError),
 }
 
 impl Reconciler {
@@ -387,6 +362,10 @@ impl Reconciler {
                 read_again = true;
                 continue;
             }
+            if result.has_begun() && feed.calls_away(self).await {
+                result.unfinished = true;
+                break;
+            }
             let (due, whole) = Self::portion(self.due(&plan, *scope == Scope::Everything));
             if due.is_empty() || self.stop.is_cancelled() || rounds >= MOST_ROUNDS || self.parts.actuator.is_none() {
                 break;
@@ -422,23 +401,36 @@ impl Reconciler {
         if rounds >= MOST_ROUNDS {
             tracing::warn!(rounds, "the same steps come back in every round: something undoes what usher does");
         }
+        self.end_pass(scope, (&plan, complete), &mut result).await?;
+        result.plan = Some(plan);
+        Ok(result)
+    }
+
+    /// Counts what is left of `plan`, and writes down what a whole pass has learned; `complete`: all of the directory was known.
+    async fn end_pass(
+        &mut self,
+        scope: &Scope,
+        (plan, complete): (&Plan, bool),
+        result: &mut PassResult,
+    ) -> Result<(), PassError> {
         self.album.close();
-        result.failed += self.stale(&plan);
+        result.failed += self.stale(plan);
         if self.parts.actuator.is_some() {
             // What waits for whoever keeps the accounts is not done.
             let now = clock::now();
-            let waiting = plan.pending().filter(|step| self.waits_for_accounts(step, now)).count() as u64;
+            let waiting = plan.pending().filter(|step| self.waits_for_registry(step, now)).count() as u64;
             result.failed = result.failed.max(waiting);
+            result.waiting = plan.pending().filter(|step| self.waits_for_owner(step)).count() as u64;
             self.forget_names().await?;
         }
         result.held = plan.held_count() as u64;
         if *scope == Scope::Everything && self.parts.actuator.is_some() {
             // A pass over half a directory settles nothing: what it withheld for that was never weighed (S-101).
-            self.finish(&plan, complete && !result.interrupted && result.fatal.is_none()).await?;
-            self.tell_carried_out(&result).await?;
+            let whole = !result.interrupted && !result.unfinished && result.fatal.is_none();
+            self.finish(plan, complete && whole).await?;
+            self.tell_carried_out(result).await?;
         }
-        result.plan = Some(plan);
-        Ok(result)
+        Ok(())
     }
 
     /// What of `plan` is to be done now: not what failed a moment ago, nor what is fought over, nor what must not be done before
@@ -451,7 +443,10 @@ impl Reconciler {
         let (calm, troubled) = (self.fights.is_calm(), !self.troubles.is_empty());
         let failed = |step: &Step| self.troubles.get(&step.id()).is_some_and(|trouble| trouble.retry_at > now);
         let waits = |step: &Step| {
-            (troubled && failed(step)) || (!calm && self.fights.waits(step, now)) || self.waits_for_accounts(step, now)
+            (troubled && failed(step))
+                || (!calm && self.fights.waits(step, now))
+                || self.waits_for_registry(step, now)
+                || self.waits_for_owner(step)
         };
         let (waiting, mut due): (Vec<&Step>, Vec<&Step>) = plan.pending().partition(|step| waits(step));
         let unfinished: BTreeSet<&Key> = waiting.into_iter().filter_map(Step::gives_up).collect();
@@ -500,32 +495,6 @@ impl Reconciler {
             *classes.entry(hold.class).or_default() += 1;
         }
         metrics.set_held(|class| classes.get(&class).copied().unwrap_or(0));
-    }
-}
-
-/// Folds in what the feed brought between two slices.
-#[async_trait::async_trait]
-pub trait Folding: Send {
-    /// Takes in what has arrived, without waiting.
-    async fn fold(&mut self, reconciler: &mut Reconciler) -> Result<(), PassError>;
-
-    /// How long additions may go on before it is asked again.
-    fn slice(&self) -> Duration {
-        execute::SLICE
-    }
-}
-
-/// Nothing arrives: one-shot verbs.
-pub struct NoFeed;
-
-#[async_trait::async_trait]
-impl Folding for NoFeed {
-    async fn fold(&mut self, _reconciler: &mut Reconciler) -> Result<(), PassError> {
-        Ok(())
-    }
-
-    fn slice(&self) -> Duration {
-        LONG_SLICE
     }
 }
 

@@ -190,6 +190,9 @@ fn summary(result: &PassResult, reconciler: &Reconciler) -> String {
     if result.failed > 0 {
         let _ = write!(text, ", {} failed", result.failed);
     }
+    if result.waiting > 0 {
+        let _ = write!(text, ", {} wait for a look at an account", result.waiting);
+    }
     if result.held > 0 {
         let _ = write!(text, ", {} held (usher hold list)", result.held);
     }
@@ -211,7 +214,7 @@ fn verdict(result: &PassResult, stop: &CancellationToken) -> Result<Exit, Failur
     if stop.is_cancelled() {
         return Err(Failure::new(Exit::Failures, "stopped before the end; run apply again to finish"));
     }
-    Ok(if result.failed > 0 {
+    Ok(if result.failed + result.waiting > 0 {
         Exit::Failures
     } else if result.held > 0 {
         Exit::Held

@@ -18,7 +18,7 @@ use crate::observed::{Account, Accounts, Known, Observed, Room, StateEvent};
 
 /// Reads in flight at once: Synapse answers reads on one core; more would only queue there.
 const CONCURRENT_READS: usize = 8;
-/// Of many things of a kind so many may be the homeserver's trouble with just them.
+/// Of many things of a kind so many in a row may be the homeserver's trouble with just them.
 const MOST_FAILURES: usize = 8;
 /// Accounts per page of the user list: 1000 cost Synapse about 40 ms.
 const ACCOUNTS_PER_PAGE: u32 = 1000;
@@ -360,19 +360,22 @@ impl Homeserver {
 /// Reads many things of a kind, some at a time: one that cannot be read keeps only itself from being known (S-82).
 ///
 /// # Errors
-/// When the token is not accepted, or more fail than by themselves do: the homeserver is away.
+/// When the token is not accepted, or so many fail in a row that the homeserver is away.
 pub(crate) async fn each<K: Ord, V, F>(reads: impl Iterator<Item = F>) -> Result<Each<K, V>, MatrixError>
 where
     F: Future<Output = (K, Result<V, MatrixError>)>,
 {
     let mut found = BTreeMap::new();
-    let mut failures = 0;
+    let mut in_a_row = 0;
     let mut reads = stream::iter(reads).buffer_unordered(CONCURRENT_READS);
     while let Some((key, answer)) = reads.next().await {
-        if let Err(error) = &answer {
-            failures += 1;
-            if failures > MOST_FAILURES || error.trouble == Trouble::UnknownToken {
-                return answer.map(|_| found);
+        match &answer {
+            Ok(_) => in_a_row = 0,
+            Err(error) => {
+                in_a_row += 1;
+                if in_a_row > MOST_FAILURES || error.trouble == Trouble::UnknownToken {
+                    return answer.map(|_| found);
+                }
             }
         }
         found.insert(key, answer);

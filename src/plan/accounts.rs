@@ -81,7 +81,8 @@ impl Planner<'_> {
 
     /// Whether usher's lock on somebody ends with this plan.
     pub(super) fn is_returning(&self, user: &UserId) -> bool {
-        let ours = self.ledger.leavers.get(user).is_some_and(|leaver| leaver.is_ours() && self.is_theirs(user, leaver));
+        let ours =
+            self.ledger.leavers.get(user).is_some_and(|leaver| leaver.is_ours() && self.belongs_again(user, leaver));
         ours && self.desired.people.standing(user) == Some(Standing::Active)
     }
 
@@ -99,8 +100,7 @@ impl Planner<'_> {
     /// AIM's own rule (`candidates: root-space`): local people in a root space whom no root space admits.
     pub(super) fn strangers_in_root_spaces(&self) -> BTreeSet<UserId> {
         let desired = self.desired;
-        let wanted = desired.offboarding.as_ref().is_some_and(|policy| policy.candidates_root_space);
-        if !wanted || !desired.complete {
+        if !self.roots_decide() || !desired.complete {
             return BTreeSet::new();
         }
         let roots: Vec<_> = desired.rooms.iter().filter(|room| room.key.is_space() && room.parent.is_none()).collect();
@@ -110,7 +110,12 @@ impl Planner<'_> {
         }
         let carriers = roots.iter().filter_map(|root| self.observed.rooms.get(*self.located.get(&root.key)?));
         let inside = carriers.flat_map(|room| room.members.iter()).filter(|(_, member)| member.is_in());
-        let entitled = |user: &UserId| roots.iter().any(|root| root.rule.members.contains_key(user));
+        // Some rights rise from rooms below (S-107).
+        let risen = |root: &Key, user: &UserId| {
+            self.extra.get(root).is_some_and(|people| people.iter().any(|(entitled, _)| entitled == user))
+        };
+        let entitled =
+            |user: &UserId| roots.iter().any(|root| root.rule.members.contains_key(user) || risen(&root.key, user));
         let undecided = |user: &UserId| matches!(desired.people.standing(user), Some(Standing::Suspended(_)));
         let inside = inside
             .map(|(user, _)| user)
@@ -342,13 +347,7 @@ impl Planner<'_> {
         let ledger = self.ledger;
         for (user, leaver) in &ledger.leavers {
             let Presence::Exists(account) = self.observed.accounts.presence(user) else { continue };
-            let returned = match self.desired.people.standing(user) {
-                Some(Standing::Active) => !left.contains(user) && self.is_theirs(user, leaver),
-                // A stranger whom a root space admits by now.
-                None => leaver.id.is_none() && !left.contains(user) && self.desired.complete && self.roots_are_known(),
-                Some(Standing::Suspended(_) | Standing::Disabled | Standing::Gone { .. }) => false,
-            };
-            if returned {
+            if !left.contains(user) && self.belongs_again(user, leaver) {
                 let undone = account.locked && !account.deactivated && (leaver.is_ours() || leaver.is_given_back());
                 if undone {
                     self.account_step(user, AccountDeed::Unlock, Reason::Returned, (None, None));
@@ -363,6 +362,23 @@ impl Planner<'_> {
             }
         }
         self.closed_accounts();
+    }
+
+    /// Whether nothing stands against somebody's account any more: they are in the directory, and where AIM's rule locked them, a root space
+    /// is known to admit them by now. What is not known unlocks nobody.
+    fn belongs_again(&self, user: &UserId, leaver: &Leaver) -> bool {
+        let admitted = || self.desired.complete && self.roots_are_known() && !self.strangers.contains(user);
+        match self.desired.people.standing(user) {
+            Some(Standing::Active) if leaver.id.is_none() && self.roots_decide() => admitted(),
+            Some(Standing::Active) => self.is_theirs(user, leaver),
+            None => leaver.id.is_none() && self.roots_decide() && admitted(),
+            Some(Standing::Suspended(_) | Standing::Disabled | Standing::Gone { .. }) => false,
+        }
+    }
+
+    /// Whether AIM's rule is on.
+    fn roots_decide(&self) -> bool {
+        self.desired.offboarding.as_ref().is_some_and(|policy| policy.candidates_root_space)
     }
 
     /// Somebody who is gone, and whose account an operator gave back.
@@ -396,12 +412,10 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether AIM's rule is on and its spaces could be looked at: otherwise nobody is known to have come back by it.
+    /// Whether the top spaces could be looked at: otherwise nobody is known to have come back by AIM's rule.
     fn roots_are_known(&self) -> bool {
-        let desired = self.desired;
-        let mut roots = desired.rooms.iter().filter(|room| room.key.is_space() && room.parent.is_none());
-        desired.offboarding.as_ref().is_some_and(|policy| policy.candidates_root_space)
-            && roots.all(|root| root.rule.blind.is_none() && self.located.contains_key(&root.key))
+        let mut roots = self.desired.rooms.iter().filter(|room| room.key.is_space() && room.parent.is_none());
+        roots.all(|root| root.rule.blind.is_none() && self.located.contains_key(&root.key))
     }
 
     /// Keeps the bot's account data in step with what is remembered, whoever is back, or about to be unlocked or locked anew, left out (S-51).

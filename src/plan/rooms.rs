@@ -33,7 +33,6 @@ impl<'a> Planner<'a> {
         };
         planner.locate();
         planner.hold();
-        planner.strangers = planner.strangers_in_root_spaces();
         planner
     }
 

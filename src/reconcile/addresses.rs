@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Reconciler;
 use super::delays::{Delay, Delays};
 use crate::actuate::{ActError, ActErrorKind};
+use crate::bridge::Hint;
 use crate::clock;
 use crate::config::AccountsBackend;
 use crate::desired::{Desired, Profile};
@@ -25,6 +26,8 @@ const EMAILS_PER_PASS: usize = 500;
 const EMAILS_STALE_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// Stale addresses read again at one pass.
 const STALE_PER_PASS: usize = 20;
+/// So often it is asked whether somebody is to be locked at once.
+const EMAILS_BETWEEN_HINTS: usize = 20;
 /// Between two of those reads.
 const EMAIL_PAUSE: Duration = Duration::from_millis(10);
 
@@ -104,7 +107,10 @@ impl Reconciler {
         self.registry.keep_only(&desired.profiles, &observed.accounts);
         let turns = self.registry.turns(&desired.profiles, &observed.accounts, &self.ledger, now);
         let mut failed_before = false;
-        for user in turns {
+        for (number, user) in turns.into_iter().enumerate() {
+            if number % EMAILS_BETWEEN_HINTS == 0 && self.source_hint().await == Hint::Urgent {
+                return;
+            }
             let Some(actuator) = self.parts.actuator.as_ref().filter(|_| !self.stop.is_cancelled()) else { return };
             self.parts.heartbeat.tick();
             match actuator.emails_of(&user).await {
@@ -151,10 +157,9 @@ impl Reconciler {
         away
     }
 
-    /// Whether a step waits until whoever keeps the accounts is back, or can say whose an account is.
-    pub(super) fn waits_for_accounts(&self, step: &Step, now: Timestamp) -> bool {
-        let away = matches!(step.action, Action::Account { .. }) && self.registry.rests(now);
-        away || self.waits_for_owner(step)
+    /// Whether a step waits until whoever keeps the accounts is back.
+    pub(super) fn waits_for_registry(&self, step: &Step, now: Timestamp) -> bool {
+        matches!(step.action, Action::Account { .. }) && self.registry.rests(now)
     }
 }
 

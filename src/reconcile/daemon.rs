@@ -186,18 +186,14 @@ impl Folding for Inbox {
         while let Ok(arrival) = self.batches.try_recv() {
             self.take(arrival, reconciler).await;
         }
-        // A first sync takes hours: whoever leaves meanwhile, and what operators say, does not wait for its end.
-        reconciler.take_approvals().await?;
-        let urgent = reconciler.source_hint().await == Hint::Urgent;
-        let polls = self.polled.elapsed() >= reconciler.poll_interval();
-        if urgent || polls {
-            self.polled = Instant::now();
-            // A source that cannot be read is read at the next poll.
-            if let Err(error) = reconciler.read_source_meanwhile(urgent).await {
-                tracing::debug!(%error, "the source has news that cannot be read yet");
-            }
-        }
         Ok(())
+    }
+
+    /// A first sync takes hours: whoever leaves meanwhile, and what operators say, does not wait for its end.
+    async fn calls_away(&mut self, reconciler: &mut Reconciler) -> bool {
+        self.polled.elapsed() >= reconciler.poll_interval()
+            || reconciler.source_hint().await == Hint::Urgent
+            || reconciler.is_spoken_to().await
     }
 }
 
@@ -329,12 +325,15 @@ impl Daemon {
     }
 
     async fn poll_source(&mut self) -> Result<(), PassError> {
-        self.inbox.polled = Instant::now();
-        if !self.reconciler.source_may_have_changed().await {
+        let polled = if self.reconciler.source_may_have_changed().await {
+            self.reconciler.read_source(true).await
+        } else {
             tracing::debug!("the source has not changed");
-            return Ok(());
-        }
-        self.reconciler.read_source(true).await
+            Ok(())
+        };
+        // However long that takes, a pass has its time before the next one.
+        self.inbox.polled = Instant::now();
+        polled
     }
 
     /// In a dry run the plan is the product: printed whenever it is another one.
@@ -384,8 +383,10 @@ impl Daemon {
                 ("error", error.to_string(), self.pause())
             }
         };
-        // What happens in between does not put the poll off.
-        if cause == POLL || word != "ok" {
+        if matches!(&result, Ok(pass) if pass.unfinished) {
+            self.next_poll = Instant::now();
+        } else if cause == POLL || word != "ok" {
+            // What happens in between does not put the poll off.
             let wait = if word == "error" { wait.min(interval) } else { wait };
             self.next_poll = Instant::now() + wait;
         }

@@ -11,7 +11,7 @@ use crate::execute::Report;
 use crate::ids::{RoomId, UserId};
 use crate::ledger::Leaver;
 use crate::observed::{Estate, Presence};
-use crate::plan::{AccountDeed, Action, Plan, WAITS_FOR_ESTATE, Withheld};
+use crate::plan::{AccountDeed, Action, Plan, WAITS_FOR_ESTATE, WAITS_FOR_READ, Withheld};
 
 /// People looked at for the first time at one look: each costs a request and one for every room usher is not in.
 const NEW_PER_LOOK: usize = 10;
@@ -47,10 +47,11 @@ impl Reconciler {
         self.look_at_estates(users).await;
     }
 
-    /// Looks once more at the places of those whose end waits for that; whether there were any.
+    /// Looks once more at the places of those whose end waits for that, or will once the source was read; whether there were any.
     pub(super) async fn read_estates_for_ends(&mut self, plan: &Plan) -> bool {
         let now = clock::now();
-        let waiting = plan.steps.iter().filter(|step| step.withheld == Some(Withheld::Waits(WAITS_FOR_ESTATE)));
+        let waits = [WAITS_FOR_ESTATE, WAITS_FOR_READ].map(|what| Some(Withheld::Waits(what)));
+        let waiting = plan.steps.iter().filter(|step| waits.contains(&step.withheld));
         let users = waiting.filter_map(|step| step.action.user()).filter(|user| !self.unseen_estates.holds(user, now));
         let users: Vec<UserId> = users.cloned().collect();
         let any = !users.is_empty();

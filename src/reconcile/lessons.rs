@@ -8,7 +8,7 @@ use crate::clock;
 use crate::execute::Report;
 use crate::ids::{RoomId, Timestamp};
 use crate::ledger::{DAY_MS, Refusal, RemovalRecord};
-use crate::plan::{AccountDeed, Action, Class, Plan, Removal, RoomRef, Step, WINDOW_MS};
+use crate::plan::{AccountDeed, Action, Class, Plan, Removal, RoomRef, Step, StepId, WINDOW_MS};
 use crate::store::{HeldStep, HoldRow, StoreError, diff};
 
 /// How long a homeserver's refusal of a person stands before it is tried once more.
@@ -196,18 +196,28 @@ impl Reconciler {
     /// When the database is away.
     pub async fn take_approvals(&mut self) -> Result<bool, StoreError> {
         let Some(store) = &self.parts.store else { return Ok(false) };
-        let now = clock::now();
-        let approvals = store.approvals().await?;
+        let mut approvals = store.approvals().await?;
         let mut news = self.take_orders().await?;
+        approvals.retain(|step, until| self.is_new_approval((step, until)));
+        news |= !approvals.is_empty();
         for (step, until) in approvals {
-            // One that was used up and whose row could not be deleted yet is no new one.
-            if until > now && self.saved.approvals.get(&step) != Some(&until) {
-                self.ledger.approvals.insert(step.clone(), until);
-                self.saved.approvals.insert(step, until);
-                news = true;
-            }
+            self.ledger.approvals.insert(step.clone(), until);
+            self.saved.approvals.insert(step, until);
         }
         Ok(news)
+    }
+
+    /// One that was used up and whose row could not be deleted yet is no new one.
+    fn is_new_approval(&self, (step, until): (&StepId, &Timestamp)) -> bool {
+        *until > clock::now() && self.saved.approvals.get(step) != Some(until)
+    }
+
+    /// Whether operators approved or ordered something that is not taken in yet, or it is not known what is in force.
+    pub(super) async fn is_spoken_to(&self) -> bool {
+        let Some(store) = self.parts.store.as_ref().filter(|_| self.parts.actuator.is_some()) else { return false };
+        let approved =
+            store.approvals().await.is_ok_and(|all| all.iter().any(|approval| self.is_new_approval(approval)));
+        approved || self.has_unanswered_orders() || store.orders().await.is_ok_and(|orders| !orders.is_empty())
     }
 }
 

@@ -14,6 +14,9 @@ use crate::observed::Observed;
 /// is noticed once its turn comes.
 const LOOKS_PER_POLL: usize = 20;
 
+/// So many rooms in a row may be the homeserver's trouble with just them.
+const MOST_FAILURES: usize = 2;
+
 /// How many of the rooms outside are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Looks {
@@ -137,7 +140,7 @@ impl Reconciler {
         must: &BTreeSet<RoomId>,
     ) -> Result<BTreeSet<RoomId>, MatrixError> {
         let mut changed = BTreeSet::new();
-        let mut failed_before = false;
+        let mut in_a_row = 0;
         for id in due {
             if !must.contains(id) && self.unseen_rooms.holds(id, clock::now()) {
                 continue;
@@ -145,16 +148,16 @@ impl Reconciler {
             let seen = match alive(&self.parts.heartbeat, self.parts.homeserver.room_from_outside(id)).await {
                 Ok(seen) => seen,
                 Err(error) => {
-                    let away = std::mem::replace(&mut failed_before, true);
-                    if away || must.contains(id) || error.trouble == Trouble::UnknownToken {
+                    in_a_row += 1;
+                    self.unseen_rooms.failed(id, error.to_string(), clock::now());
+                    if in_a_row > MOST_FAILURES || must.contains(id) || error.trouble == Trouble::UnknownToken {
                         return Err(error);
                     }
                     tracing::warn!(room = %id, %error, "a room outside cannot be looked at; it is left as it is");
-                    self.unseen_rooms.failed(id, error.to_string(), clock::now());
                     continue;
                 }
             };
-            failed_before = false;
+            in_a_row = 0;
             self.unseen_rooms.succeeded(id);
             if let Some(observed) = &mut self.observed {
                 let before = match seen {

@@ -111,7 +111,8 @@ impl Reconciler {
     /// # Errors
     /// When the database is away.
     pub(super) async fn tell_carried_out(&mut self, result: &PassResult) -> Result<(), StoreError> {
-        let done = result.failed == 0 && !result.interrupted && result.fatal.is_none() && self.troubles.is_empty();
+        let ended = !result.interrupted && !result.unfinished && result.fatal.is_none();
+        let done = ended && result.failed == 0 && self.troubles.is_empty();
         let Some(directory) = self.directory.as_ref().filter(|_| done && !self.stop.is_cancelled()) else {
             return Ok(());
         };
@@ -127,16 +128,6 @@ impl Reconciler {
     /// How often the source is asked.
     pub(super) fn poll_interval(&self) -> Duration {
         Duration::from_millis(u64::try_from(self.parts.config.source.check_interval_ms()).unwrap_or(60_000))
-    }
-
-    /// Reads the source in the middle of a pass, if it has `news` or may have changed. Accounts that were made for its people are part of its
-    /// news.
-    pub(super) async fn read_source_meanwhile(&mut self, news: bool) -> Result<(), PassError> {
-        if !news && !self.source_may_have_changed().await {
-            return Ok(());
-        }
-        self.read_source(true).await?;
-        self.read_new_accounts().await
     }
 
     /// What the source says of itself.
