@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 pub use feed::{Known, Provisioned, Revision, display_name, source_name};
 pub use letters::Letters;
 pub use registrations::{Delayed, Ended, Ordered, RegistrationCounts, Registrations};
-pub use write::{Change, Decide, New, WriteError};
+pub use write::{Change, Decide, New, Wanted, WriteError, Written};
 
 use super::session::{Bound, Columns};
 use super::{Store, StoreError};
@@ -230,12 +230,45 @@ impl Resources {
         Ok(found)
     }
 
+    /// Several groups by their place in the order of creation, in that order, each with its members: both as they were at one moment,
+    /// which is what one statement sees. Those that are gone are left out.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn with_members(&self, groups: &[i64]) -> Result<Vec<(Resource, Vec<Link>)>, StoreError> {
+        let mut found: BTreeMap<i64, (Resource, Vec<Link>)> = BTreeMap::new();
+        for groups in groups.chunks(LONGEST_LIST) {
+            let padded = padded(groups);
+            let bound: Vec<Bound<'_>> =
+                std::iter::once(self.client()).chain(padded.iter().map(|pk| Bound::Number(**pk))).collect();
+            let parts = self.store.many(WHAT, (&listed(SELECT_WITH_MEMBERS, 2, padded.len()), &bound), part).await?;
+            let mut members: BTreeMap<i64, Vec<Link>> = BTreeMap::new();
+            for part in parts {
+                match part {
+                    Part::Group(group) => drop(found.insert(group.pk, (*group, Vec::new()))),
+                    Part::Member(group, link) => members.entry(group).or_default().push(link),
+                }
+            }
+            for (group, mut links) in members {
+                in_order(&mut links);
+                if let Some((_, of_group)) = found.get_mut(&group) {
+                    *of_group = links;
+                }
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
     /// The members of each of these groups, in order.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn members(&self, groups: &[i64]) -> Result<BTreeMap<i64, Vec<Link>>, StoreError> {
-        self.links(groups, (SELECT_MEMBERS, false)).await
+        let mut found = self.links(groups, (SELECT_MEMBERS, false)).await?;
+        for links in found.values_mut() {
+            in_order(links);
+        }
+        Ok(found)
     }
 
     /// The groups each of these users is a member of itself, in order.
@@ -287,17 +320,6 @@ impl Resources {
         }
         Ok(found)
     }
-
-    /// Whether a group has more than `limit` members. Looks at no more than that many.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn has_more_members_than(&self, group: i64, limit: i64) -> Result<bool, StoreError> {
-        let bound = [group.into(), (limit + 1).into()];
-        let count =
-            self.store.few(WHAT, (COUNT_MEMBERS, &bound), first_number).await?.first().copied().unwrap_or_default();
-        Ok(count > limit)
-    }
 }
 
 /// How a kind is stored.
@@ -326,6 +348,23 @@ fn resource(row: &dyn Columns) -> Result<Resource, sqlx::Error> {
     })
 }
 
+/// A row of groups and their members.
+enum Part {
+    Group(Box<Resource>),
+    /// Of this group.
+    Member(i64, Link),
+}
+
+fn part(row: &dyn Columns) -> Result<Part, sqlx::Error> {
+    // Only a group has a document here.
+    Ok(if row.text(3)?.is_some() {
+        Part::Group(Box::new(resource(row)?))
+    } else {
+        let id = row.the_text(2)?.into_owned();
+        Part::Member(row.the_number(0)?, Link { id, kind: row.number(1)?.map(kind_of), display: None })
+    })
+}
+
 /// A resource that was looked for by itself: whether it is in a group is told along with it.
 fn one(row: &dyn Columns) -> Result<Resource, sqlx::Error> {
     Ok(Resource { grouped: row.the_number(8)? != 0, ..resource(row)? })
@@ -343,6 +382,11 @@ fn link(row: &dyn Columns) -> Result<(i64, Link), sqlx::Error> {
     let display = row.text(3)?.map(|text| display(&text)).transpose()?.flatten();
     let id = row.the_text(1)?.into_owned();
     Ok((row.the_number(0)?, Link { id, kind: row.number(2)?.map(kind_of), display }))
+}
+
+/// Puts members in an order that does not depend on the database.
+fn in_order(members: &mut [Link]) {
+    members.sort_unstable_by(|one, other| one.id.cmp(&other.id));
 }
 
 /// A group's name, without reading the rest of its document.
@@ -381,7 +425,8 @@ fn listed(sql: &str, first: usize, count: usize) -> String {
 
 pub(super) fn statements(backend: &super::Backend) -> Vec<String> {
     let mut statements: Vec<String> = QUERIES.iter().map(|sql| (*sql).to_owned()).collect();
-    for (sql, first) in [(SELECT_MEMBERS, 1), (SELECT_GROUPS, 1), (SELECT_AT, 2), (SELECT_MEMBER, 2)] {
+    let lists = [(SELECT_MEMBERS, 1), (SELECT_WITH_MEMBERS, 2), (SELECT_GROUPS, 1), (SELECT_AT, 2), (SELECT_MEMBER, 2)];
+    for (sql, first) in lists {
         statements.extend([1, LONGEST_LIST].map(|count| listed(sql, first, count)));
     }
     statements.extend(addresses::statements());
@@ -405,7 +450,6 @@ const QUERIES: &[&str] = &[
     SELECT_AFTER,
     SELECT_BEFORE,
     SELECT_OFFSET,
-    COUNT_MEMBERS,
 ];
 
 // By `pk`, however many: by `client` it would be everybody, and `SQLite` takes the shorter condition for the better one.
@@ -446,12 +490,15 @@ const SELECT_OFFSET: &str = "SELECT pk, kind, id, doc, version, created, modifie
 const SELECT_MEMBERS: &str = "SELECT l.group_pk, l.member_id, m.kind, NULL FROM scim_members l \
      JOIN scim_resources g ON g.pk = l.group_pk \
      LEFT JOIN scim_resources m ON m.id = l.member_id AND m.client = g.client AND m.deleted_at IS NULL \
-     WHERE l.group_pk IN ({}) ORDER BY l.group_pk, l.member_id";
+     WHERE l.group_pk IN ({})";
+const SELECT_WITH_MEMBERS: &str = "SELECT pk, kind, id, doc, version, created, modified, active FROM scim_resources \
+     WHERE client || '' = $1 AND pk IN ({}) AND deleted_at IS NULL \
+     UNION ALL SELECT l.group_pk, m.kind, l.member_id, NULL, NULL, NULL, NULL, NULL FROM scim_members l \
+     LEFT JOIN scim_resources m ON m.id = l.member_id AND m.client = $1 AND m.deleted_at IS NULL \
+     WHERE l.group_pk IN ({})";
 const SELECT_GROUPS: &str = "SELECT m.pk, g.id, g.kind, g.doc FROM scim_resources m JOIN scim_members l ON l.member_id = m.id \
      JOIN scim_resources g ON g.pk = l.group_pk AND g.client = m.client WHERE m.pk IN ({}) ORDER BY m.pk, g.pk";
 const SELECT_MEMBER: &str = "SELECT l.group_pk, l.member_id, m.kind, NULL FROM scim_members l \
      JOIN scim_resources g ON g.pk = l.group_pk \
      LEFT JOIN scim_resources m ON m.id = l.member_id AND m.client = g.client AND m.deleted_at IS NULL \
      WHERE l.member_id = $1 AND l.group_pk IN ({})";
-const COUNT_MEMBERS: &str =
-    "SELECT COUNT(*) FROM (SELECT member_id FROM scim_members WHERE group_pk = $1 LIMIT $2) AS some_members";

@@ -49,7 +49,7 @@ pub struct Scim {
 type Listener = Box<dyn Fn(String) + Send>;
 
 /// What came back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,

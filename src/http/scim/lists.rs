@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::render::{plain, whole};
+use super::render::{linked, plain};
 use super::{Answer, Call, Refusal, Server, render};
 use crate::clock;
 use crate::scim::access::Access;
@@ -91,7 +91,9 @@ async fn paged(resources: &Resources, call: &Call, kind: Kind, query: &Query) ->
         page.previous =
             (if backwards { more } else { !is_first }).then(|| Cursor::Before(first.pk).encode(&query.digest, now));
     }
-    page.resources = whole(resources, call, found, &projection(kind, query)).await?;
+    let projection = projection(kind, query);
+    let found = linked(resources, call, found, &projection).await?;
+    page.resources = found.into_iter().map(|found| found.shown(&call.base, &projection)).collect();
     Ok(page)
 }
 
@@ -173,9 +175,10 @@ async fn in_order(resources: &Resources, call: &Call, page: Vec<Match>, query: &
     let mut shown: std::collections::BTreeMap<i64, Value> = std::collections::BTreeMap::new();
     for kind in Kind::ALL {
         let of_kind: Vec<Resource> = found.extract_if(.., |resource| resource.kind == kind).collect();
-        let places: Vec<i64> = of_kind.iter().map(|resource| resource.pk).collect();
-        let values = whole(resources, call, of_kind, &projection(kind, query)).await?;
-        shown.extend(places.into_iter().zip(values));
+        let projection = projection(kind, query);
+        for found in linked(resources, call, of_kind, &projection).await? {
+            shown.insert(found.resource.pk, found.shown(&call.base, &projection));
+        }
     }
     Ok(pks.iter().filter_map(|pk| shown.remove(pk)).collect())
 }

@@ -1,5 +1,7 @@
 //! Resources as clients see them: with id, schemas, meta, URLs, members and groups, as much of it as is asked for.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 
@@ -59,34 +61,59 @@ pub(super) fn groups(base: &str, links: &[Link]) -> Value {
     links.iter().map(group).collect::<Vec<_>>().into()
 }
 
-/// Resources of one kind as they are answered.
-pub(super) async fn whole(
+/// A resource with what it is linked to, of which an answer is made.
+#[derive(Debug)]
+pub(super) struct Linked {
+    pub resource: Resource,
+    /// A group's members or a user's groups; empty as well where they are not to be shown.
+    pub links: Vec<Link>,
+}
+
+/// Resources of one kind, with what is to be shown of their links. Groups whose members are asked for are read once more, together with
+/// these: an answer shows one state of a group. Those that are gone meanwhile are left out.
+pub(super) async fn linked(
     resources: &Resources,
     call: &Call,
     found: Vec<Resource>,
     projection: &Projection,
-) -> Result<Vec<Value>, Refusal> {
-    let Some(kind) = found.first().map(|resource| resource.kind) else { return Ok(Vec::new()) };
-    let of_groups = kind == Kind::Group;
-    let pks: Vec<i64> =
-        found.iter().filter(|resource| of_groups || resource.grouped).map(|resource| resource.pk).collect();
-    let (name, mut links) = match kind {
-        Kind::Group if projection.wants("members") => ("members", resources.members(&pks).await?),
-        Kind::User if !pks.is_empty() && projection.wants("groups") && call.roles.allow(Access::Read, Kind::Group) => {
-            ("groups", resources.groups(&pks).await?)
-        }
-        Kind::User | Kind::Group => ("", std::collections::BTreeMap::new()),
-    };
-    let mut shown = Vec::with_capacity(found.len());
-    for resource in found {
-        let links = links.remove(&resource.pk).unwrap_or_default();
-        let mut document = plain(&call.base, resource);
-        if !links.is_empty() {
-            let value = if kind == Kind::Group { members(&call.base, &links) } else { groups(&call.base, &links) };
-            document.insert(name.to_owned(), value);
+) -> Result<Vec<Linked>, Refusal> {
+    if found.first().is_some_and(|first| first.kind == Kind::Group) && projection.wants("members") {
+        let pks: Vec<i64> = found.iter().map(|group| group.pk).collect();
+        let groups = resources.with_members(&pks).await?;
+        return Ok(groups.into_iter().map(|(resource, links)| Linked { resource, links }).collect());
+    }
+    let mut groups = groups_of(resources, call, &found, projection).await?;
+    let with_groups = |resource: Resource| Linked { links: groups.remove(&resource.pk).unwrap_or_default(), resource };
+    Ok(found.into_iter().map(with_groups).collect())
+}
+
+/// The groups of users, by the users' places in the order of creation, where they are to be shown.
+pub(super) async fn groups_of(
+    resources: &Resources,
+    call: &Call,
+    found: &[Resource],
+    projection: &Projection,
+) -> Result<BTreeMap<i64, Vec<Link>>, Refusal> {
+    let grouped = found.iter().filter(|resource| resource.kind == Kind::User && resource.grouped);
+    let pks: Vec<i64> = grouped.map(|user| user.pk).collect();
+    if pks.is_empty() || !projection.wants("groups") || !call.roles.allow(Access::Read, Kind::Group) {
+        return Ok(BTreeMap::new());
+    }
+    Ok(resources.groups(&pks).await?)
+}
+
+impl Linked {
+    /// As it is answered.
+    pub(super) fn shown(self, base: &str, projection: &Projection) -> Value {
+        let kind = self.resource.kind;
+        let mut document = plain(base, self.resource);
+        if !self.links.is_empty() {
+            match kind {
+                Kind::Group => document.insert("members".to_owned(), members(base, &self.links)),
+                Kind::User => document.insert("groups".to_owned(), groups(base, &self.links)),
+            };
         }
         projection.apply(&mut document);
-        shown.push(Value::Object(document));
+        Value::Object(document)
     }
-    Ok(shown)
 }

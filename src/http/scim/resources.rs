@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::render::{location, whole};
+use super::render::{Linked, groups_of, linked, location};
 use super::{Answer, Call, Conditions, LARGEST_SHOWN, Refusal, Server};
 use crate::clock;
 use crate::ids::{Localpart, Timestamp};
@@ -10,7 +10,7 @@ use crate::scim::patch::{self, MemberChange};
 use crate::scim::projection::Projection;
 use crate::scim::schema::{Named, resolve};
 use crate::scim::{Document, Error, Kind, document, etag, evaluate};
-use crate::store::scim::{Change, Decide, New, Resource, Resources};
+use crate::store::scim::{Change, Decide, New, Resource, Resources, Wanted, Written};
 
 impl Server {
     pub(super) async fn get(
@@ -25,7 +25,10 @@ impl Server {
         if conditions.if_none_match.as_deref().is_some_and(|given| names(given, &version)) {
             return Ok(Answer { status: 304, version: Some(version), ..Answer::default() });
         }
-        shown(&resources, call, (200, found), &conditions.projection(kind)).await
+        let projection = conditions.projection(kind);
+        let found = linked(&resources, call, vec![found], &projection).await?.pop();
+        let Some(found) = found else { return Err(Error::not_found(kind.name()).into()) };
+        Ok(answered(call, 200, found, &projection))
     }
 
     pub(super) async fn create(
@@ -48,9 +51,10 @@ impl Server {
         let now = clock::now();
         let new = New { kind, id: new_id(now)?, document, localpart, members };
         self.refuse_taken(&resources, &new).await?;
-        let made = resources.create(&new, now.0).await?;
-        tracing::info!(by = call.name, kind = kind.name(), id = made.id, "SCIM: created");
-        shown(&resources, call, (201, made), &conditions.projection(kind)).await
+        let projection = conditions.projection(kind);
+        let made = resources.create(&new, wanted(kind, &projection), now.0).await?;
+        tracing::info!(by = call.name, kind = kind.name(), id = made.resource.id, "SCIM: created");
+        shown(&resources, call, (201, made), &projection).await
     }
 
     pub(super) async fn replace(
@@ -75,8 +79,10 @@ impl Server {
             let members = incoming.members.map(|ids| vec![MemberChange::Clear, MemberChange::Add(ids)]);
             Ok(Change { document, members: members.unwrap_or_default() })
         };
-        let after = changed(&resources, call, ("replaced", kind, id), &decide).await?;
-        shown(&resources, call, (200, after), &conditions.projection(kind)).await
+        let projection = conditions.projection(kind);
+        let wanted = wanted(kind, &projection);
+        let after = changed(&resources, call, ("replaced", kind, id), (wanted, &decide)).await?;
+        shown(&resources, call, (200, after), &projection).await
     }
 
     pub(super) async fn patch(
@@ -95,13 +101,14 @@ impl Server {
             let members = patch::apply(kind, &mut document, operations)?;
             Ok(Change { document, members })
         };
-        let after = changed(&resources, call, ("patched", kind, id), &decide).await?;
         let projection = conditions.projection(kind);
-        if kind == Kind::Group
-            && projection.is_plain()
-            && resources.has_more_members_than(after.pk, LARGEST_SHOWN).await?
-        {
-            return Ok(Answer { status: 204, version: Some(etag(after.version)), ..Answer::default() });
+        let wanted = match wanted(kind, &projection) {
+            Wanted::Members if projection.is_plain() => Wanted::FewMembers(LARGEST_SHOWN),
+            wanted => wanted,
+        };
+        let after = changed(&resources, call, ("patched", kind, id), (wanted, &decide)).await?;
+        if wanted != Wanted::Nothing && after.members.is_none() {
+            return Ok(Answer { status: 204, version: Some(etag(after.resource.version)), ..Answer::default() });
         }
         shown(&resources, call, (200, after), &projection).await
     }
@@ -147,25 +154,45 @@ async fn changed(
     resources: &Resources,
     call: &Call,
     (deed, kind, id): (&str, Kind, &str),
-    decide: &Decide<'_>,
-) -> Result<Resource, Refusal> {
-    let Some(after) = resources.change((kind, id), clock::now().0, decide).await? else {
+    (wanted, decide): (Wanted, &Decide<'_>),
+) -> Result<Written, Refusal> {
+    let Some(after) = resources.change((kind, id), (wanted, clock::now().0), decide).await? else {
         return Err(Error::not_found(kind.name()).into());
     };
-    tracing::info!(by = call.name, kind = kind.name(), id, version = after.version, "SCIM: {deed}");
+    tracing::info!(by = call.name, kind = kind.name(), id, version = after.resource.version, "SCIM: {deed}");
     Ok(after)
 }
 
-/// One resource as it is answered.
+/// What is read along with a write.
+fn wanted(kind: Kind, projection: &Projection) -> Wanted {
+    match kind {
+        Kind::Group if projection.wants("members") => Wanted::Members,
+        Kind::User | Kind::Group => Wanted::Nothing,
+    }
+}
+
+/// A resource that was written, as it is answered. A person's groups are no part of their version: they are read afterwards.
 async fn shown(
     resources: &Resources,
     call: &Call,
-    (status, resource): (u16, Resource),
+    (status, Written { resource, members }): (u16, Written),
     projection: &Projection,
 ) -> Result<Answer, Refusal> {
-    let (version, location) = (etag(resource.version), location(&call.base, resource.kind, &resource.id));
-    let body = whole(resources, call, vec![resource], projection).await?.pop();
-    Ok(Answer { status, body, location: Some(location), version: Some(version), ..Answer::default() })
+    let links = match resource.kind {
+        Kind::Group => members.unwrap_or_default(),
+        Kind::User => {
+            let mut groups = groups_of(resources, call, std::slice::from_ref(&resource), projection).await?;
+            groups.remove(&resource.pk).unwrap_or_default()
+        }
+    };
+    Ok(answered(call, status, Linked { resource, links }, projection))
+}
+
+fn answered(call: &Call, status: u16, found: Linked, projection: &Projection) -> Answer {
+    let version = etag(found.resource.version);
+    let location = location(&call.base, found.resource.kind, &found.resource.id);
+    let body = found.shown(&call.base, projection);
+    Answer { status, body: Some(body), location: Some(location), version: Some(version), ..Answer::default() }
 }
 
 impl Conditions {

@@ -240,7 +240,7 @@ pub(super) const SELECT_LINKS: &str = "SELECT l.group_pk, m.pk FROM scim_members
 mod tests {
     use serde_json::json;
 
-    use super::super::write::{Change, New};
+    use super::super::write::{Change, New, Wanted};
     use super::*;
     use crate::store::Store;
 
@@ -278,7 +278,7 @@ mod tests {
                 localpart: Some(id.into()),
                 members: Vec::new(),
             };
-            resources.create(&new, 0).await.unwrap();
+            resources.create(&new, Wanted::Nothing, 0).await.unwrap();
         };
         for id in ["ann", "ben", "cem"] {
             make(id).await;
@@ -286,7 +286,7 @@ mod tests {
         let mut known = Known::default();
         let first = resources.provisioned(&mut known).await.unwrap().users;
         let changed = |_: &_| Ok(Change { document: document("Benedict"), members: Vec::new() });
-        resources.change((Kind::User, "ben"), 1, &changed).await.unwrap();
+        resources.change((Kind::User, "ben"), (Wanted::Nothing, 1), &changed).await.unwrap();
         resources.delete((Kind::User, "ann"), 1, &|_| Ok(())).await.unwrap();
         make("dan").await;
         let second = resources.provisioned(&mut known).await.unwrap().users;

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::write::Trouble;
-use super::{LONGEST_LIST, kind_of, listed, padded, storable};
+use super::{
+    LONGEST_LIST, Link, SELECT_MEMBERS, Wanted, first_number, in_order, kind_of, link, listed, padded, storable,
+};
 use crate::scim::Error;
 use crate::scim::evaluate::Compiled;
 use crate::scim::patch::MemberChange;
@@ -113,6 +115,40 @@ async fn fitting(
     Ok(fitting)
 }
 
+/// The members of a group as this transaction leaves them, where they are wanted.
+pub(super) async fn wanted(
+    session: &mut dyn Session,
+    group: i64,
+    wanted: Wanted,
+) -> Result<Option<Vec<Link>>, sqlx::Error> {
+    let most = match wanted {
+        Wanted::Nothing => return Ok(None),
+        Wanted::Members => i64::MAX,
+        Wanted::FewMembers(most) => most,
+    };
+    if most < i64::MAX {
+        let count = session.first(COUNT_MEMBERS, &[group.into(), (most + 1).into()], first_number).await?;
+        if count.is_some_and(|count| count > most) {
+            return Ok(None);
+        }
+    }
+    let read = |row: &dyn Columns| link(row).map(|(_, link)| link);
+    let mut links = session.rows(&listed(SELECT_MEMBERS, 1, 1), &[group.into()], read).await?;
+    in_order(&mut links);
+    Ok(Some(links))
+}
+
+/// Takes somebody out of these groups, and of no other that has taken them in meanwhile: what one version of a group shows never changes.
+pub(super) async fn leave(session: &mut dyn Session, id: &str, groups: &[i64]) -> Result<(), sqlx::Error> {
+    for groups in groups.chunks(LONGEST_LIST) {
+        let padded = padded(groups);
+        let bound: Vec<Bound<'_>> =
+            std::iter::once(id.into()).chain(padded.iter().map(|group| Bound::Number(**group))).collect();
+        session.execute(&listed(DELETE_MEMBERSHIPS, 2, padded.len()), &bound).await?;
+    }
+    Ok(())
+}
+
 async fn current(session: &mut dyn Session, group: i64) -> Result<Vec<String>, sqlx::Error> {
     session.rows(SELECT_MEMBER_IDS, &[group.into()], |row| Ok(row.the_text(0)?.into_owned())).await
 }
@@ -145,9 +181,11 @@ fn insertion(count: usize) -> String {
 }
 
 pub(super) fn statements() -> Vec<String> {
-    let mut statements = vec![SELECT_MEMBER_IDS.to_owned()];
+    let mut statements = vec![SELECT_MEMBER_IDS.to_owned(), COUNT_MEMBERS.to_owned()];
     for count in [1, LONGEST_LIST] {
-        statements.extend([insertion(count), listed(SELECT_KINDS, 2, count), listed(DELETE_MEMBERS, 2, count)]);
+        let lists = [SELECT_KINDS, DELETE_MEMBERS, DELETE_MEMBERSHIPS].map(|sql| listed(sql, 2, count));
+        statements.push(insertion(count));
+        statements.extend(lists);
     }
     statements
 }
@@ -156,4 +194,7 @@ pub(super) fn statements() -> Vec<String> {
 const SELECT_KINDS: &str =
     "SELECT id, kind FROM scim_resources WHERE client || '' = $1 AND id IN ({}) AND deleted_at IS NULL";
 const SELECT_MEMBER_IDS: &str = "SELECT member_id FROM scim_members WHERE group_pk = $1";
+const COUNT_MEMBERS: &str =
+    "SELECT COUNT(*) FROM (SELECT member_id FROM scim_members WHERE group_pk = $1 LIMIT $2) AS some_members";
 const DELETE_MEMBERS: &str = "DELETE FROM scim_members WHERE group_pk = $1 AND member_id IN ({})";
+const DELETE_MEMBERSHIPS: &str = "DELETE FROM scim_members WHERE member_id = $1 AND group_pk IN ({})";

@@ -179,7 +179,7 @@ mod tests {
 
     use futures_util::{FutureExt as _, pin_mut};
 
-    use super::super::write::New;
+    use super::super::write::{New, Wanted};
     use super::*;
     use crate::scim::Kind;
 
@@ -195,7 +195,7 @@ mod tests {
                     let id = format!("{number}-{}", made.load(Ordering::Relaxed));
                     let document = serde_json::Map::from_iter([("displayName".to_owned(), "blue".into())]);
                     let new = New { kind: Kind::Group, id, document, localpart: None, members: Vec::new() };
-                    resources.create(&new, 0).await.unwrap();
+                    resources.create(&new, Wanted::Nothing, 0).await.unwrap();
                     made.fetch_add(1, Ordering::Relaxed);
                 }
             }

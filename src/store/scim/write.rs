@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::letters::Turn;
-use super::{Resource, Resources, addresses, first_number, letters, members, number, resource, storable};
+use super::{Link, Resource, Resources, addresses, first_number, letters, members, number, resource, storable};
 use crate::ids::Localpart;
 use crate::scim::patch::MemberChange;
 use crate::scim::{Document, Error, Kind, fold};
@@ -75,6 +75,25 @@ pub struct Change {
     pub members: Vec<MemberChange>,
 }
 
+/// What an answer to a write shows beside the resource itself. It is read in the write's transaction, so that both are what the write
+/// left, whoever writes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Nothing,
+    /// A group's members.
+    Members,
+    /// A group's members, unless there are more than so many.
+    FewMembers(i64),
+}
+
+/// A resource as a write left it.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub resource: Resource,
+    /// A group's members, in order; `None`: not wanted, or too many.
+    pub members: Option<Vec<Link>>,
+}
+
 /// Waits for a write as long as one may take.
 pub(super) async fn in_time<T>(
     what: &'static str,
@@ -99,8 +118,8 @@ pub(super) struct News {
 
 /// What is to be done in a transaction.
 enum Job<'j> {
-    Create(&'j New),
-    Change(Kind, &'j str, &'j Decide<'j>),
+    Create(&'j New, Wanted),
+    Change(Kind, &'j str, &'j Decide<'j>, Wanted),
     Delete(Kind, &'j str, &'j Check<'j>),
 }
 
@@ -114,8 +133,8 @@ impl Resources {
     ///
     /// # Errors
     /// `uniqueness` where somebody has the user name, external id or Matrix name; `invalidValue` for a member whose id cannot be one.
-    pub async fn create(&self, new: &New, now_ms: i64) -> Result<Resource, WriteError> {
-        let made = self.transact(&Job::Create(new), now_ms).await?;
+    pub async fn create(&self, new: &New, wanted: Wanted, now_ms: i64) -> Result<Written, WriteError> {
+        let made = self.transact(&Job::Create(new, wanted), now_ms).await?;
         made.ok_or_else(|| Error::not_found(new.kind.name()).into())
     }
 
@@ -127,10 +146,10 @@ impl Resources {
     pub async fn change(
         &self,
         (kind, id): (Kind, &str),
-        now_ms: i64,
+        (wanted, now_ms): (Wanted, i64),
         decide: &Decide<'_>,
-    ) -> Result<Option<Resource>, WriteError> {
-        self.transact(&Job::Change(kind, id, decide), now_ms).await
+    ) -> Result<Option<Written>, WriteError> {
+        self.transact(&Job::Change(kind, id, decide, wanted), now_ms).await
     }
 
     /// Deletes a resource, unless `check` refuses. A user leaves behind whose Matrix name it was. `false`: there is no such resource.
@@ -142,7 +161,7 @@ impl Resources {
     }
 
     /// Does a job in a transaction, again where another one got in its way.
-    async fn transact(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, WriteError> {
+    async fn transact(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Written>, WriteError> {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -175,7 +194,7 @@ impl Resources {
     }
 
     /// A job with a transaction of its own.
-    async fn alone(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, Trouble> {
+    async fn alone(&self, job: &Job<'_>, now_ms: i64) -> Result<Option<Written>, Trouble> {
         let mut transaction = self.store.begin().await?;
         let (done, news) = self.perform(&mut *transaction, job, now_ms).await?;
         transaction.commit().await?;
@@ -185,7 +204,7 @@ impl Resources {
 
     /// A job that shares its transaction with those that wait to write, and is undone by itself where it is refused. A refusal may rest on
     /// what others have just written, so it waits for the commit as well.
-    async fn in_turn(&self, file: &Path, job: &Job<'_>, now_ms: i64) -> Result<Option<Resource>, Trouble> {
+    async fn in_turn(&self, file: &Path, job: &Job<'_>, now_ms: i64) -> Result<Option<Written>, Trouble> {
         let (turn, mut batch) = self.turns.take(&self.store, file).await?;
         batch.writer.execute(SAVEPOINT, &[]).await?;
         let done = self.perform(&mut batch.writer, job, now_ms).await;
@@ -211,29 +230,30 @@ impl Resources {
         session: &mut dyn Session,
         job: &Job<'_>,
         now_ms: i64,
-    ) -> Result<(Option<Resource>, News), Trouble> {
+    ) -> Result<(Option<Written>, News), Trouble> {
         let (done, turn) = match job {
-            Job::Create(new) => {
-                let (made, first) = self.insert(session, new, now_ms).await?;
-                if made.kind == Kind::User {
-                    self.order(session, &made, (true, now_ms)).await?;
+            Job::Create(new, wanted) => {
+                let (made, first) = self.insert(session, new, (*wanted, now_ms)).await?;
+                if made.resource.kind == Kind::User {
+                    self.order(session, &made.resource, (true, now_ms)).await?;
                 }
-                let turn = letters::on_creation(&made, first);
+                let turn = letters::on_creation(&made.resource, first);
                 (made, turn)
             }
-            Job::Change(kind, id, decide) => {
+            Job::Change(kind, id, decide, wanted) => {
                 let Some(before) = self.locked(session, *kind, id).await? else {
                     return Ok((None, News::default()));
                 };
-                let after = self.replace(session, before.clone(), *decide, now_ms).await?;
-                let turn = letters::on_change(&before, &after);
+                let changed = self.replace(session, before.clone(), *decide, (*wanted, now_ms)).await?;
+                let after = &changed.resource;
+                let turn = letters::on_change(&before, after);
                 if turn == Some(Turn::Opened) {
-                    self.order(session, &after, (false, now_ms)).await?;
+                    self.order(session, after, (false, now_ms)).await?;
                 }
                 if after.version != before.version && after.kind == Kind::User {
-                    self.hasten(session, &after, now_ms).await?;
+                    self.hasten(session, after, now_ms).await?;
                 }
-                (after, turn)
+                (changed, turn)
             }
             Job::Delete(kind, id, check) => {
                 let Some(before) = self.locked(session, *kind, id).await? else {
@@ -242,10 +262,10 @@ impl Resources {
                 check(&before)?;
                 self.remove(session, &before, now_ms).await?;
                 let turn = letters::on_deletion(&before);
-                (before, turn)
+                (Written { resource: before, members: None }, turn)
             }
         };
-        let letter = self.tell(session, &done, turn, now_ms).await?;
+        let letter = self.tell(session, &done.resource, turn, now_ms).await?;
         Ok((Some(done), News { letter, account: turn == Some(Turn::Opened) }))
     }
 
@@ -264,12 +284,13 @@ impl Resources {
         session: &mut dyn Session,
         before: Resource,
         decide: &Decide<'_>,
-        now_ms: i64,
-    ) -> Result<Resource, Trouble> {
+        (wanted, now_ms): (Wanted, i64),
+    ) -> Result<Written, Trouble> {
         let change = decide(&before)?;
         let moved = members::change(session, &self.client, before.pk, &change.members).await?;
+        let members = members::wanted(session, before.pk, wanted).await?;
         if !moved && change.document == before.document {
-            return Ok(before);
+            return Ok(Written { resource: before, members });
         }
         let after = Resource {
             active: stated(&change.document).unwrap_or(before.active),
@@ -281,13 +302,13 @@ impl Resources {
         self.update(session, &after).await?;
         addresses::keep(session, after.pk, Some(&before.document), &after.document).await?;
         self.announce(session, before.active && !after.active, now_ms).await?;
-        Ok(after)
+        Ok(Written { resource: after, members })
     }
 
     async fn remove(&self, session: &mut dyn Session, before: &Resource, now_ms: i64) -> Result<(), Trouble> {
         let id = before.id.as_str();
-        session.execute(TOUCH_GROUPS, &[id.into(), now_ms.into()]).await?;
-        session.execute(DELETE_MEMBERSHIPS, &[id.into()]).await?;
+        let left = session.rows(TOUCH_GROUPS, &[id.into(), now_ms.into()], first_number).await?;
+        members::leave(session, id, &left).await?;
         session.execute(DELETE_MEMBERS, &[before.pk.into()]).await?;
         match before.kind {
             Kind::User => {
@@ -314,7 +335,12 @@ impl Resources {
     }
 
     /// A new resource, and whether that makes an account usable that never was before.
-    async fn insert(&self, session: &mut dyn Session, new: &New, now_ms: i64) -> Result<(Resource, bool), Trouble> {
+    async fn insert(
+        &self,
+        session: &mut dyn Session,
+        new: &New,
+        (wanted, now_ms): (Wanted, i64),
+    ) -> Result<(Written, bool), Trouble> {
         let mut localpart = new.localpart.as_ref().map(|localpart| localpart.as_str().to_owned());
         let mut stable_id = new.id.clone();
         let mut used = 0;
@@ -362,8 +388,9 @@ impl Resources {
         addresses::keep(session, made.pk, None, &made.document).await?;
         let members = [MemberChange::Add(new.members.clone())];
         members::change(session, &self.client, made.pk, &members).await?;
+        let members = members::wanted(session, made.pk, wanted).await?;
         self.announce(session, false, now_ms).await?;
-        Ok((made, opens && used == 0))
+        Ok((Written { resource: made, members }, opens && used == 0))
     }
 
     /// Somebody who was deleted: by external id, or by name where no external id speaks against it.
@@ -497,19 +524,8 @@ pub(super) fn statements(backend: &Backend) -> Vec<String> {
         Backend::Sqlite(_) => SELECT_TO_CHANGE,
         Backend::Postgres => SELECT_FOR_UPDATE,
     };
-    let queries = [
-        locking,
-        INSERT,
-        UPDATE,
-        DELETE,
-        BURY,
-        UNBURY,
-        SELECT_BURIED,
-        TOUCH_GROUPS,
-        DELETE_MEMBERSHIPS,
-        DELETE_MEMBERS,
-        ANNOUNCE,
-    ];
+    let queries =
+        [locking, INSERT, UPDATE, DELETE, BURY, UNBURY, SELECT_BURIED, TOUCH_GROUPS, DELETE_MEMBERS, ANNOUNCE];
     queries.into_iter().map(str::to_owned).collect()
 }
 
@@ -534,8 +550,7 @@ const SELECT_BURIED: &str = "SELECT stable_id, localpart, external_id, used FROM
      UNION SELECT pk FROM scim_resources WHERE client = $1 AND localpart = $3 AND deleted_at IS NOT NULL) \
      ORDER BY deleted_at DESC, pk DESC";
 const TOUCH_GROUPS: &str = "UPDATE scim_resources SET version = version + 1, modified = $2 \
-     WHERE pk IN (SELECT group_pk FROM scim_members WHERE member_id = $1)";
-const DELETE_MEMBERSHIPS: &str = "DELETE FROM scim_members WHERE member_id = $1";
+     WHERE pk IN (SELECT group_pk FROM scim_members WHERE member_id = $1) RETURNING pk";
 const DELETE_MEMBERS: &str = "DELETE FROM scim_members WHERE group_pk = $1";
 const ANNOUNCE: &str = "INSERT INTO scim_clients (client, revision, urgent, changed_at) VALUES ($1, 1, $3, $2) \
      ON CONFLICT (client) DO UPDATE SET revision = scim_clients.revision + 1, changed_at = $2, \

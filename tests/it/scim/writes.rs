@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 
 use super::{Answer, GROUP, Scim, USER, id, on_both};
@@ -17,6 +17,7 @@ on_both! {
     concurrent_patches_lose_nothing
     of_concurrent_writes_with_one_version_one_wins
     concurrent_patches_puts_and_deletes_have_an_order
+    a_version_of_a_group_has_the_same_members_for_good
     one_user_name_is_given_once
     ten_thousand_operations_are_one_request
     memberships_behave_like_a_set
@@ -53,11 +54,11 @@ async fn of_concurrent_writes_with_one_version_one_wins(scim: &Scim) {
 }
 
 /// What one client sends, in turn, and in which of its turns somebody may delete what all of them write to.
-const TURNS: usize = 4;
-const DELETION: usize = 1;
+const TURNS: usize = 6;
+const DELETION: usize = 3;
 
 /// A write and its answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Sent {
     mark: String,
     is_put: bool,
@@ -67,7 +68,7 @@ struct Sent {
 }
 
 /// Each answer carries the version it made. Sorted by version, every PATCH must have seen what the write before it left, and nothing
-/// that begins behind the answer to the DELETE may succeed.
+/// that begins behind the answer to the DELETE may succeed. Whatever is read meanwhile is what one of these writes left.
 async fn concurrent_patches_puts_and_deletes_have_an_order(scim: &Scim) {
     let (ann, blue) =
         (json!({ "schemas": [USER], "userName": "ann" }), json!({ "schemas": [GROUP], "displayName": "blue" }));
@@ -76,7 +77,7 @@ async fn concurrent_patches_puts_and_deletes_have_an_order(scim: &Scim) {
         let path = format!("/{endpoint}/{}", id(&made));
         let gone = AtomicBool::new(false);
         let client = async |number: usize| {
-            let mut sent = Vec::new();
+            let (mut sent, mut read) = (Vec::new(), Vec::new());
             for turn in 0..TURNS {
                 let (mark, is_late) = (format!("c{number}-{turn}"), gone.load(Ordering::SeqCst));
                 let value = json!([{ "value": mark }]);
@@ -93,38 +94,67 @@ async fn concurrent_patches_puts_and_deletes_have_an_order(scim: &Scim) {
                     scim.patch(&path, json!([{ "op": "add", "path": attribute, "value": value }])).await
                 };
                 sent.push(Sent { mark, is_put, is_late, answer });
+                read.extend(read_somehow(scim, (endpoint, &path), number + turn).await);
             }
-            sent
+            (sent, read)
         };
-        let sent: Vec<Sent> = join_all((0..CLIENTS).map(client)).await.into_iter().flatten().collect();
-        have_an_order(&sent, attribute);
+        let done: Vec<(Vec<Sent>, Vec<Value>)> = join_all((0..CLIENTS).map(client)).await;
+        let (sent, read): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+        let (sent, read) = (sent.concat(), read.concat());
+        let models = have_an_order(&sent, attribute);
+        for read in &read {
+            let of_version = version(read).checked_sub(2).map(|place| models[place].clone()).unwrap_or_default();
+            assert_eq!(shown(read, attribute), of_version, "{endpoint}: read as {}", read["meta"]["version"]);
+        }
+        let versions: BTreeSet<usize> = read.iter().map(version).collect();
+        assert!(versions.len() >= 3, "{versions:?}");
         assert_eq!(scim.call("GET", &path, Value::Null).await.status, 404, "{endpoint}");
     }
 }
 
-fn have_an_order(sent: &[Sent], attribute: &str) {
-    let version = |sent: &Sent| {
-        let text = sent.answer.body["meta"]["version"].as_str().unwrap();
-        text.trim_start_matches("W/").trim_matches('"').parse::<usize>().unwrap()
+/// A resource as it is shown alone, in a list, or in what a search finds; nothing once it is gone.
+async fn read_somehow(scim: &Scim, (endpoint, path): (&str, &str), way: usize) -> Option<Value> {
+    let (method, path, body) = match way % 3 {
+        0 => ("GET", path.to_owned(), Value::Null),
+        1 => ("GET", format!("/{endpoint}"), Value::Null),
+        _ => ("POST", format!("/{endpoint}/.search"), json!({ "filter": "meta.version pr" })),
     };
+    let answer = scim.call(method, &path, body).await;
+    if let Some(found) = answer.body["Resources"].as_array() {
+        return found.first().cloned();
+    }
+    if answer.status == 404 {
+        return None;
+    }
+    assert_eq!(answer.header("etag"), answer.body["meta"]["version"]);
+    Some(answer.is(200))
+}
+
+fn version(resource: &Value) -> usize {
+    let text = resource["meta"]["version"].as_str().unwrap();
+    text.trim_start_matches("W/").trim_matches('"').parse().unwrap()
+}
+
+fn shown<'r>(resource: &'r Value, attribute: &str) -> BTreeSet<&'r str> {
+    let values = resource[attribute].as_array().map(Vec::as_slice).unwrap_or_default();
+    let shown: BTreeSet<&str> = values.iter().map(|value| value["value"].as_str().unwrap()).collect();
+    assert_eq!(shown.len(), values.len(), "nothing twice");
+    shown
+}
+
+/// What each version from the second on must show.
+fn have_an_order<'s>(sent: &'s [Sent], attribute: &str) -> Vec<BTreeSet<&'s str>> {
     let mut done: Vec<&Sent> = sent.iter().filter(|sent| sent.answer.status == 200).collect();
-    done.sort_by_key(|sent| version(sent));
+    done.sort_by_key(|sent| version(&sent.answer.body));
     let mut models: Vec<BTreeSet<&str>> = Vec::new();
     for (place, sent) in done.iter().enumerate() {
-        assert_eq!(version(sent), place + 2, "no version is made twice or left out");
+        assert_eq!(version(&sent.answer.body), place + 2, "no version is made twice or left out");
+        assert_eq!(sent.answer.header("etag"), sent.answer.body["meta"]["version"]);
         let before = models.last().filter(|_| !sent.is_put).cloned().unwrap_or_default();
         models.push(before.into_iter().chain([sent.mark.as_str()]).collect());
     }
     for (place, sent) in done.iter().enumerate() {
-        let values = sent.answer.body[attribute].as_array().map(Vec::as_slice).unwrap_or_default();
-        let shown: BTreeSet<&str> = values.iter().map(|value| value["value"].as_str().unwrap()).collect();
-        assert_eq!(shown.len(), values.len(), "nothing twice");
-        if attribute == "members" {
-            // They are read once the write is done: as it left them, or as a later one did, or none where the group is gone by then.
-            assert!(shown.is_empty() || models[place..].contains(&shown), "version {}: {shown:?}", place + 2);
-        } else {
-            assert_eq!(shown, models[place], "version {}", place + 2);
-        }
+        assert_eq!(shown(&sent.answer.body, attribute), models[place], "{attribute}: version {}", place + 2);
     }
     let count = |status: u16| sent.iter().filter(|sent| sent.answer.status == status).count();
     assert_eq!((count(204), done.len() + count(204) + count(404)), (1, sent.len()));
@@ -133,6 +163,38 @@ fn have_an_order(sent: &[Sent], attribute: &str) {
     for sent in late {
         assert_eq!(sent.answer.status, 404, "behind the deletion: {sent:?}");
     }
+    models
+}
+
+/// Somebody goes at the moment when some groups take them in and others take in somebody else: they leave a group with a new version of
+/// it, or stay there as an id that is nobody's.
+async fn a_version_of_a_group_has_the_same_members_for_good(scim: &Scim) {
+    let mut left = 0;
+    for round in 0..6 {
+        let user = scim.user(&format!("u{round}")).await;
+        let of_old = |number: usize| number.is_multiple_of(2);
+        let mut groups = Vec::new();
+        for number in 0..CLIENTS {
+            let members = if of_old(number) { vec![user.as_str()] } else { Vec::new() };
+            groups.push(format!("/Groups/{}", scim.group(&format!("g{number}"), &members).await));
+        }
+        let change = async |number: usize| {
+            let new = if of_old(number) { "another" } else { user.as_str() };
+            let add = json!([{ "op": "add", "path": "members", "value": [{ "value": new }] }]);
+            scim.patch(&groups[number], add).await.is(200)
+        };
+        let path = format!("/Users/{user}");
+        let deletion = scim.call("DELETE", &path, Value::Null);
+        let (deleted, changed) = join(deletion, join_all((0..CLIENTS).map(change))).await;
+        deleted.is(204);
+        for (path, changed) in groups.iter().zip(&changed) {
+            let after = scim.get(path).await;
+            let newer = version(&after) - version(changed);
+            assert_eq!(newer == 0, shown(&after, "members") == shown(changed, "members"), "{changed}, then {after}");
+            left += newer;
+        }
+    }
+    assert!(left > 0, "nobody left a group");
 }
 
 async fn one_user_name_is_given_once(scim: &Scim) {
