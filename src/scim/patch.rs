@@ -15,6 +15,8 @@ use super::{Document, Error, Kind, document};
 
 /// Most operations in one request: authentik sends one for each member.
 pub const MOST_OPERATIONS: usize = 20_000;
+/// Most operations that look for members by anything but their ids, each at all of them: no client sends several.
+pub const MOST_LOOKS: usize = 10;
 
 /// One operation as written.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub enum MemberChange {
     Remove(Vec<String>),
     /// Those that a filter on anything but ids fits.
     RemoveWhere(Box<Compiled>),
+    /// Nothing, where whoever the filter fits is this one already: an id is immutable. Refused where it fits nobody or somebody else.
+    Keep(Box<Compiled>, String),
     Clear,
 }
 
@@ -89,7 +93,7 @@ fn entry<'v>(given: &'v Value, name: &str) -> Option<&'v Value> {
 /// # Errors
 /// The first operation that cannot be done.
 pub fn apply(kind: Kind, document: &mut Document, operations: &[Operation]) -> Result<Vec<MemberChange>, Error> {
-    let mut work = Work { kind, document: document.clone(), members: Vec::new() };
+    let mut work = Work { kind, document: document.clone(), members: Vec::new(), looks: 0 };
     for operation in operations {
         work.apply(operation)?;
     }
@@ -107,6 +111,8 @@ struct Work {
     kind: Kind,
     document: Document,
     members: Vec<MemberChange>,
+    /// See [`MOST_LOOKS`].
+    looks: usize,
 }
 
 /// What a path points at.
@@ -235,8 +241,9 @@ impl Work {
         (filter, sub): (Option<&Filter>, Option<&'static Attribute>),
         value: &Value,
     ) -> Result<(), Error> {
-        if sub.is_some_and(|sub| sub.name != "value" || filter.is_some()) {
-            return Err(Error::mutability("a member cannot be changed: remove it and add another"));
+        const UNCHANGED: &str = "a member cannot be changed: remove it and add another";
+        if sub.is_some_and(|sub| sub.name != "value") {
+            return Err(Error::mutability(UNCHANGED));
         }
         let Some(filter) = filter else {
             let ids = document::members(value)?;
@@ -251,14 +258,20 @@ impl Work {
         };
         let compiled = compile_inside(attribute, filter).map_err(|error| Error::invalid_path(error.detail))?;
         let ids = compiled.only_values();
-        match (verb, ids) {
-            (Verb::Remove, Some(ids)) => self.members.push(MemberChange::Remove(ids)),
-            (Verb::Remove, None) => self.members.push(MemberChange::RemoveWhere(Box::new(compiled))),
-            (Verb::Add | Verb::Replace, Some(ids)) if ids.len() == 1 => self.members.push(MemberChange::Add(ids)),
-            (Verb::Add | Verb::Replace, _) => {
-                return Err(Error::no_target("members can be added by their ids only"));
-            }
+        self.looks += usize::from(ids.is_none());
+        if self.looks > MOST_LOOKS {
+            let most = format!("more than {MOST_LOOKS} operations that look for members by anything but their ids");
+            return Err(Error::new(413, most));
         }
+        self.members.push(match (verb, ids) {
+            (Verb::Remove, _) if sub.is_some() => return Err(Error::mutability(UNCHANGED)),
+            (Verb::Remove, Some(ids)) => MemberChange::Remove(ids),
+            (Verb::Remove, None) => MemberChange::RemoveWhere(Box::new(compiled)),
+            (Verb::Add | Verb::Replace, _) => match <[String; 1]>::try_from(document::members(value)?) {
+                Ok([id]) => MemberChange::Keep(Box::new(compiled), id),
+                Err(_) => return Err(Error::invalid_value("in place of a member one member must be named, by its id")),
+            },
+        });
         Ok(())
     }
 }

@@ -18,9 +18,17 @@ fn ann() -> Value {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "JSON literals read best as arguments")]
-fn members(operations: Value) -> Vec<MemberChange> {
+fn patched_members(operations: Value) -> Result<Vec<MemberChange>, Error> {
     let mut group = json!({ "displayName": "Blue" }).as_object().unwrap().clone();
-    apply(Kind::Group, &mut group, &parse(&json!({ "Operations": operations })).unwrap()).unwrap()
+    apply(Kind::Group, &mut group, &parse(&json!({ "Operations": operations })).unwrap())
+}
+
+fn members(operations: Value) -> Vec<MemberChange> {
+    patched_members(operations).unwrap()
+}
+
+fn refused_members(operations: Value) -> Error {
+    patched_members(operations).unwrap_err()
 }
 
 #[test]
@@ -100,6 +108,41 @@ fn a_list_of_members_to_remove_removes_these_and_no_others() {
     assert!(matches!(&changes[..], [MemberChange::Remove(ids)] if ids == &["a", "b"]));
     let changes = members(json!([{ "op": "remove", "path": "members[type eq \"Group\"]" }]));
     assert!(matches!(&changes[..], [MemberChange::RemoveWhere(_)]));
+}
+
+#[test]
+fn a_filter_on_members_takes_nobody_in() {
+    for op in ["add", "Replace"] {
+        for value in [json!({ "value": "b" }), json!("b"), json!([{ "value": "b", "display": "B" }])] {
+            for path in ["members[value eq \"a\"]", "members[type eq \"User\"]", "members[value eq \"a\"].value"] {
+                let changes = members(json!([{ "op": op, "path": path, "value": value }]));
+                assert!(matches!(&changes[..], [MemberChange::Keep(_, id)] if id == "b"), "{op} {path} {value}");
+            }
+        }
+        for nobody in [json!(null), json!([]), json!({}), json!(["b", "c"]), json!({ "type": "User" }), json!(7)] {
+            let operation = json!([{ "op": op, "path": "members[value eq \"a\"]", "value": nobody }]);
+            assert_eq!(refused_members(operation).kind, Some("invalidValue"), "{op} {nobody}");
+        }
+    }
+    for (path, kind) in [
+        ("members[value eq \"a\"].value", "mutability"),
+        ("members[value eq \"a\"].type", "mutability"),
+        ("members.$ref", "mutability"),
+        ("members[shoe eq \"a\"]", "invalidPath"),
+    ] {
+        assert_eq!(refused_members(json!([{ "op": "remove", "path": path }])).kind, Some(kind), "{path}");
+    }
+}
+
+#[test]
+fn one_request_looks_through_all_members_a_few_times_at_most() {
+    let looks = |count: usize| -> Value {
+        (0..count).map(|_| json!({ "op": "remove", "path": "members[type eq \"User\"]" })).collect()
+    };
+    assert_eq!(members(looks(MOST_LOOKS)).len(), MOST_LOOKS);
+    assert_eq!(refused_members(looks(MOST_LOOKS + 1)).status, 413);
+    let by_id = json!({ "op": "remove", "path": "members[value eq \"a\"]" });
+    assert_eq!(members(vec![by_id; 1_000].into()).len(), 1_000);
 }
 
 #[test]

@@ -8,9 +8,9 @@ use super::write::Trouble;
 use super::{
     LONGEST_LIST, Link, SELECT_MEMBERS, Wanted, first_number, in_order, kind_of, link, listed, padded, storable,
 };
-use crate::scim::Error;
 use crate::scim::evaluate::Compiled;
 use crate::scim::patch::MemberChange;
+use crate::scim::{Error, Kind};
 use crate::store::session::{Bound, Columns, Session};
 
 /// What operations come to, whatever order they came in.
@@ -29,13 +29,14 @@ const LONGEST_ID: usize = 256;
 /// stands for nobody.
 ///
 /// # Errors
-/// `invalidValue` for what cannot be an id; nothing is done then.
+/// `invalidValue` for what cannot be an id, `noTarget` and `mutability` where one is to take the place of another; nothing is done then.
 pub(super) async fn change(
     session: &mut dyn Session,
     client: &str,
     group: i64,
     changes: &[MemberChange],
 ) -> Result<bool, Trouble> {
+    let before = Before::read(session, (client, group), changes).await?;
     let mut outcome = Outcome::default();
     for change in changes {
         match change {
@@ -45,9 +46,15 @@ pub(super) async fn change(
             MemberChange::Add(ids) => outcome.add(ids),
             MemberChange::Remove(ids) => outcome.remove(ids),
             MemberChange::Clear => outcome = Outcome { cleared: true, ..Outcome::default() },
-            MemberChange::RemoveWhere(filter) => {
-                let fitting = fitting(session, client, group, &outcome, filter).await?;
-                outcome.remove(&fitting);
+            MemberChange::RemoveWhere(filter) => outcome.remove(&before.fitting(&outcome, filter)),
+            MemberChange::Keep(filter, id) => {
+                let fitting = before.fitting(&outcome, filter);
+                if fitting.is_empty() {
+                    return Err(Error::no_target("no member fits the filter").into());
+                }
+                if fitting.iter().any(|member| member != id) {
+                    return Err(Error::mutability("a member cannot be changed: remove it and add another").into());
+                }
             }
         }
     }
@@ -80,39 +87,89 @@ impl Outcome {
     }
 }
 
-/// The ids of members that a filter fits, as things stand in the middle of a request. Looks at all of them: nobody filters members by
-/// anything but their id without meaning many.
-async fn fitting(
+/// What there was before the request, as far as its filters ask. Read once, however many they are.
+#[derive(Debug, Default)]
+struct Before {
+    members: BTreeSet<String>,
+    /// What those are who were members or are to be; missing: nothing that exists.
+    kinds: BTreeMap<String, Kind>,
+}
+
+impl Before {
+    async fn read(
+        session: &mut dyn Session,
+        (client, group): (&str, i64),
+        changes: &[MemberChange],
+    ) -> Result<Self, sqlx::Error> {
+        let mut before = Self::default();
+        let (mut named, mut added) = (Vec::new(), BTreeSet::new());
+        let mut all = false;
+        for change in changes {
+            match change {
+                MemberChange::Add(ids) => added.extend(ids),
+                MemberChange::RemoveWhere(_) => all = true,
+                MemberChange::Keep(filter, _) => match filter.only_values() {
+                    Some(ids) => named.extend(ids.into_iter().filter(|id| storable(id))),
+                    None => all = true,
+                },
+                MemberChange::Remove(_) | MemberChange::Clear => {}
+            }
+        }
+        if !all {
+            before.members = members_among(session, group, &named).await?;
+            return Ok(before);
+        }
+        before.members = current(session, group).await?.into_iter().collect();
+        let known: BTreeSet<&String> = before.members.iter().chain(added).filter(|id| storable(id)).collect();
+        let known: Vec<&String> = known.into_iter().collect();
+        before.kinds = kinds(session, client, &known).await?;
+        Ok(before)
+    }
+
+    /// The ids of members that a filter fits, as things stand in the middle of a request.
+    fn fitting(&self, outcome: &Outcome, filter: &Compiled) -> Vec<String> {
+        let is_member = |id: &String| {
+            let stays = !outcome.cleared && !outcome.removed.contains(id) && self.members.contains(id);
+            stays || outcome.added.contains(id)
+        };
+        if let Some(ids) = filter.only_values() {
+            return ids.into_iter().filter(is_member).collect();
+        }
+        let fits = |id: &String| {
+            let member = match self.kinds.get(id) {
+                Some(kind) => json!({ "value": id, "type": kind.name() }),
+                None => json!({ "value": id }),
+            };
+            filter.fits_element(&member)
+        };
+        self.members.union(&outcome.added).filter(|id| is_member(id) && fits(id)).cloned().collect()
+    }
+}
+
+async fn members_among(session: &mut dyn Session, group: i64, ids: &[String]) -> Result<BTreeSet<String>, sqlx::Error> {
+    let mut found = BTreeSet::new();
+    for ids in ids.chunks(LONGEST_LIST) {
+        let padded = padded(ids);
+        let sql = listed(SELECT_AMONG, 2, padded.len());
+        found.extend(session.rows(&sql, &of_group(group, &padded), |row| Ok(row.the_text(0)?.into_owned())).await?);
+    }
+    Ok(found)
+}
+
+async fn kinds(
     session: &mut dyn Session,
     client: &str,
-    group: i64,
-    outcome: &Outcome,
-    filter: &Compiled,
-) -> Result<Vec<String>, Trouble> {
-    let mut ids = outcome.added.clone();
-    if !outcome.cleared {
-        ids.extend(current(session, group).await?);
-    }
-    let ids: Vec<String> = ids.into_iter().collect();
-    let mut fitting = Vec::new();
-    let mut kinds: BTreeMap<String, i64> = BTreeMap::new();
+    ids: &[&String],
+) -> Result<BTreeMap<String, Kind>, sqlx::Error> {
+    let mut kinds = BTreeMap::new();
     for ids in ids.chunks(LONGEST_LIST) {
         let padded = padded(ids);
         let bound: Vec<Bound<'_>> =
-            std::iter::once(client.into()).chain(padded.iter().map(|id| (*id).into())).collect();
-        let kind = |row: &dyn Columns| Ok((row.the_text(0)?.into_owned(), row.the_number(1)?));
+            std::iter::once(client.into()).chain(padded.iter().map(|id| (**id).into())).collect();
+        let kind = |row: &dyn Columns| Ok((row.the_text(0)?.into_owned(), kind_of(row.the_number(1)?)));
         kinds.extend(session.rows(&listed(SELECT_KINDS, 2, padded.len()), &bound, kind).await?);
     }
-    for id in ids {
-        let member = match kinds.get(&id) {
-            Some(kind) => json!({ "value": id, "type": kind_of(*kind).name() }),
-            None => json!({ "value": id }),
-        };
-        if filter.fits_element(&member) {
-            fitting.push(id);
-        }
-    }
-    Ok(fitting)
+    Ok(kinds)
 }
 
 /// The members of a group as this transaction leaves them, where they are wanted.
@@ -183,7 +240,7 @@ fn insertion(count: usize) -> String {
 pub(super) fn statements() -> Vec<String> {
     let mut statements = vec![SELECT_MEMBER_IDS.to_owned(), COUNT_MEMBERS.to_owned()];
     for count in [1, LONGEST_LIST] {
-        let lists = [SELECT_KINDS, DELETE_MEMBERS, DELETE_MEMBERSHIPS].map(|sql| listed(sql, 2, count));
+        let lists = [SELECT_AMONG, SELECT_KINDS, DELETE_MEMBERS, DELETE_MEMBERSHIPS].map(|sql| listed(sql, 2, count));
         statements.push(insertion(count));
         statements.extend(lists);
     }
@@ -193,6 +250,7 @@ pub(super) fn statements() -> Vec<String> {
 // By `id`, however many: see `SELECT_AT`.
 const SELECT_KINDS: &str =
     "SELECT id, kind FROM scim_resources WHERE client || '' = $1 AND id IN ({}) AND deleted_at IS NULL";
+const SELECT_AMONG: &str = "SELECT member_id FROM scim_members WHERE group_pk = $1 AND member_id IN ({})";
 const SELECT_MEMBER_IDS: &str = "SELECT member_id FROM scim_members WHERE group_pk = $1";
 const COUNT_MEMBERS: &str =
     "SELECT COUNT(*) FROM (SELECT member_id FROM scim_members WHERE group_pk = $1 LIMIT $2) AS some_members";

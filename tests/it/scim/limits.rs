@@ -11,6 +11,7 @@ on_both! {
     a_patch_of_too_many_operations_is_refused_whole
     a_bulk_request_of_too_many_operations_is_refused_whole
     a_filter_beyond_its_limits_is_refused_and_one_at_them_is_understood
+    members_are_looked_through_a_few_times_at_most
 }
 
 async fn a_patch_of_too_many_operations_is_refused_whole(scim: &Scim) {
@@ -97,4 +98,17 @@ async fn a_filter_beyond_its_limits_is_refused_and_one_at_them_is_understood(sci
     let operation = json!([{ "op": "replace", "path": path, "value": "work" }]);
     let refused = scim.patch(&format!("/Users/{user}"), operation).await.is(400);
     assert_eq!(refused["scimType"], "invalidPath");
+}
+
+async fn members_are_looked_through_a_few_times_at_most(scim: &Scim) {
+    assert_eq!(patch::MOST_LOOKS, 10, "what the guide says");
+    let ann = scim.user("ann").await;
+    let path = format!("/Groups/{}", scim.group("blue", &[&ann, "stranger"]).await);
+    let looks = |count: usize| -> Value {
+        (0..count).map(|_| json!({ "op": "remove", "path": "members[type eq \"User\"]" })).collect()
+    };
+    let refused = scim.patch(&path, looks(11)).await.is(413);
+    assert!(refused["detail"].as_str().unwrap().contains("more than 10 operations"), "{refused}");
+    let left = scim.patch(&path, looks(10)).await.is(200);
+    assert_eq!(left["members"], json!([{ "value": "stranger" }]));
 }

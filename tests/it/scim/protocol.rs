@@ -15,6 +15,7 @@ on_both! {
     who_comes_back_gets_the_name_again
     deleting_somebody_takes_them_out_of_groups
     members_who_do_not_exist_are_kept_as_given
+    a_member_is_replaced_by_itself_alone
     what_is_advertised_is_kept_without_loss
     bodies_that_are_too_much_or_nothing_are_refused
     what_somebody_else_has_is_refused_by_name
@@ -152,6 +153,59 @@ async fn members_who_do_not_exist_are_kept_as_given(scim: &Scim) {
     assert_eq!(scim.members(&group).await, ["stranger"], "it has no type");
     scim.patch(&path, json!([{ "op": "remove", "path": "members[value eq \"stranger\"]" }])).await.is(200);
     assert_eq!(scim.members(&group).await, [""; 0]);
+}
+
+/// A member's id is immutable (RFC 7643 section 4.2), and a filter that fits nobody is no target (RFC 7644 section 3.5.2.3).
+async fn a_member_is_replaced_by_itself_alone(scim: &Scim) {
+    let (ann, bob) = (scim.user("ann").await, scim.user("bob").await);
+    let inner = scim.group("inner", &[]).await;
+    let group = scim.group("blue", &[&ann, "stranger"]).await;
+    let path = format!("/Groups/{group}");
+    let by_id = |id: &str| format!("members[value eq \"{id}\"]");
+    let typed = "members[type eq \"User\"]".to_owned();
+    let either = format!("members[value eq \"{ann}\" or value eq \"{bob}\" or value eq \"{ann}\"]");
+    for op in ["replace", "Add"] {
+        for (path_of, value, answer) in [
+            (by_id(&bob), json!({ "value": bob }), "noTarget"),
+            (by_id(&bob), json!({ "value": ann }), "noTarget"),
+            (by_id(&bob), json!(null), "invalidValue"),
+            (by_id("\\u0000"), json!({ "value": bob }), "noTarget"),
+            ("members[type eq \"Group\"]".to_owned(), json!({ "value": inner }), "noTarget"),
+            (by_id(&ann), json!({ "value": bob }), "mutability"),
+            (format!("{}.value", by_id(&ann)), json!(bob), "mutability"),
+            ("members[value ne \"nobody\"]".to_owned(), json!({ "value": ann }), "mutability"),
+            (by_id(&ann), json!(null), "invalidValue"),
+            (by_id(&ann), json!([{ "value": ann }, { "value": bob }]), "invalidValue"),
+            (by_id(&ann), json!({ "value": ann, "type": "Group", "display": "Ann" }), ""),
+            (by_id(&ann), json!([ann]), ""),
+            (format!("{}.value", by_id(&ann)), json!(ann), ""),
+            (typed.clone(), json!({ "value": ann }), ""),
+            (either.clone(), json!({ "value": ann }), ""),
+        ] {
+            let done = scim.patch(&path, json!([{ "op": op, "path": path_of, "value": value }])).await;
+            assert_eq!(done.status, if answer.is_empty() { 200 } else { 400 }, "{op} {path_of} {value}: {}", done.body);
+            assert_eq!(done.body["scimType"].as_str().unwrap_or_default(), answer, "{op} {path_of} {value}");
+            let now = scim.get(&path).await;
+            assert_eq!((now["members"].as_array().unwrap().len(), &now["meta"]["version"]), (2, &json!("W/\"1\"")));
+        }
+    }
+    // As things stand in the middle of a request.
+    let add = json!({ "op": "add", "path": "members", "value": [{ "value": bob }] });
+    let remove = json!({ "op": "remove", "path": by_id(&bob) });
+    let keep = json!({ "op": "replace", "path": by_id(&bob), "value": { "value": bob } });
+    let keep_typed = json!({ "op": "replace", "path": typed, "value": { "value": bob } });
+    let clear = json!({ "op": "remove", "path": "members" });
+    for (operations, status) in [
+        (json!([add, remove, keep]), 400),
+        (json!([add, clear, keep]), 400),
+        (json!([add, keep_typed]), 400),
+        (json!([clear, add, keep_typed]), 200),
+        (json!([remove, keep]), 400),
+        (json!([remove, add, keep]), 200),
+    ] {
+        scim.patch(&path, operations.clone()).await.is(status);
+    }
+    assert_eq!(scim.members(&group).await, [bob]);
 }
 
 async fn what_is_advertised_is_kept_without_loss(scim: &Scim) {
