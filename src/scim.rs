@@ -6,6 +6,7 @@ pub mod access;
 pub mod body;
 pub mod bulk;
 pub mod discovery;
+mod distinct;
 pub mod document;
 pub mod error;
 pub mod evaluate;

@@ -14,6 +14,8 @@ pub const LARGEST: usize = 16 * 1024 * 1024;
 pub const RESPONSE: &str = "urn:ietf:params:scim:api:messages:2.0:BulkResponse";
 
 const PREFIX: &str = "bulkId:";
+/// The same within a filter.
+const QUOTED: &str = "\"bulkId:";
 
 /// One operation.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,12 +86,10 @@ impl Operation {
 
     /// Puts ids where it refers to what has been made.
     pub fn resolve(&mut self, made: &BTreeMap<String, String>) {
-        for (bulk_id, id) in made {
-            let reference = format!("{PREFIX}{bulk_id}");
-            if self.path.ends_with(&reference) {
-                self.path.truncate(self.path.len() - reference.len());
-                self.path.push_str(id);
-            }
+        if let Some((before, id)) =
+            self.path.split_once(PREFIX).and_then(|(before, bulk_id)| Some((before, made.get(bulk_id)?)))
+        {
+            self.path = format!("{before}{id}");
         }
         put(&mut self.data, made);
     }
@@ -124,7 +124,7 @@ fn collect(value: &Value, found: &mut BTreeSet<String>) {
                 found.insert(id.to_owned());
             }
             // Within the filter of a path, too.
-            for rest in text.split("\"bulkId:").skip(1) {
+            for rest in text.split(QUOTED).skip(1) {
                 found.extend(rest.split('"').next().map(str::to_owned));
             }
         }
@@ -139,16 +139,28 @@ fn put(value: &mut Value, made: &BTreeMap<String, String>) {
         Value::String(text) => {
             if let Some(id) = text.strip_prefix(PREFIX).and_then(|bulk_id| made.get(bulk_id)) {
                 id.clone_into(text);
-            } else if text.contains("\"bulkId:") {
-                for (bulk_id, id) in made {
-                    *text = text.replace(&format!("\"{PREFIX}{bulk_id}\""), &format!("\"{id}\""));
-                }
+            } else if text.contains(QUOTED) {
+                *text = quoted(text, made);
             }
         }
         Value::Array(items) => items.iter_mut().for_each(|item| put(item, made)),
         Value::Object(map) => map.values_mut().for_each(|item| put(item, made)),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+}
+
+/// A text with ids where a filter in it names what has been made.
+fn quoted(text: &str, made: &BTreeMap<String, String>) -> String {
+    let mut parts = text.split(QUOTED);
+    let mut whole = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let known = part.split_once('"').and_then(|(bulk_id, rest)| Some((made.get(bulk_id)?, rest)));
+        match known {
+            Some((id, rest)) => whole.extend(["\"", id, "\"", rest]),
+            None => whole.extend([QUOTED, part]),
+        }
+    }
+    whole
 }
 
 /// In which order to do the operations: each after those it refers to, otherwise as they stand. What refers to itself in a circle comes

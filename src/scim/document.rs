@@ -2,8 +2,11 @@
 //!
 //! Tolerant where clients err without meaning anything else (`"True"`, `null`, one element in brackets), strict otherwise.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
+use super::distinct::once_each;
 use super::schema::{Attribute, Named, Place, Type, resolve};
 use super::{Document, Error, Kind};
 
@@ -11,6 +14,9 @@ use super::{Document, Error, Kind};
 pub const LONGEST_NAME: usize = 1024;
 /// Deepest nesting of a body.
 pub const DEEPEST: usize = 32;
+/// Most values of one attribute; a group's members are kept apart and have no such limit. People have a few of each, and each operation
+/// of a PATCH may look at all of them.
+pub const MOST_VALUES: usize = 1_000;
 
 /// A resource as a client sent it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,7 +34,7 @@ pub fn read(kind: Kind, body: &Value) -> Result<Incoming, Error> {
     let Value::Object(body) = body else { return Err(Error::invalid_syntax("the body must be a JSON object")) };
     check_schemas(kind, body)?;
     let mut incoming = Incoming::default();
-    let mut seen: Vec<(String, &Value)> = Vec::new();
+    let mut seen = BTreeMap::new();
     for (key, given) in body {
         once(&mut seen, key, given)?;
         match resolve(kind, key) {
@@ -95,13 +101,12 @@ pub fn depth(value: &Value) -> usize {
 }
 
 /// Two keys that differ in case only must say the same.
-fn once<'v>(seen: &mut Vec<(String, &'v Value)>, key: &str, given: &'v Value) -> Result<(), Error> {
-    let folded = key.to_ascii_lowercase();
-    if seen.iter().any(|(known, value)| *known == folded && *value != given) {
-        return Err(Error::invalid_syntax(format!("{key} is given twice with different values")));
+fn once<'v>(seen: &mut BTreeMap<String, &'v Value>, key: &str, given: &'v Value) -> Result<(), Error> {
+    if *seen.entry(key.to_ascii_lowercase()).or_insert(given) == given {
+        Ok(())
+    } else {
+        Err(Error::invalid_syntax(format!("{key} is given twice with different values")))
     }
-    seen.push((folded, given));
-    Ok(())
 }
 
 /// `schemas` may name more than we know.
@@ -151,18 +156,22 @@ fn several(attribute: &Attribute, given: &Value) -> Result<Option<Value>, Error>
         Value::Array(items) => items.as_slice(),
         other => std::slice::from_ref(other),
     };
-    let mut kept: Vec<Value> = Vec::new();
-    for item in items {
-        if let Some(item) = element(attribute, item)?
-            && !kept.contains(&item)
-        {
-            kept.push(item);
-        }
+    if items.len() > MOST_VALUES {
+        return Err(too_many(attribute));
     }
+    let kept = items.iter().filter_map(|item| element(attribute, item).transpose()).collect::<Result<_, _>>()?;
+    let kept = once_each(kept);
     if kept.iter().filter(|item| is_primary(item)).count() > 1 {
         return Err(Error::invalid_value(format!("only one of {} may be primary", attribute.name)));
     }
     Ok((!kept.is_empty()).then_some(Value::Array(kept)))
+}
+
+/// That an attribute has, or would have, more than [`MOST_VALUES`]. `tooMany` would be about a filter (RFC 7644 section 3.12), and 413
+/// about the request as a whole.
+#[must_use]
+pub fn too_many(attribute: &Attribute) -> Error {
+    Error::invalid_value(format!("{} must not have more than {MOST_VALUES} values", attribute.name))
 }
 
 /// One value of a multi-valued attribute.
@@ -205,7 +214,7 @@ fn object(attributes: &'static [Attribute], name: &str, given: &Value) -> Result
         _ => return Err(Error::invalid_value(format!("{name} must be an object"))),
     };
     let mut kept = Map::new();
-    let mut seen = Vec::new();
+    let mut seen = BTreeMap::new();
     for (key, given) in given {
         once(&mut seen, key, given)?;
         let known = attributes.iter().find(|attribute| attribute.name.eq_ignore_ascii_case(key));

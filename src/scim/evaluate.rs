@@ -390,12 +390,20 @@ impl Check {
                 instant(text).is_some_and(|value| ordered(op, &value, wanted))
             }
             (Operand::Text(wanted), Value::String(text)) => {
-                let text = leaf(self.at).map_or_else(|| text.clone(), |leaf| folded(leaf, text));
+                let exact = leaf(self.at).is_none_or(|leaf| leaf.case_exact);
                 match op {
-                    Op::Co => text.contains(wanted.as_str()),
-                    Op::Sw => text.starts_with(wanted.as_str()),
-                    Op::Ew => text.ends_with(wanted.as_str()),
-                    op => ordered(op, &text, wanted),
+                    // Without a copy where there need be none: very many values are asked this.
+                    Op::Eq if exact => text == wanted,
+                    Op::Eq if text.is_ascii() => text.eq_ignore_ascii_case(wanted),
+                    op => {
+                        let text = if exact { text.clone() } else { fold(text) };
+                        match op {
+                            Op::Co => text.contains(wanted.as_str()),
+                            Op::Sw => text.starts_with(wanted.as_str()),
+                            Op::Ew => text.ends_with(wanted.as_str()),
+                            op => ordered(op, &text, wanted),
+                        }
+                    }
                 }
             }
             _ => false,

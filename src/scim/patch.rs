@@ -93,7 +93,7 @@ fn entry<'v>(given: &'v Value, name: &str) -> Option<&'v Value> {
 /// # Errors
 /// The first operation that cannot be done.
 pub fn apply(kind: Kind, document: &mut Document, operations: &[Operation]) -> Result<Vec<MemberChange>, Error> {
-    let mut work = Work { kind, document: document.clone(), members: Vec::new(), looks: 0 };
+    let mut work = Work { kind, document: document.clone(), members: Vec::new(), edits: 0, looks: 0 };
     for operation in operations {
         work.apply(operation)?;
     }
@@ -111,6 +111,8 @@ struct Work {
     kind: Kind,
     document: Document,
     members: Vec<MemberChange>,
+    /// Attributes touched so far: without a path one operation may touch as many as its value has names.
+    edits: usize,
     /// See [`MOST_LOOKS`].
     looks: usize,
 }
@@ -221,6 +223,10 @@ impl Work {
         (filter, sub): (Option<&Filter>, Option<&'static Attribute>),
         value: &Value,
     ) -> Result<(), Error> {
+        self.edits += 1;
+        if self.edits > MOST_OPERATIONS {
+            return Err(Error::new(413, format!("more than {MOST_OPERATIONS} attributes to change in one request")));
+        }
         if document::is_members(self.kind, &place) {
             return self.apply_members(verb, place.attribute, (filter, sub), value);
         }

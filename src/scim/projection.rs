@@ -1,5 +1,7 @@
 //! Which attributes an answer has (RFC 7644 section 3.9): `attributes` and `excludedAttributes`. `id` and `schemas` are always there.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::schema::{Named, Place, Returned, resolve};
@@ -21,12 +23,30 @@ enum Chosen {
     Core,
 }
 
+impl Chosen {
+    /// Schema, attribute and part, each where one is named.
+    fn names(&self) -> [Option<&'static str>; 3] {
+        match self {
+            Self::Attribute(place) => {
+                let urn = place.extension.map(|extension| extension.urn);
+                [urn, Some(place.attribute.name), place.sub.map(|sub| sub.name)]
+            }
+            Self::Extension(urn) => [Some(urn), None, None],
+            Self::Core => [None; 3],
+        }
+    }
+}
+
 impl Projection {
-    /// Reads the two lists, each with commas in between. Names that mean nothing choose nothing.
+    /// Reads the two lists, each with commas in between. Names that mean nothing choose nothing, and what is named again is not chosen
+    /// again: every attribute of every resource is looked for among what is chosen.
     #[must_use]
     pub fn new(kind: Kind, attributes: Option<&str>, excluded: Option<&str>) -> Self {
-        let chosen =
-            |list: &str| -> Vec<Chosen> { list.split(',').filter_map(|name| choose(kind, name.trim())).collect() };
+        let chosen = |list: &str| -> Vec<Chosen> {
+            let mut seen = BTreeSet::new();
+            let chosen = list.split(',').filter_map(|name| choose(kind, name.trim()));
+            chosen.filter(|chosen| seen.insert(chosen.names())).collect()
+        };
         let given = |list: &&str| !list.trim().is_empty();
         Self {
             only: attributes.filter(given).map(chosen),
@@ -233,6 +253,13 @@ mod tests {
             projected(None, Some(&core)),
             json!({ "schemas": ["s"], "id": "1", ENTERPRISE.urn: { "department": "d", "division": "v" } })
         );
+    }
+
+    #[test]
+    fn what_is_named_again_is_chosen_once() {
+        let many = "emails,EMAILS.type,urn:ietf:params:scim:schemas:core:2.0:User:emails,department,".repeat(50_000);
+        let projection = Projection::new(Kind::User, Some(&many), Some(&many));
+        assert_eq!((projection.only.map(|only| only.len()), projection.except.len()), (Some(3), 3));
     }
 
     #[test]

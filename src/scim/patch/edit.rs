@@ -1,9 +1,12 @@
 //! One operation on one attribute of a document, below the choice of the attribute.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::Verb;
-use crate::scim::document::{element, is_primary, value};
+use crate::scim::distinct::not_among;
+use crate::scim::document::{MOST_VALUES, element, is_primary, too_many, value};
 use crate::scim::evaluate::{Compiled, compile_inside};
 use crate::scim::filter::{Filter, Literal, Op};
 use crate::scim::schema::Attribute;
@@ -18,7 +21,7 @@ pub struct Edit<'e> {
     pub sub: Option<&'static Attribute>,
 }
 
-/// Does it. A value of nothing (`null`, `""`, `[]`) removes.
+/// Does it. A value of nothing (`null`, `""`, `[]`) removes. On an error the attribute may be gone: the document is to be thrown away.
 ///
 /// # Errors
 /// `invalidValue`, `invalidPath` for a filter that does not fit, `noTarget` where no element can be made from the filter.
@@ -110,19 +113,20 @@ fn edit_many(holder: &mut Document, edit: &Edit<'_>, given: &Value) -> Result<()
         Some(Value::Array(elements)) => elements,
         _ => Vec::new(),
     };
-    let restore = elements.clone();
-    let edited = if edit.filter.is_none() && edit.sub.is_none() {
-        edit_whole(&mut elements, edit, given)
+    let before = elements.len();
+    if edit.filter.is_none() && edit.sub.is_none() {
+        edit_whole(&mut elements, edit, given)?;
     } else {
-        edit_chosen(&mut elements, edit, given)
-    };
-    if edited.is_err() {
-        elements = restore;
+        edit_chosen(&mut elements, edit, given)?;
+    }
+    // Who has more from before may keep them.
+    if elements.len() > before.max(MOST_VALUES) {
+        return Err(too_many(edit.attribute));
     }
     if !elements.is_empty() {
         holder.insert(name.to_owned(), Value::Array(elements));
     }
-    edited
+    Ok(())
 }
 
 fn edit_whole(elements: &mut Vec<Value>, edit: &Edit<'_>, given: &Value) -> Result<(), Error> {
@@ -132,34 +136,33 @@ fn edit_whole(elements: &mut Vec<Value>, edit: &Edit<'_>, given: &Value) -> Resu
         (Verb::Add, None) => {}
         (Verb::Replace, Some(Value::Array(new))) => *elements = new,
         (Verb::Add, Some(Value::Array(new))) => {
-            for element in new {
-                if is_primary(&element) && !elements.contains(&element) {
-                    demote(elements, None);
-                }
-                if !elements.contains(&element) {
-                    elements.push(element);
-                }
+            let mut new = not_among(elements, new);
+            if new.iter().any(is_primary) {
+                demote(elements, None);
+                // Without its mark a value may be one of the new.
+                new = not_among(elements, new);
             }
+            elements.extend(new);
         }
         (Verb::Remove, Some(Value::Array(gone))) => {
-            elements.retain(|element| !gone.iter().any(|gone| is_same(edit.attribute, element, gone)));
+            let text = |element: &Value| text_of(edit.attribute, element);
+            let texts: BTreeSet<String> = gone.iter().filter_map(text).collect();
+            elements.retain(|element| text(element).is_none_or(|text| !texts.contains(&text)));
+            let whole: Vec<Value> = gone.into_iter().filter(|gone| text(gone).is_none()).collect();
+            if !whole.is_empty() {
+                *elements = not_among(&whole, std::mem::take(elements));
+            }
         }
         (_, Some(_)) => return Err(Error::invalid_value(format!("{} must be a list", edit.attribute.name))),
     }
     Ok(())
 }
 
-/// Whether an element is the one a client names: by its value, or else wholly.
-fn is_same(attribute: &Attribute, element: &Value, named: &Value) -> bool {
-    let text = |value: &Value| {
-        let text = value.get("value").and_then(Value::as_str)?;
-        let exact = attribute.sub("value").is_some_and(|sub| sub.case_exact);
-        Some(if exact { text.to_owned() } else { fold(text) })
-    };
-    match text(named) {
-        Some(named) => text(element) == Some(named),
-        None => element == named,
-    }
+/// What an element is known by: its value. One without is known by all of it.
+fn text_of(attribute: &Attribute, element: &Value) -> Option<String> {
+    let text = element.get("value").and_then(Value::as_str)?;
+    let exact = attribute.sub("value").is_some_and(|sub| sub.case_exact);
+    Some(if exact { text.to_owned() } else { fold(text) })
 }
 
 /// Takes the mark off every element but `keep`: there is one primary at most.
@@ -193,13 +196,7 @@ fn edit_chosen(elements: &mut Vec<Value>, edit: &Edit<'_>, given: &Value) -> Res
         }
     };
     match (part, edit.sub) {
-        (None, None) => {
-            let mut at = 0;
-            elements.retain(|_| {
-                at += 1;
-                !chosen.contains(&(at - 1))
-            });
-        }
+        (None, None) => elements.retain(|element| !fits(element)),
         (None, Some(sub)) => remove_part(elements, &chosen, sub),
         (Some(part), sub) => {
             if chosen.is_empty() {
@@ -236,7 +233,7 @@ fn change(element: &mut Value, verb: Verb, sub: Option<&Attribute>, part: &Value
     }
 }
 
-/// An element without the value it was about is none.
+/// An element without the value it was about is none. `chosen` is in order.
 fn remove_part(elements: &mut Vec<Value>, chosen: &[usize], sub: &Attribute) {
     for at in chosen {
         if let Value::Object(whole) = &mut elements[*at] {
@@ -247,7 +244,7 @@ fn remove_part(elements: &mut Vec<Value>, chosen: &[usize], sub: &Attribute) {
     elements.retain(|element| {
         at += 1;
         let rest = element.as_object().map(|whole| whole.keys().any(|key| key != "type" && key != "primary"));
-        !chosen.contains(&(at - 1)) || sub.name == "type" || sub.name == "primary" || rest == Some(true)
+        chosen.binary_search(&(at - 1)).is_err() || sub.name == "type" || sub.name == "primary" || rest == Some(true)
     });
     elements.retain(|element| element.as_object().is_none_or(|whole| !whole.is_empty()));
 }

@@ -146,6 +146,17 @@ fn one_request_looks_through_all_members_a_few_times_at_most() {
 }
 
 #[test]
+fn without_a_path_no_more_is_touched_than_with_one() {
+    let touched = |count: usize| -> Result<Value, Error> {
+        let entry = |number| (format!("roles[value eq \"{number}\"].display"), Value::Null);
+        let value: serde_json::Map<String, Value> = (0..count).map(entry).collect();
+        patched(&ann(), json!([{ "op": "replace", "value": value }]))
+    };
+    assert_eq!(touched(MOST_OPERATIONS).unwrap(), ann());
+    assert_eq!(touched(MOST_OPERATIONS + 1).unwrap_err().status, 413);
+}
+
+#[test]
 fn okta_renames_a_group_with_its_id_and_mixes_removals_and_additions() {
     let changes = members(json!([
         { "op": "replace", "value": { "id": "x", "displayName": "Red" } },
@@ -176,6 +187,16 @@ fn one_value_is_primary_at_most() {
     let twice = json!([{ "value": "1", "primary": true }, { "value": "2", "primary": true }]);
     let refused = patched(&before, json!([{ "op": "replace", "path": "emails", "value": twice }])).unwrap_err();
     assert_eq!(refused.kind, Some("invalidValue"));
+}
+
+#[test]
+fn a_value_that_loses_its_mark_is_not_kept_twice() {
+    let before = json!({ "userName": "a", "emails": [{ "value": "1", "primary": true }] });
+    let new = json!([{ "value": "1", "primary": false }, { "value": "2", "primary": true }]);
+    let after = patched(&before, json!([{ "op": "add", "path": "emails", "value": new }])).unwrap();
+    assert_eq!(after["emails"], new);
+    let again = patched(&after, json!([{ "op": "add", "path": "emails", "value": new }])).unwrap();
+    assert_eq!(again, after);
 }
 
 #[test]

@@ -3,14 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use serde_json::{Value, json};
-use usher::scim::{bulk, filter, patch};
+use usher::scim::{Kind, bulk, document, filter, patch};
+use usher::store::scim::{Change, Resource, Resources, Wanted};
 
-use super::{Scim, USER, on_both};
+use super::{GROUP, Scim, USER, id, on_both};
 
 on_both! {
     a_patch_of_too_many_operations_is_refused_whole
     a_bulk_request_of_too_many_operations_is_refused_whole
     a_filter_beyond_its_limits_is_refused_and_one_at_them_is_understood
+    a_body_of_very_many_names_is_answered
+    an_attribute_has_a_thousand_values_at_most
+    who_has_more_values_from_before_may_keep_them
     members_are_looked_through_a_few_times_at_most
 }
 
@@ -98,6 +102,79 @@ async fn a_filter_beyond_its_limits_is_refused_and_one_at_them_is_understood(sci
     let operation = json!([{ "op": "replace", "path": path, "value": "work" }]);
     let refused = scim.patch(&format!("/Users/{user}"), operation).await.is(400);
     assert_eq!(refused["scimType"], "invalidPath");
+}
+
+/// Where each name is compared with every other, this does not end while anybody waits.
+async fn a_body_of_very_many_names_is_answered(scim: &Scim) {
+    let mut body = json!({ "schemas": [GROUP], "displayName": "blue" });
+    body.as_object_mut().unwrap().extend((0..200_000).map(|number| (format!("k{number}"), json!(1))));
+    let group = id(&scim.call("POST", "/Groups", body.clone()).await.is(201));
+    let path = format!("/Groups/{group}");
+    scim.call("PUT", &path, body.clone()).await.is(200);
+    body["DISPLAYNAME"] = json!("red");
+    let refused = scim.call("PUT", &path, body).await.is(400);
+    assert_eq!(refused["scimType"], "invalidSyntax", "the last is still compared with the first");
+}
+
+async fn an_attribute_has_a_thousand_values_at_most(scim: &Scim) {
+    assert_eq!(document::MOST_VALUES, 1_000, "what the guide says");
+    let roles = |from: usize, to: usize| -> Value { (from..to).map(|number| json!(number.to_string())).collect() };
+    let with = |name: &str, count: usize| json!({ "schemas": [USER], "userName": name, "roles": roles(0, count) });
+    let is_refused = |answer: super::Answer| {
+        let refused = answer.is(400);
+        assert_eq!(refused["scimType"], "invalidValue");
+        assert_eq!(refused["detail"], "roles must not have more than 1000 values");
+    };
+    for count in [1_001, 100_000] {
+        is_refused(scim.call("POST", "/Users", with("bob", count)).await);
+    }
+    let ann = scim.call("POST", "/Users", with("ann", 1_000)).await.is(201);
+    assert_eq!(ann["roles"].as_array().unwrap().len(), 1_000);
+    let path = format!("/Users/{}", id(&ann));
+    let add = |value: Value| json!({ "op": "add", "path": "roles", "value": value });
+    is_refused(scim.call("PUT", &path, with("ann", 1_001)).await);
+    is_refused(scim.patch(&path, json!([add(roles(1_000, 1_001))])).await);
+    is_refused(scim.patch(&path, json!([{ "op": "add", "value": { "roles": roles(1_000, 1_001) } }])).await);
+    is_refused(
+        scim.patch(&path, json!([{ "op": "add", "path": "roles[value eq \"new\"].display", "value": "New" }])).await,
+    );
+    let each: Value = (0..20_000).map(|number| add(json!(number.to_string()))).collect();
+    is_refused(scim.patch(&path, each).await);
+    assert_eq!(scim.get(&path).await, ann, "nothing of it is done");
+    scim.patch(&path, json!([add(roles(0, 1_000))])).await.is(200);
+
+    // Very many operations, each with all values in sight.
+    let turn = |number: usize| {
+        let value = json!([{ "value": (number / 2 % 1_000).to_string() }]);
+        json!({ "op": if number.is_multiple_of(2) { "remove" } else { "add" }, "path": "roles", "value": value })
+    };
+    let changed = scim.patch(&path, (0..10_000).map(turn).collect()).await.is(200);
+    assert_eq!((&changed["roles"], &changed["meta"]["version"]), (&ann["roles"], &json!("W/\"1\"")));
+    let fewer = json!([{ "op": "remove", "path": "roles", "value": roles(1, 1_000) }]);
+    assert_eq!(scim.patch(&path, fewer).await.is(200)["roles"], json!([{ "value": "0" }]));
+}
+
+/// As an usher without that limit left them.
+async fn who_has_more_values_from_before_may_keep_them(scim: &Scim) {
+    let ann = scim.user("ann").await;
+    let resources = Resources::new(scim.store.clone(), "acme");
+    let many = |before: &Resource| {
+        let mut document = before.document.clone();
+        let roles = (0..1_500).map(|number| json!({ "value": number.to_string() })).collect();
+        document.insert("roles".to_owned(), roles);
+        Ok(Change { document, members: Vec::new() })
+    };
+    resources.change((Kind::User, &ann), (Wanted::Nothing, 1), &many).await.unwrap();
+    let path = format!("/Users/{ann}");
+    let roles_after = async |op: &str, path_of: &str, value: Value| {
+        let answer = scim.patch(&path, json!([{ "op": op, "path": path_of, "value": value }])).await;
+        (answer.status, answer.body["roles"].as_array().map(Vec::len))
+    };
+    assert_eq!(roles_after("replace", "title", json!("Dr")).await, (200, Some(1_500)));
+    assert_eq!(roles_after("add", "roles", json!("7")).await, (200, Some(1_500)), "that is there");
+    assert_eq!(roles_after("add", "roles", json!("new")).await, (400, None));
+    assert_eq!(roles_after("remove", "roles", json!("7")).await, (200, Some(1_499)));
+    assert_eq!(roles_after("replace", "roles", json!(["new"])).await, (200, Some(1)));
 }
 
 async fn members_are_looked_through_a_few_times_at_most(scim: &Scim) {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use usher::scim::route::{EVERY, Route};
-use usher::scim::{bulk, document, filter, list, patch};
+use usher::scim::{Kind, bulk, document, filter, list, patch};
 
 use super::{ENTERPRISE, GROUP, Scim, USER};
 use crate::stores::Database;
@@ -105,6 +105,13 @@ fn its_limits_are_the_servers() {
         ("GroupToWrite", "externalId"),
     ] {
         assert_eq!(schemas[schema]["properties"][name]["maxLength"], document::LONGEST_NAME, "{schema}.{name}");
+    }
+    let several = Kind::User.schema().attributes.iter().filter(|attribute| attribute.many && !attribute.is_read_only());
+    let several: Vec<&str> = several.map(|attribute| attribute.name).collect();
+    assert!(several.len() >= 8, "{several:?}");
+    for name in several {
+        let most = &schemas["UserToWrite"]["properties"][name]["maxItems"];
+        assert_eq!(most, document::MOST_VALUES, "{name}");
     }
 }
 
