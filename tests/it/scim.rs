@@ -32,6 +32,7 @@ use crate::stores::Database;
 pub const ENTERPRISE: &str = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User";
 pub const USER: &str = "urn:ietf:params:scim:schemas:core:2.0:User";
 pub const GROUP: &str = "urn:ietf:params:scim:schemas:core:2.0:Group";
+pub const SEARCH: &str = "urn:ietf:params:scim:api:messages:2.0:SearchRequest";
 pub const PATCH: &str = "urn:ietf:params:scim:api:messages:2.0:PatchOp";
 /// What tokens may do is their name.
 const TOKENS: [&str; 6] = ["*:*", "read:*", "write:*", "*:users", "*:groups", "read:users"];

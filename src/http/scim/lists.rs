@@ -111,8 +111,7 @@ async fn picked(resources: &Resources, call: &Call, kinds: &[Kind], query: &Quer
         match query.filter.as_ref().map(|filter| compile(*kind, filter)).transpose() {
             Ok(filter) => {
                 understood = true;
-                let base = call.base.as_str();
-                matching(resources, (*kind, base), (filter.as_ref(), query.sort.as_ref()), &mut matches).await?;
+                matching(resources, call, *kind, (filter.as_ref(), query.sort.as_ref()), &mut matches).await?;
             }
             // What one kind has not got, another may have.
             Err(error) => refused = Some(error),
@@ -183,12 +182,35 @@ async fn in_order(resources: &Resources, call: &Call, page: Vec<Match>, query: &
     Ok(pks.iter().filter_map(|pk| shown.remove(pk)).collect())
 }
 
+/// What a filter and an order look at beside the resource itself. It is read; nothing else is.
+#[derive(Debug)]
+struct Needs {
+    members: Option<Members>,
+    groups: bool,
+}
+
+impl Needs {
+    /// Groups that may not be read are not there for filter and order either: who finds somebody by them has read them.
+    fn of(call: &Call, kind: Kind, (filter, sort): (Option<&Compiled>, Option<&Sort>)) -> Self {
+        let place = sort.and_then(|sort| sort_place(kind, &sort.by));
+        let sorts_by = |name| place.is_some_and(|place| place.is_core(name));
+        let groups = sorts_by("groups") || filter.is_some_and(Compiled::asks_for_groups);
+        Self {
+            members: if sorts_by("members") { Some(Members::All) } else { filter.and_then(Compiled::members) },
+            groups: groups && call.roles.allow(Access::Read, Kind::Group),
+        }
+    }
+}
+
 async fn matching(
     resources: &Resources,
-    (kind, base): (Kind, &str),
+    call: &Call,
+    kind: Kind,
     (filter, sort): (Option<&Compiled>, Option<&Sort>),
     matches: &mut Vec<Match>,
 ) -> Result<(), Refusal> {
+    let needs = Needs::of(call, kind, (filter, sort));
+    let base = call.base.as_str();
     let mut look = |views: Vec<(i64, Document)>, mut known: Vec<Resource>| {
         for (pk, view) in views {
             if filter.is_none_or(|filter| filter.fits(&view)) {
@@ -201,7 +223,7 @@ async fn matching(
     if let Some(key) = filter.and_then(Compiled::key) {
         let candidates = resources.with_key(kind, &key).await?;
         let known = if candidates.len() <= MOST_KNOWN { candidates.clone() } else { Vec::new() };
-        look(views(resources, base, candidates, filter).await?, known);
+        look(views(resources, base, candidates, &needs).await?, known);
         return Ok(());
     }
     let mut after = 0;
@@ -209,23 +231,23 @@ async fn matching(
         let slice = resources.slice(kind, Slice::After(after), SLICE).await?;
         let Some(last) = slice.last() else { return Ok(()) };
         after = last.pk;
-        look(views(resources, base, slice, filter).await?, Vec::new());
+        look(views(resources, base, slice, &needs).await?, Vec::new());
     }
 }
 
-/// Resources as a filter sees them: with members and groups only where it asks for them.
+/// Resources of one kind as a filter and an order see them.
 async fn views(
     resources: &Resources,
     base: &str,
     found: Vec<Resource>,
-    filter: Option<&Compiled>,
+    needs: &Needs,
 ) -> Result<Vec<(i64, Document)>, Refusal> {
     let pks: Vec<i64> = found.iter().map(|resource| resource.pk).collect();
     let kind = found.first().map(|resource| resource.kind);
-    let mut links = match (kind, filter.and_then(Compiled::members)) {
+    let mut links = match (kind, &needs.members) {
         (Some(Kind::Group), Some(Members::All)) => resources.members(&pks).await?,
-        (Some(Kind::Group), Some(Members::These(ids))) => resources.members_among(&pks, &ids).await?,
-        (Some(Kind::User), _) if filter.is_some_and(Compiled::asks_for_groups) => resources.groups(&pks).await?,
+        (Some(Kind::Group), Some(Members::These(ids))) => resources.members_among(&pks, ids).await?,
+        (Some(Kind::User), _) if needs.groups => resources.groups(&pks).await?,
         _ => std::collections::BTreeMap::new(),
     };
     let view = |resource: Resource| {

@@ -14,6 +14,7 @@ on_both! {
     pages_hold_everybody_once
     cursors_hold_everybody_once_while_people_come_and_go
     lists_are_sorted_and_projected
+    lists_are_sorted_by_what_is_kept_apart
     a_search_at_the_root_holds_both_kinds
     the_database_finds_what_the_filter_means
     the_database_finds_the_groups_that_a_filter_means
@@ -106,6 +107,32 @@ async fn lists_are_sorted_and_projected(scim: &Scim) {
     assert_eq!(names("sortBy=title").await, ["bob", "cat", "ann"], "who has none comes last");
     assert_eq!(names("sortBy=meta.created").await, ["cat", "ann", "bob"]);
     assert_eq!(scim.call("GET", "/Users?sortBy=shoe", Value::Null).await.status, 400);
+}
+
+/// A user's groups and a group's members are no part of what is kept of them themselves.
+async fn lists_are_sorted_by_what_is_kept_apart(scim: &Scim) {
+    let mut people = people(scim, 3).await;
+    people.sort();
+    let mut groups = Vec::new();
+    for (name, member) in [("green", Some(2)), ("empty", None), ("blue", Some(0)), ("red", Some(1))] {
+        let members: Vec<&str> = member.map(|at: usize| people[at].as_str()).into_iter().collect();
+        groups.push(scim.group(name, &members).await);
+    }
+    let by = async |endpoint: &str, query: &str| ids(&scim.get(&format!("/{endpoint}?sortBy={query}")).await);
+    let of = |all: &[String], order: &[usize]| order.iter().map(|at| all[*at].clone()).collect::<Vec<_>>();
+    for attribute in ["groups.display", "GROUPS.display", "urn:ietf:params:scim:schemas:core:2.0:User:groups.display"] {
+        assert_eq!(by("Users", attribute).await, of(&people, &[0, 2, 1]), "{attribute}");
+        let backwards = format!("{attribute}&sortOrder=descending&count=2");
+        assert_eq!(by("Users", &backwards).await, of(&people, &[1, 2]));
+    }
+    for attribute in ["members.value", "members", "members.$ref"] {
+        assert_eq!(by("Groups", attribute).await, of(&groups, &[2, 3, 0, 1]), "{attribute}: who has none comes last");
+    }
+    let filter = format!("members.value&filter=members%20eq%20%22{}%22", people[1]);
+    assert_eq!(by("Groups", &filter).await, of(&groups, &[3]));
+    let search = json!({ "sortBy": "members.value", "filter": "displayName pr and members pr" });
+    let found = scim.call("POST", "/Groups/.search", search).await.is(200);
+    assert_eq!(ids(&found), of(&groups, &[2, 3, 0]));
 }
 
 async fn a_search_at_the_root_holds_both_kinds(scim: &Scim) {
