@@ -133,7 +133,8 @@ impl Query {
     }
 
     fn read(get: &dyn Fn(&str) -> Option<String>, now_ms: i64) -> Result<Self, Error> {
-        let filter_text = get("filter").filter(|text| !text.is_empty());
+        // One without a text is an error like any other (`filter::parse`), not a wish for everybody.
+        let filter_text = get("filter");
         let by = get("sortBy").filter(|text| !text.is_empty());
         let descending = get("sortOrder").is_some_and(|order| order.eq_ignore_ascii_case("descending"));
         let digest = Sha256::digest(format!("{filter_text:?} {by:?} {descending}"));
@@ -248,6 +249,17 @@ mod tests {
         assert_eq!(largest.count, MOST);
         assert_eq!(super::tests::query(&[("count", "many")]).unwrap_err().kind, Some("invalidValue"));
         assert_eq!(super::tests::query(&[("cursor", ""), ("count", "many")]).unwrap_err().kind, Some("invalidCount"));
+    }
+
+    #[test]
+    fn an_empty_filter_never_means_everybody() {
+        for empty in ["", "  "] {
+            assert_eq!(query(&[("filter", empty)]).unwrap_err().kind, Some("invalidFilter"));
+            let search = json!({ "Filter": empty });
+            assert_eq!(Query::from_search(&search, 0).unwrap_err().kind, Some("invalidFilter"));
+        }
+        assert_eq!(Query::from_search(&json!({ "filter": [] }), 0).unwrap_err().kind, Some("invalidFilter"));
+        assert!(Query::from_search(&json!({ "filter": null }), 0).unwrap().filter.is_none(), "null says nothing");
     }
 
     #[test]

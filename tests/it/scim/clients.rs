@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{ENTERPRISE, GROUP, Scim, USER, id, on_both};
+use super::{ENTERPRISE, GROUP, SEARCH, Scim, USER, id, on_both};
 
 on_both! {
     entra_id_tests_the_connection
@@ -362,10 +362,24 @@ async fn keycloak_and_others_are_never_answered_with_everybody(scim: &Scim) {
         ("Groups", "owner pr"),
         ("Users", "userName eq"),
         ("Users", r#"userName like "ann""#),
+        ("Users", ""),
+        ("Groups", " "),
     ] {
         let refused = scim.filter(endpoint, filter).await.is(400);
         assert_eq!(refused["scimType"], "invalidFilter", "{filter}");
+        let search = json!({ "schemas": [SEARCH], "filter": filter });
+        for path in [format!("/{endpoint}/.search"), "/.search".to_owned()] {
+            // Over both kinds, what one of them has is understood.
+            if path == "/.search" && filter.starts_with("emails.") {
+                continue;
+            }
+            let refused = scim.call("POST", &path, search.clone()).await.is(400);
+            assert_eq!(refused["scimType"], "invalidFilter", "{path}: {filter}");
+        }
     }
+    scim.call("GET", "/Users?filter", Value::Null).await.is(400);
+    let null = json!({ "schemas": [SEARCH], "filter": null });
+    assert_eq!(scim.call("POST", "/Users/.search", null).await.is(200)["totalResults"], 1, "null says nothing");
     assert_eq!(scim.filter("Users", r#"emails.value eq "ann@x""#).await.is(200)["totalResults"], 0);
 }
 
