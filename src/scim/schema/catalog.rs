@@ -188,8 +188,8 @@ pub static OF_USERS: &[&Schema] = &[&ENTERPRISE];
 
 const MEMBER: &[Attribute] = &[
     text("value", "Id of the member").exact().immutable(),
-    reference("$ref", &["User", "Group"], "URL of the member").immutable(),
-    text("type", "What the member is").among(&["User", "Group"]).immutable(),
+    reference("$ref", &["User", "Group"], "URL of the member").read_only(),
+    text("type", "What the member is").among(&["User", "Group"]).read_only(),
 ];
 
 /// RFC 7643 section 4.2.

@@ -17,6 +17,7 @@ on_both! {
     members_who_do_not_exist_are_kept_as_given
     a_member_is_replaced_by_itself_alone
     what_is_advertised_is_kept_without_loss
+    the_kind_of_a_member_is_the_servers_to_say
     bodies_that_are_too_much_or_nothing_are_refused
     what_somebody_else_has_is_refused_by_name
 }
@@ -208,43 +209,70 @@ async fn a_member_is_replaced_by_itself_alone(scim: &Scim) {
     assert_eq!(scim.members(&group).await, [bob]);
 }
 
+/// A value for an attribute, with all that a client may write of it.
+fn sample(attribute: &Value) -> Value {
+    let name = attribute["name"].as_str().unwrap();
+    let one = match attribute["type"].as_str().unwrap() {
+        "boolean" => json!(true),
+        "complex" => samples(&attribute["subAttributes"]).into(),
+        _ => json!(format!("{name} Ä \u{1f600} \"'")),
+    };
+    if attribute["multiValued"] == true { json!([one]) } else { one }
+}
+
+fn samples(attributes: &Value) -> serde_json::Map<String, Value> {
+    let all = attributes.as_array().unwrap().iter();
+    let writable = all.filter(|attribute| attribute["mutability"] != "readOnly");
+    writable.map(|attribute| (attribute["name"].as_str().unwrap().to_owned(), sample(attribute))).collect()
+}
+
 async fn what_is_advertised_is_kept_without_loss(scim: &Scim) {
     let schemas = scim.get("/Schemas").await;
-    let sample = |attribute: &Value| -> Value {
-        fn of(attribute: &Value) -> Value {
-            let name = attribute["name"].as_str().unwrap();
-            let one = match attribute["type"].as_str().unwrap() {
-                "boolean" => json!(true),
-                "complex" => {
-                    let subs = attribute["subAttributes"].as_array().unwrap().iter();
-                    subs.map(|sub| (sub["name"].as_str().unwrap().to_owned(), of(sub)))
-                        .collect::<serde_json::Map<_, _>>()
-                        .into()
-                }
-                _ => json!(format!("{name} Ä \u{1f600} \"'")),
-            };
-            if attribute["multiValued"] == true { json!([one]) } else { one }
-        }
-        of(attribute)
-    };
-    let mut body = json!({ "schemas": [USER, ENTERPRISE] });
+    let mut user = json!({ "schemas": [USER, ENTERPRISE] });
+    let mut group = json!({ "schemas": [GROUP] });
     for schema in schemas["Resources"].as_array().unwrap() {
-        let writable =
-            schema["attributes"].as_array().unwrap().iter().filter(|attribute| attribute["mutability"] != "readOnly");
-        let values = writable.map(|attribute| (attribute["name"].as_str().unwrap().to_owned(), sample(attribute)));
+        let values = samples(&schema["attributes"]);
         match schema["id"].as_str().unwrap() {
-            USER => body.as_object_mut().unwrap().extend(values),
-            ENTERPRISE => body[ENTERPRISE] = values.collect::<serde_json::Map<_, _>>().into(),
-            _ => {}
+            USER => user.as_object_mut().unwrap().extend(values),
+            ENTERPRISE => user[ENTERPRISE] = values.into(),
+            GROUP => group.as_object_mut().unwrap().extend(values),
+            other => panic!("{other} is advertised and not looked at"),
         }
     }
-    assert!(body.as_object().unwrap().len() >= 20);
-    let made = scim.call("POST", "/Users", body.clone()).await.is(201);
-    let mut read = scim.get(&format!("/Users/{}", id(&made))).await;
-    for server in ["id", "meta"] {
-        read.as_object_mut().unwrap().remove(server);
+    assert!(user.as_object().unwrap().len() >= 20);
+    assert_eq!(group["members"], json!([{ "value": "value Ä \u{1f600} \"'" }]), "the rest is the server's to say");
+    for (endpoint, body) in [("Users", user), ("Groups", group)] {
+        let made = scim.call("POST", &format!("/{endpoint}"), body.clone()).await.is(201);
+        let path = format!("/{endpoint}/{}", id(&made));
+        let mut read = scim.get(&path).await;
+        for server in ["id", "meta"] {
+            read.as_object_mut().unwrap().remove(server);
+        }
+        assert_eq!(read, body);
+        // Clients send back what they read, and something else of what is not theirs to say.
+        let mut put = made.clone();
+        if endpoint == "Groups" {
+            put["members"][0]["type"] = json!("User");
+            put["members"][0]["$ref"] = json!("https://elsewhere.example/Users/1");
+        }
+        assert_eq!(scim.call("PUT", &path, put).await.is(200), made, "nothing changes");
     }
-    assert_eq!(read, body);
+}
+
+/// Of a member the client says the id; the rest is so, whatever it says.
+async fn the_kind_of_a_member_is_the_servers_to_say(scim: &Scim) {
+    let (ann, inner) = (scim.user("ann").await, scim.group("inner", &[]).await);
+    let lie = |id: &str, kind: &str| json!({ "value": id, "type": kind, "$ref": "https://elsewhere.example/x" });
+    let body =
+        json!({ "schemas": [GROUP], "displayName": "blue", "members": [lie(&ann, "Group"), lie(&inner, "User")] });
+    let made = scim.call("POST", "/Groups", body).await.is(201);
+    for (id, kind) in [(&ann, "User"), (&inner, "Group")] {
+        let url = format!("{}/{kind}s/{id}", scim.base);
+        assert!(made["members"].as_array().unwrap().contains(&json!({ "value": id, "type": kind, "$ref": url })));
+        let told = json!([{ "op": "replace", "path": format!("members[value eq \"{id}\"].type"), "value": kind }]);
+        let refused = scim.patch(&format!("/Groups/{}", super::id(&made)), told).await.is(400);
+        assert_eq!(refused["scimType"], "mutability");
+    }
 }
 
 async fn what_somebody_else_has_is_refused_by_name(scim: &Scim) {
