@@ -26,17 +26,45 @@ pub struct BindError {
     remedy: &'static str,
 }
 
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// At this `address:port`.
+    At(String),
+    /// At every address of this machine, on this port.
+    Everywhere(u16),
+}
+
 /// Opens the listener that the setting `key` asks for.
 async fn bind(listen: &str, key: &'static str) -> Result<TcpListener, BindError> {
-    TcpListener::bind(listen).await.map_err(|cause| {
-        let remedy = match cause.kind() {
-            io::ErrorKind::AddrInUse => "another process has that port: stop it or choose another",
-            io::ErrorKind::AddrNotAvailable => "this machine has no such address: use one of its own, or 0.0.0.0",
-            io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose a higher one",
-            _ => "write it as address:port, for example 127.0.0.1:8042",
-        };
-        BindError { listen: listen.to_owned(), key, cause, remedy }
-    })
+    TcpListener::bind(listen).await.map_err(|cause| unopened(listen, key, cause))
+}
+
+/// Opens every address: that of IPv6, which takes IPv4 along where the system lets it (Linux does unless told otherwise), and that of IPv4
+/// alone where there is no IPv6.
+async fn everywhere<L>(
+    (port, key): (u16, &'static str),
+    open: impl AsyncFn(&str) -> io::Result<L>,
+) -> Result<L, BindError> {
+    let (all, of_ipv4) = (format!("[::]:{port}"), format!("0.0.0.0:{port}"));
+    match open(&all).await {
+        Ok(listener) => Ok(listener),
+        // The port cannot be had. Of IPv4 alone it perhaps could, and half of all clients would not be heard.
+        Err(cause) if matches!(cause.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
+            Err(unopened(&all, key, cause))
+        }
+        Err(_) => open(&of_ipv4).await.map_err(|cause| unopened(&of_ipv4, key, cause)),
+    }
+}
+
+fn unopened(listen: &str, key: &'static str, cause: io::Error) -> BindError {
+    let remedy = match cause.kind() {
+        io::ErrorKind::AddrInUse => "another process has that port: stop it or choose another",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address: use one of its own, or 0.0.0.0",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose a higher one",
+        _ => "write it as address:port, for example 127.0.0.1:8042",
+    };
+    BindError { listen: listen.to_owned(), key, cause, remedy }
 }
 
 /// The token a caller shows, in the header only: in a query it would end up in access logs.
@@ -63,6 +91,31 @@ mod tests {
         assert!(error.contains("(appservice.listen)"), "{error}");
         let error = bind("8042", "ops.listen").await.unwrap_err().to_string();
         assert!(error.contains("address:port"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn every_address_is_that_of_ipv6_where_there_is_ipv6() {
+        // What the system says of the address of IPv6; which one is opened.
+        let opened = async |of_ipv6: Option<io::ErrorKind>| {
+            let open = async |address: &str| match of_ipv6 {
+                Some(kind) if address == "[::]:8040" => Err(kind.into()),
+                _ => Ok(address.to_owned()),
+            };
+            everywhere((8040, "source.listen"), open).await.map_err(|error| error.to_string())
+        };
+        assert_eq!(opened(None).await.unwrap(), "[::]:8040");
+        // The first where IPv6 is switched off, the second where the system was built without.
+        for without in [io::ErrorKind::AddrNotAvailable, io::ErrorKind::Unsupported, io::ErrorKind::Other] {
+            assert_eq!(opened(Some(without)).await.unwrap(), "0.0.0.0:8040");
+        }
+        for (cause, remedy) in
+            [(io::ErrorKind::AddrInUse, "another process"), (io::ErrorKind::PermissionDenied, "privileges")]
+        {
+            let error = opened(Some(cause)).await.unwrap_err();
+            assert!(error.contains("[::]:8040 (source.listen)") && error.contains(remedy), "{error}");
+        }
+        let nothing = everywhere((8040, "source.listen"), async |_: &str| Err::<(), _>(io::ErrorKind::Other.into()));
+        assert!(nothing.await.unwrap_err().to_string().contains("0.0.0.0:8040"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::account::registrar::{Policy, Registrar};
 use crate::bridge::localpart::Mapping;
 use crate::cli::Exit;
 use crate::config::{AccountsBackend, Config, RegisterUsers, ScimSource, Source};
+use crate::http::Listen;
 use crate::http::scim::{self, Gate, Names, Provisioning, Server, Settings};
 use crate::matrix::Homeserver;
 use crate::scim::access::{Roles, Token};
@@ -38,9 +39,9 @@ pub(super) async fn open(
         letters: letters(config, source, &orders.letters),
     };
     let gate = gate(config, source).await?;
-    let listen = address(source);
-    let listener = scim::bind(&listen).await?;
+    let listener = scim::bind(&listen(source)).await?;
     let provisioning = provisioning(config, source, &orders.accounts).await?;
+    let listen = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     tracing::info!(listen, client = source.client_id, "SCIM clients are served");
     Ok((listener, Server::provisioning(settings, gate, (&source.client_id, provisioning), store)))
 }
@@ -104,12 +105,13 @@ fn letters(config: &Config, source: &ScimSource, queued: &Arc<Notify>) -> Option
 }
 
 /// `listen` is an address with or without a port of its own; without it every address (S-62).
-fn address(source: &ScimSource) -> String {
+fn listen(source: &ScimSource) -> Listen {
+    let port = source.port;
     match source.listen.as_deref() {
-        None => format!("0.0.0.0:{}", source.port),
-        Some(listen) if listen.parse::<std::net::SocketAddr>().is_ok() => listen.to_owned(),
-        Some(listen) if listen.contains(':') && !listen.starts_with('[') => format!("[{listen}]:{}", source.port),
-        Some(listen) => format!("{listen}:{}", source.port),
+        None => Listen::Everywhere(port),
+        Some(listen) if listen.parse::<std::net::SocketAddr>().is_ok() => Listen::At(listen.to_owned()),
+        Some(listen) if listen.contains(':') && !listen.starts_with('[') => Listen::At(format!("[{listen}]:{port}")),
+        Some(listen) => Listen::At(format!("{listen}:{port}")),
     }
 }
 
@@ -139,7 +141,7 @@ mod tests {
     #[test]
     fn an_address_may_bring_its_port() {
         let at = |listen: Option<&str>| {
-            address(&ScimSource {
+            super::listen(&ScimSource {
                 check_interval_ms: 60_000,
                 port: 8040,
                 listen: listen.map(str::to_owned),
@@ -156,10 +158,16 @@ mod tests {
                 mailer: None,
             })
         };
-        assert_eq!(at(None), "0.0.0.0:8040");
-        assert_eq!(at(Some("127.0.0.1")), "127.0.0.1:8040");
-        assert_eq!(at(Some("127.0.0.1:9")), "127.0.0.1:9");
-        assert_eq!(at(Some("::1")), "[::1]:8040");
-        assert_eq!(at(Some("[::1]:9")), "[::1]:9");
+        assert_eq!(at(None), Listen::Everywhere(8040));
+        for (listen, address) in [
+            ("127.0.0.1", "127.0.0.1:8040"),
+            ("127.0.0.1:9", "127.0.0.1:9"),
+            ("0.0.0.0", "0.0.0.0:8040"),
+            ("::1", "[::1]:8040"),
+            ("[::1]", "[::1]:8040"),
+            ("[::1]:9", "[::1]:9"),
+        ] {
+            assert_eq!(at(Some(listen)), Listen::At(address.to_owned()));
+        }
     }
 }

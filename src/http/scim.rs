@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 pub use gate::Gate;
 pub use provisioning::{Names, Provisioning};
 
-use super::BindError;
 use super::serve::BrokenBody;
+use super::{BindError, Listen};
 use crate::bridge::localpart::Mapping;
 use crate::clock;
 use crate::scim::access::Roles;
@@ -287,8 +287,14 @@ impl Server {
 ///
 /// # Errors
 /// Says which address it was and what to do.
-pub async fn bind(listen: &str) -> Result<TcpListener, BindError> {
-    super::bind(listen, "source.listen").await
+pub async fn bind(listen: &Listen) -> Result<TcpListener, BindError> {
+    const KEY: &str = "source.listen";
+    match listen {
+        Listen::At(address) => super::bind(address, KEY).await,
+        Listen::Everywhere(port) => {
+            super::everywhere((*port, KEY), async |address: &str| TcpListener::bind(address).await).await
+        }
+    }
 }
 
 /// Serves until `stop`; open requests get a few seconds to end.
