@@ -231,7 +231,7 @@ async fn no_answer_in_oktas_eight_steps_needs_more_than_a_few_statements() {
     const MOST_STATEMENTS: usize = 16;
     const MOST_ROWS: u64 = 110;
     let world = World::new().await;
-    world.scim.user("first").await;
+    super::clients::somebody(&world.scim, "first").await;
     world.people(1, 10_000).await;
     world.counter.take();
     let (costs, counter) = (Arc::new(Mutex::new(Vec::new())), world.counter.clone());
