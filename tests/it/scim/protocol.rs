@@ -20,6 +20,7 @@ on_both! {
     the_kind_of_a_member_is_the_servers_to_say
     bodies_that_are_too_much_or_nothing_are_refused
     what_somebody_else_has_is_refused_by_name
+    what_usher_does_not_know_is_ignored_or_refused_as_the_guide_says
 }
 
 async fn versions_are_checked_and_unchanged_things_keep_theirs(scim: &Scim) {
@@ -304,6 +305,36 @@ async fn what_somebody_else_has_is_refused_by_name(scim: &Scim) {
         (&kept["userName"], &kept["externalId"], &kept["meta"]["version"]),
         (&json!("bob"), &json!("x-bob"), &json!("W/\"1\""))
     );
+}
+
+async fn what_usher_does_not_know_is_ignored_or_refused_as_the_guide_says(scim: &Scim) {
+    let own = "urn:ietf:params:scim:schemas:extension:acme:2.0:User";
+    let body = json!({
+        "schemas": [USER, own], "userName": "ann", "badge": "7", own: { "badge": "7" }, "name": { "givenName": "Ann", "nickname": "A" },
+    });
+    let made = scim.call("POST", "/Users", body.clone()).await.is(201);
+    assert_eq!((&made["schemas"], &made["name"]), (&json!([USER]), &json!({ "givenName": "Ann" })));
+    assert!(!made.to_string().contains("badge"), "{made}");
+    let path = format!("/Users/{}", id(&made));
+    assert_eq!(scim.call("PUT", &path, body.clone()).await.is(200), made);
+    assert_eq!(scim.patch(&path, json!([{ "op": "add", "value": body }])).await.is(200), made);
+    let with_path = |path_of: &str| {
+        let known = json!({ "op": "replace", "path": "title", "value": "Dr" });
+        json!([known, { "op": "replace", "path": path_of, "value": "7" }, { "op": "remove", "path": "title" }])
+    };
+    for ignored in [format!("{own}:badge"), own.to_owned(), "urn:other:x[a eq \"b\"].c".to_owned()] {
+        assert_eq!(scim.patch(&path, with_path(&ignored)).await.is(200)["name"], made["name"], "{ignored}");
+    }
+    let before = scim.get(&path).await;
+    for refused in
+        ["badge".to_owned(), "name.nickname".to_owned(), format!("{USER}:badge"), format!("{ENTERPRISE}:badge")]
+    {
+        assert_eq!(scim.patch(&path, with_path(&refused)).await.is(400)["scimType"], "invalidPath", "{refused}");
+        assert_eq!(scim.get(&path).await, before, "{refused}");
+    }
+    assert_eq!(scim.filter("Users", "badge pr").await.is(400)["scimType"], "invalidFilter");
+    assert_eq!(scim.call("GET", "/Users?sortBy=badge", Value::Null).await.is(400)["scimType"], "invalidPath");
+    assert_eq!(scim.get(&format!("{path}?excludedAttributes=badge")).await, before);
 }
 
 async fn bodies_that_are_too_much_or_nothing_are_refused(scim: &Scim) {
