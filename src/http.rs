@@ -41,7 +41,7 @@ async fn bind(listen: &str, key: &'static str) -> Result<TcpListener, BindError>
 }
 
 /// Opens every address: that of IPv6, which takes IPv4 along where the system lets it (Linux does unless told otherwise), and that of IPv4
-/// alone where there is no IPv6.
+/// alone where there is no IPv6, or usher may not use it.
 async fn everywhere<L>(
     (port, key): (u16, &'static str),
     open: impl AsyncFn(&str) -> io::Result<L>,
@@ -49,10 +49,8 @@ async fn everywhere<L>(
     let (all, of_ipv4) = (format!("[::]:{port}"), format!("0.0.0.0:{port}"));
     match open(&all).await {
         Ok(listener) => Ok(listener),
-        // The port cannot be had. Of IPv4 alone it perhaps could, and half of all clients would not be heard.
-        Err(cause) if matches!(cause.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
-            Err(unopened(&all, key, cause))
-        }
+        // Of IPv4 alone it could perhaps be had, and half of all clients would be another program's.
+        Err(cause) if cause.kind() == io::ErrorKind::AddrInUse => Err(unopened(&all, key, cause)),
         Err(_) => open(&of_ipv4).await.map_err(|cause| unopened(&of_ipv4, key, cause)),
     }
 }
@@ -104,18 +102,19 @@ mod tests {
             everywhere((8040, "source.listen"), open).await.map_err(|error| error.to_string())
         };
         assert_eq!(opened(None).await.unwrap(), "[::]:8040");
-        // The first where IPv6 is switched off, the second where the system was built without.
-        for without in [io::ErrorKind::AddrNotAvailable, io::ErrorKind::Unsupported, io::ErrorKind::Other] {
+        // IPv6 is switched off, forbidden, or the system was built without.
+        let withouts = [io::ErrorKind::AddrNotAvailable, io::ErrorKind::PermissionDenied, io::ErrorKind::Unsupported];
+        for without in withouts {
             assert_eq!(opened(Some(without)).await.unwrap(), "0.0.0.0:8040");
         }
-        for (cause, remedy) in
-            [(io::ErrorKind::AddrInUse, "another process"), (io::ErrorKind::PermissionDenied, "privileges")]
+        let error = opened(Some(io::ErrorKind::AddrInUse)).await.unwrap_err();
+        assert!(error.contains("[::]:8040 (source.listen)") && error.contains("another process"), "{error}");
+        for (cause, remedy) in [(io::ErrorKind::Other, "address:port"), (io::ErrorKind::PermissionDenied, "privileges")]
         {
-            let error = opened(Some(cause)).await.unwrap_err();
-            assert!(error.contains("[::]:8040 (source.listen)") && error.contains(remedy), "{error}");
+            let nothing = everywhere((8040, "source.listen"), async |_: &str| Err::<(), _>(cause.into()));
+            let error = nothing.await.unwrap_err().to_string();
+            assert!(error.contains("0.0.0.0:8040") && error.contains(remedy), "{error}");
         }
-        let nothing = everywhere((8040, "source.listen"), async |_: &str| Err::<(), _>(io::ErrorKind::Other.into()));
-        assert!(nothing.await.unwrap_err().to_string().contains("0.0.0.0:8040"));
     }
 
     #[test]

@@ -291,7 +291,7 @@ impl Reconciler {
         self.read_estates().await;
         let mut plan = self.plan(&desired, scope, now);
         // Whom the next plan turns to instead is looked at as well: each time somebody new.
-        while self.ask_owners(&plan).await? {
+        while self.ask_owners(&plan, scope).await? {
             plan = self.plan(&desired, scope, now);
         }
         let header = self.header(&desired);
@@ -427,7 +427,7 @@ impl Reconciler {
         if *scope == Scope::Everything && self.parts.actuator.is_some() {
             // A pass over half a directory settles nothing: what it withheld for that was never weighed (S-101).
             let whole = !result.interrupted && !result.unfinished && result.fatal.is_none();
-            self.finish(plan, complete && whole).await?;
+            self.finish(plan, (complete, whole)).await?;
             self.tell_carried_out(result).await?;
         }
         Ok(())

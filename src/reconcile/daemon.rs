@@ -268,6 +268,7 @@ impl Daemon {
         });
         if self.reconciler.has_unanswered_orders() {
             // What may be ordered already is not acted against.
+            self.next_poll = self.next_poll.max(Instant::now() + TICK);
             return;
         }
         if self.outages == 0 && self.reconciler.source_hint().await != Hint::Nothing {

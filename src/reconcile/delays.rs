@@ -50,6 +50,11 @@ impl<K: Ord + Clone> Delays<K> {
         self.0.get(key).is_some_and(|delay| delay.lasts(now))
     }
 
+    /// Whether something is to be tried again.
+    pub(super) fn are_over(&self, now: Timestamp) -> bool {
+        self.0.values().any(|delay| !delay.lasts(now))
+    }
+
     /// Whether it failed the last time.
     pub(super) fn fails(&self, key: &K) -> bool {
         self.0.contains_key(key)

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::execute::Report;
 use crate::ids::{RoomId, Timestamp};
 use crate::ledger::{DAY_MS, Refusal, RemovalRecord};
-use crate::plan::{AccountDeed, Action, Class, Plan, Removal, RoomRef, Step, StepId, WINDOW_MS};
+use crate::plan::{AccountDeed, Action, Class, Lesson, Plan, Removal, RoomRef, Step, StepId, WINDOW_MS};
 use crate::store::{HeldStep, HoldRow, StoreError, diff};
 
 /// How long a homeserver's refusal of a person stands before it is tried once more.
@@ -155,12 +155,18 @@ impl Reconciler {
     }
 
     /// The end of a whole pass: lessons, holds, what has expired.
-    pub(super) async fn finish(&mut self, plan: &Plan, settled: bool) -> Result<(), PassError> {
+    pub(super) async fn finish(&mut self, plan: &Plan, (complete, whole): (bool, bool)) -> Result<(), PassError> {
         let now = clock::now();
-        self.ledger.learn(&plan.lessons);
+        if whole {
+            self.ledger.learn(&plan.lessons);
+        } else {
+            let lessons: Vec<Lesson> =
+                plan.lessons.iter().filter(|lesson| self.may_learn(plan, lesson)).cloned().collect();
+            self.ledger.learn(&lessons);
+        }
         let lost = plan.steps.iter().filter_map(Step::hold).any(|hold| hold.class == Class::LedgerLost);
         let undecided = self.ledger.recalls_somebody_unconfirmed(self.parts.config.safety.confirm_reads);
-        self.ledger.settled |= settled && !lost && !undecided;
+        self.ledger.settled |= complete && whole && !lost && !undecided;
         self.ledger.closings.retain(|at| now.since_ms(*at) < DAY_MS);
         self.ledger.removals.retain(|record| now.since_ms(record.at) < WINDOW_MS);
         self.ledger.approvals.retain(|_, until| *until > now);
@@ -177,6 +183,19 @@ impl Reconciler {
             store.set_holds(&rows).await?;
         }
         Ok(())
+    }
+
+    /// Whether something may be remembered though the pass ended early: not a rule that is new as long as somebody is to lose something by
+    /// it, or the rest of them would pass for intruders, whom no limit counts (S-81).
+    fn may_learn(&self, plan: &Plan, lesson: &Lesson) -> bool {
+        let mut losses = plan.pending().filter(|step| step.takes().is_some());
+        match lesson {
+            Lesson::Entitled { key, .. } if !self.ledger.entitled.contains_key(key) => {
+                losses.all(|step| step.place.as_ref() != Some(key))
+            }
+            Lesson::Mode { .. } => losses.next().is_none(),
+            _ => true,
+        }
     }
 
     /// Writes what changed in the ledger.
@@ -197,8 +216,8 @@ impl Reconciler {
     pub async fn take_approvals(&mut self) -> Result<bool, StoreError> {
         let Some(store) = &self.parts.store else { return Ok(false) };
         let mut approvals = store.approvals().await?;
-        let mut news = self.take_orders().await?;
         approvals.retain(|step, until| self.is_new_approval((step, until)));
+        let mut news = self.take_orders().await?;
         news |= !approvals.is_empty();
         for (step, until) in approvals {
             self.ledger.approvals.insert(step.clone(), until);

@@ -153,8 +153,8 @@ impl Standing {
 impl Reconciler {
     /// Whether something that waits may be tried again: a fight's wait is over, or the bot may try to get back into a room.
     pub(super) fn has_waited_enough(&self) -> bool {
-        let acts = self.parts.actuator.is_some();
-        acts && (self.fights.is_due(clock::now()) || !self.standing.due().is_empty())
+        let (acts, now) = (self.parts.actuator.is_some(), clock::now());
+        acts && (self.fights.is_due(now) || !self.standing.due().is_empty() || self.unasked.are_over(now))
     }
 
     /// Finds rooms of usher's, among those behind the aliases of missing things, that the bot is out of, and rooms it has no power in.

@@ -17,7 +17,7 @@ use crate::ids::{RoomId, UserId};
 use crate::ledger::Witnessing;
 use crate::matrix::{Batch, MatrixError};
 use crate::observed::{Account, Presence};
-use crate::plan::{self, Action, Plan, Step, Withheld};
+use crate::plan::{self, Action, Plan, Scope, Step, Withheld};
 use crate::store::StoreError;
 
 /// A batch of the feed, and when it arrived.
@@ -112,7 +112,7 @@ impl Reconciler {
     /// When the database is away.
     pub(super) async fn tell_carried_out(&mut self, result: &PassResult) -> Result<(), StoreError> {
         let ended = !result.interrupted && !result.unfinished && result.fatal.is_none();
-        let done = ended && result.failed == 0 && self.troubles.is_empty();
+        let done = ended && result.failed + result.waiting == 0 && self.troubles.is_empty();
         let Some(directory) = self.directory.as_ref().filter(|_| done && !self.stop.is_cancelled()) else {
             return Ok(());
         };
@@ -180,7 +180,6 @@ impl Reconciler {
         self.readings = Readings { all: Some(began), rooms: BTreeMap::new() };
         self.looked_up.clear();
         self.looked_at_heirs.clear();
-        self.unasked = super::delays::Delays::default();
         self.standing.look_again();
         self.mark_services();
         self.read_admins().await;
@@ -345,18 +344,22 @@ impl Reconciler {
     }
 
     /// Looks at the accounts the plan takes something from or acts as, once each (S-102); `true` if that changes the plan.
-    pub(super) async fn ask_owners(&mut self, plan: &Plan) -> Result<bool, PassError> {
+    pub(super) async fn ask_owners(&mut self, plan: &Plan, scope: &Scope) -> Result<bool, PassError> {
         let now = clock::now();
         let listed = self.observed.as_ref().is_some_and(|observed| observed.accounts.listed);
-        let candidates: BTreeSet<UserId> = plan
+        let mut candidates: BTreeSet<UserId> = plan
             .steps
             .iter()
             // While clean-up is off nobody is removed for it, and those may be thousands.
             .filter(|step| listed && !matches!(step.withheld, Some(Withheld::GcOff | Withheld::Refused { .. })))
             .flat_map(|step| owners(&step.action))
-            .filter(|user| !self.services.contains_key(*user) && !self.unasked.holds(user, now))
+            .filter(|user| !self.services.contains_key(*user))
             .cloned()
             .collect();
+        if *scope == Scope::Everything {
+            self.unasked.retain(|user| candidates.contains(user));
+        }
+        candidates.retain(|user| !self.unasked.holds(user, now));
         if candidates.is_empty() {
             return Ok(false);
         }
