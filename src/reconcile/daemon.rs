@@ -24,6 +24,8 @@ use crate::store::{HoldRow, PassRecord, WriterLease};
 const SYNC_WAIT: Duration = Duration::from_secs(50);
 /// Batches that may wait for the loop; the feed task waits when it is full, so memory stays flat.
 const BATCHES: usize = 16;
+/// So long a pass goes on before the source is asked again, however often that should be.
+const LEAST_WORK: Duration = Duration::from_secs(10);
 /// How often approvals are looked for and the pulse is shown.
 const TICK: Duration = Duration::from_secs(2);
 /// How long a turn may go on after a stop.
@@ -191,7 +193,7 @@ impl Folding for Inbox {
 
     /// A first sync takes hours: whoever leaves meanwhile, and what operators say, does not wait for its end.
     async fn calls_away(&mut self, reconciler: &mut Reconciler) -> bool {
-        self.polled.elapsed() >= reconciler.poll_interval()
+        self.polled.elapsed() >= reconciler.poll_interval().max(LEAST_WORK)
             || reconciler.source_hint().await == Hint::Urgent
             || reconciler.is_spoken_to().await
     }
@@ -373,7 +375,11 @@ impl Daemon {
             }
             Ok(pass) => {
                 self.outages = 0;
-                let word = if pass.failed > 0 { "failures" } else { "ok" };
+                let word = match pass {
+                    pass if pass.failed > 0 => "failures",
+                    pass if pass.unfinished => "unfinished",
+                    _ => "ok",
+                };
                 (word, word.to_owned(), if pass.failed > 0 { interval.min(SOON) } else { interval })
             }
             Err(error) => {
