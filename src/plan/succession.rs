@@ -39,10 +39,12 @@ impl<'a> Planner<'a> {
             if self.located.contains_key(key) {
                 continue;
             }
-            // Of a chain the last one.
+            // Of a chain the last one. One in between may have been left already: what came after it knows what it replaced.
+            let markers = rooms.iter().filter_map(|id| self.observed.rooms.get(*id)?.marker.as_ref());
+            let former: BTreeSet<&RoomId> = markers.flat_map(|marker| &marker.former).collect();
             let leads_on = |id: &RoomId| {
                 let next = self.observed.rooms.get(id).and_then(|room| room.successor.as_ref());
-                next.is_some_and(|next| rooms.contains(next))
+                next.is_some_and(|next| rooms.contains(next)) || former.contains(id)
             };
             let Some(old) = rooms.iter().copied().find(|id| !leads_on(id)) else { continue };
             let place = key.clone();

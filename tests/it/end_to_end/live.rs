@@ -23,8 +23,9 @@ const LEVELS: &str = "m.room.power_levels";
 
 /// A company in which `ann` has 100 in every space and room and `bob` 50 in the red ones; both, and the witness, are in the rooms.
 pub struct Live {
-    pub world: World,
+    /// Before the world in whose folder it writes: one that ends badly shows what it said.
     pub daemon: Running,
+    pub world: World,
     version: &'static str,
     times: Vec<(Duration, String)>,
 }

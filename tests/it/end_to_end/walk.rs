@@ -10,6 +10,7 @@
 mod judge;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -56,8 +57,9 @@ const DEEDS: [(&str, u64); 14] = [
 ];
 
 struct Walk {
-    world: World,
+    /// Before the world in whose folder it writes: one that ends badly shows what it said.
     daemon: Running,
+    world: World,
     moments: Moments,
     /// usher's rooms and those people made.
     rooms: Vec<RoomId>,
@@ -345,6 +347,32 @@ impl Walk {
         .await;
     }
 
+    /// All that is known of what became of a thing: for whoever reads a failure.
+    async fn lineage(&self, thing: &str, last: &RoomId) -> String {
+        let heirs = self.heirs.iter().filter(|(_, of)| *of == thing).map(|(heir, _)| heir);
+        let line: Vec<&RoomId> = heirs.chain([last]).collect();
+        let telling =
+            ["m.room.create", "m.room.tombstone", "dev.usher.managed", "m.room.power_levels", "m.room.member"];
+        let mut text = String::new();
+        for room in self.world.made_rooms().await.iter().chain(line.iter().copied()) {
+            let path = format!("/_synapse/admin/v1/rooms/{}/state", escape(room.as_str()));
+            let (_, state) = self.world.as_admin("GET", &path, Value::Null).await;
+            let mut told = format!("{room}:\n");
+            for event in state["state"].as_array().into_iter().flatten() {
+                if telling.contains(&event["type"].as_str().unwrap_or_default()) {
+                    let (kind, key) = (&event["type"], &event["state_key"]);
+                    let _ = writeln!(told, "    {kind} {key} by {}: {}", event["sender"], event["content"]);
+                }
+            }
+            // The one usher made leads to one of the others.
+            if line.iter().any(|room| told.contains(room.as_str())) {
+                text.push_str(&told);
+            }
+        }
+        text.push_str(&self.world.usher(&["plan"]).await.out);
+        text
+    }
+
     /// Nobody is where they should not be, and no decision of people's is left out of account.
     async fn assert_nobody_too_many(&self) {
         for thing in THINGS {
@@ -371,7 +399,8 @@ async fn a_random_walk_ends_in_order_and_nothing_wrong_happened_on_the_way() {
         let last = walk.world.room(thing).await;
         let replaced = walk.world.state(&last, "dev.usher.managed", &walk.world.bot()).await;
         let known = replaced["former"].as_array().is_some_and(|former| former.contains(&json!(heir)));
-        assert!(*heir == last || known, "{thing}: {heir} is not followed: {replaced}");
+        let followed = *heir == last || known;
+        assert!(followed, "{thing}: {heir} is not followed to {last}:\n{}", walk.lineage(thing, &last).await);
     }
     let Walk { world, daemon, .. } = walk;
     daemon.stop().await.code(0);
