@@ -149,6 +149,12 @@ impl Ledger {
         self.attributes.get(user)?.portrait.as_deref()
     }
 
+    /// The same, if somebody's entry has not changed since; without a stamp nobody can tell.
+    #[must_use]
+    pub fn portrait_at(&self, user: &UserId, stamp: Option<&Stamp>) -> Option<&Portrait> {
+        self.portrait(user).filter(|portrait| stamp.is_some() && portrait.stamp.as_ref() == stamp)
+    }
+
     fn portrait_mut(&mut self, user: &UserId) -> &mut Portrait {
         self.attributes.entry(user.clone()).or_default().portrait.get_or_insert_default()
     }

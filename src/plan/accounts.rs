@@ -52,8 +52,8 @@ struct Gone<'p> {
 struct Ending {
     due: Timestamp,
     step: Step,
-    /// It was sent before.
-    begun: bool,
+    /// It was sent before, and counted then.
+    sent: bool,
     bequests: BTreeMap<RoomId, Option<UserId>>,
 }
 
@@ -291,7 +291,7 @@ impl Planner<'_> {
         removal.counts = !leaver.at_once && !begun;
         let reason = Reason::GraceOver { cause: leaver.cause, since: leaver.clock };
         let step = Step { action, reason, place: None, withheld, removal: Some(Box::new(removal)) };
-        Some(Ending { due, step, begun: leaver.stage == Stage::Closing, bequests })
+        Some(Ending { due, step, sent: leaver.stage == Stage::Closing, bequests })
     }
 
     /// What stands against a final step now. Never sooner (S-53): every doubt holds.
@@ -328,9 +328,9 @@ impl Planner<'_> {
         let allowed = policy.map_or(0, |policy| policy.erasures_per_day as usize);
         let today = self.ledger.closings.iter().filter(|at| self.now.since_ms(**at) < DAY_MS).count();
         let mut left = allowed.saturating_sub(today);
-        for Ending { mut step, begun, bequests, .. } in due {
-            // One that the homeserver does not finish must not keep the others waiting: it was counted when it began.
-            if step.is_pending() && !begun {
+        for Ending { mut step, sent, bequests, .. } in due {
+            // One that the homeserver does not finish must not keep the others waiting.
+            if step.is_pending() && !sent {
                 match left.checked_sub(1) {
                     Some(rest) => left = rest,
                     None => step.withheld = Some(Withheld::Policy(PER_DAY)),

@@ -13,9 +13,10 @@ use crate::observed::Account;
 
 const NOT_TAKEN: &str = "the homeserver does not take this photo";
 
-impl<'a> Planner<'a> {
+impl Planner<'_> {
     pub(super) fn avatar(&mut self, profile: &Profile, account: &Account, mode: SyncMode) {
-        let Some(portrait) = self.looked_at(profile) else { return };
+        let ledger = self.ledger;
+        let Some(portrait) = ledger.portrait_at(&profile.user, profile.stamp.as_ref()) else { return };
         let wall = Wall::of(portrait, account.avatar.as_ref());
         match &portrait.photo {
             Some(photo) => self.hang(profile, (portrait, photo), &wall, mode),
@@ -30,14 +31,8 @@ impl<'a> Planner<'a> {
 
     /// Whether the photo of an entry is to be looked at before anything is planned for it.
     pub(super) fn waits_for_photo(&self, profile: &Profile) -> bool {
-        profile.stamp.is_some() && self.looked_at(profile).is_none()
-    }
-
-    /// What is remembered of an entry that has not changed since.
-    fn looked_at(&self, profile: &Profile) -> Option<&'a Portrait> {
-        let ledger = self.ledger;
-        let seen = ledger.portrait(&profile.user).filter(|_| profile.stamp.is_some());
-        seen.filter(|portrait| portrait.stamp == profile.stamp)
+        let stamp = profile.stamp.as_ref();
+        stamp.is_some() && self.ledger.portrait_at(&profile.user, stamp).is_none()
     }
 
     fn hang(&mut self, profile: &Profile, (portrait, photo): (&Portrait, &Photo), wall: &Wall<'_>, mode: SyncMode) {

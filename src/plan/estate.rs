@@ -91,7 +91,7 @@ pub(super) fn hand_over_with_the_end(plan: &mut Plan) {
     if !plan.steps.iter().any(|step| hands_over(step).is_some()) {
         return;
     }
-    let ends: Vec<UserId> = plan.pending().filter_map(ends).cloned().collect();
+    let ends: Vec<UserId> = plan.pending().filter_map(Step::ends).cloned().collect();
     for step in plan.steps.iter_mut().filter(|step| step.is_pending()) {
         if hands_over(step).is_some_and(|user| !ends.contains(user)) {
             step.withheld = Some(Withheld::DependsOnWithheld);
@@ -103,20 +103,13 @@ impl Plan {
     /// Whether an end must wait because a room is still to be handed over.
     #[must_use]
     pub fn hands_over_before(&self, step: &Step) -> bool {
-        ends(step).is_some_and(|user| self.steps.iter().any(|other| hands_over(other) == Some(user)))
+        step.ends().is_some_and(|user| self.steps.iter().any(|other| hands_over(other) == Some(user)))
     }
 }
 
 fn hands_over(step: &Step) -> Option<&UserId> {
     match &step.action {
         Action::Account { user, deed: AccountDeed::HandOver { .. } } => Some(user),
-        _ => None,
-    }
-}
-
-fn ends(step: &Step) -> Option<&UserId> {
-    match &step.action {
-        Action::Account { user, deed: AccountDeed::Close(_) } => Some(user),
         _ => None,
     }
 }

@@ -215,6 +215,15 @@ impl Step {
         of_changes.or(self.removal.as_deref())
     }
 
+    /// Whose account comes to its end by it (S-53).
+    #[must_use]
+    pub fn ends(&self) -> Option<&UserId> {
+        match &self.action {
+            Action::Account { user, deed: AccountDeed::Close(_) } => Some(user),
+            _ => None,
+        }
+    }
+
     /// Whether it will be done.
     #[must_use]
     pub fn is_pending(&self) -> bool {

@@ -99,7 +99,7 @@ impl Reconciler {
         let mut records = Vec::new();
         let mut ended = Vec::new();
         for step in &report.done {
-            if let Action::Account { user, deed: AccountDeed::Close(_) } = &step.action {
+            if let Some(user) = step.ends() {
                 ended.push((user.clone(), self.ledger.entries_of(user)));
             }
             self.ledger.settle(step, Ending::Done);
@@ -295,8 +295,8 @@ fn account_of(step: &Step) -> Option<&UserId> {
 }
 
 /// What a failure means for what was written down before.
-fn ending(step: &Step, error: &ActError, observed: Option<&Observed>) -> Ending {
-    let closing = matches!(&step.action, Action::Account { deed: AccountDeed::Close(_), .. });
+pub(super) fn ending(step: &Step, error: &ActError, observed: Option<&Observed>) -> Ending {
+    let closing = step.ends().is_some();
     let presence = account_of(step).zip(observed).map(|(user, observed)| observed.accounts.presence(user));
     // It came to its end at usher's word: what is refused is only a look at how far that is.
     let begun = closing && matches!(presence, Some(Presence::Exists(account)) if account.deactivated);

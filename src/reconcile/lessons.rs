@@ -1,14 +1,16 @@
 //! What a pass leaves behind: the ledger, holds, failures, the removals that count.
 
-use super::accounts::Rows;
+use std::collections::BTreeSet;
+
+use super::accounts::{Rows, ending};
 use super::record::Found;
 use super::{PAUSES_MS, PassError, PassResult, Reconciler, StepTrouble};
 use crate::actuate::{ActError, ActErrorKind};
 use crate::clock;
 use crate::execute::Report;
 use crate::ids::{RoomId, Timestamp};
-use crate::ledger::{DAY_MS, Refusal, RemovalRecord};
-use crate::plan::{AccountDeed, Action, Class, Lesson, Plan, Removal, RoomRef, Step, StepId, WINDOW_MS};
+use crate::ledger::{DAY_MS, Ending, Refusal, RemovalRecord};
+use crate::plan::{Action, Class, Plan, Removal, RoomRef, Step, StepId, WINDOW_MS};
 use crate::store::{HeldStep, HoldRow, StoreError, diff};
 
 /// How long a homeserver's refusal of a person stands before it is tried once more.
@@ -47,11 +49,10 @@ impl Reconciler {
         let now = clock::now();
         self.ledger.removals.truncate(foreseen.records);
         // What was sent and whose answer was lost may have happened; an end that the homeserver has not finished has begun.
-        let begun = |step: &Step| matches!(step.action, Action::Account { deed: AccountDeed::Close(_), .. });
-        let sent = report.failed.iter().filter(|(step, error)| {
-            error.kind == ActErrorKind::Retry || (error.kind == ActErrorKind::Stale && begun(step))
-        });
-        for step in report.done.iter().chain(sent.map(|(step, _)| step)) {
+        let observed = self.observed.as_ref();
+        let unknown = |(step, error): &&(Step, ActError)| ending(step, error, observed) == Ending::Unknown;
+        let sent: Vec<&Step> = report.failed.iter().filter(unknown).map(|(step, _)| step).collect();
+        for step in report.done.iter().chain(sent) {
             self.record_removals(plan, step, foreseen.at);
         }
         self.settle_accounts((plan, &report), (foreseen.rows, found), foreseen.at).await?;
@@ -160,8 +161,7 @@ impl Reconciler {
         if whole {
             self.ledger.learn(&plan.lessons);
         } else {
-            let lessons: Vec<Lesson> =
-                plan.lessons.iter().filter(|lesson| self.may_learn(plan, lesson)).cloned().collect();
+            let lessons = plan.lessons_of_a_part(&self.ledger);
             self.ledger.learn(&lessons);
         }
         let lost = plan.steps.iter().filter_map(Step::hold).any(|hold| hold.class == Class::LedgerLost);
@@ -171,11 +171,8 @@ impl Reconciler {
         self.ledger.removals.retain(|record| now.since_ms(record.at) < WINDOW_MS);
         self.ledger.approvals.retain(|_, until| *until > now);
         self.ledger.refusals.retain(|_, refusal| refusal.retry_at > now);
-        let planned: std::collections::BTreeSet<_> = if self.troubles.is_empty() {
-            std::collections::BTreeSet::new()
-        } else {
-            plan.steps.iter().map(Step::id).collect()
-        };
+        let planned: BTreeSet<_> =
+            if self.troubles.is_empty() { BTreeSet::new() } else { plan.steps.iter().map(Step::id).collect() };
         self.troubles.retain(|id, _| planned.contains(id));
         self.save().await?;
         let rows = holds(plan, now);
@@ -183,19 +180,6 @@ impl Reconciler {
             store.set_holds(&rows).await?;
         }
         Ok(())
-    }
-
-    /// Whether something may be remembered though the pass ended early: not a rule that is new as long as somebody is to lose something by
-    /// it, or the rest of them would pass for intruders, whom no limit counts (S-81).
-    fn may_learn(&self, plan: &Plan, lesson: &Lesson) -> bool {
-        let mut losses = plan.pending().filter(|step| step.takes().is_some());
-        match lesson {
-            Lesson::Entitled { key, .. } if !self.ledger.entitled.contains_key(key) => {
-                losses.all(|step| step.place.as_ref() != Some(key))
-            }
-            Lesson::Mode { .. } => losses.next().is_none(),
-            _ => true,
-        }
     }
 
     /// Writes what changed in the ledger.

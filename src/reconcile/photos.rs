@@ -87,8 +87,9 @@ impl Reconciler {
     fn unseen(&self, desired: &Desired) -> Vec<(StableId, UserId)> {
         let Some(observed) = &self.observed else { return Vec::new() };
         let unseen = |profile: &&Profile| {
-            let seen = || self.ledger.portrait(&profile.user).and_then(|portrait| portrait.stamp.as_ref());
-            profile.stamp.is_some() && profile.stamp.as_ref() != seen() && observed.accounts.are_open(&profile.user)
+            let stamp = profile.stamp.as_ref();
+            let seen = || self.ledger.portrait_at(&profile.user, stamp).is_some();
+            stamp.is_some() && !seen() && observed.accounts.are_open(&profile.user)
         };
         let later = |profile: &&Profile| Some(&profile.id) > self.album.last.as_ref();
         let (first, then) = (desired.profiles.iter().filter(later), desired.profiles.iter().filter(|it| !later(it)));

@@ -390,8 +390,7 @@ impl Reconciler {
 
     /// Whether a step concerns somebody whose account could not be looked at.
     pub(super) fn waits_for_owner(&self, step: &Step) -> bool {
-        let unknown = |user: &UserId| self.unasked.fails(user) && !self.services.contains_key(user);
-        !self.unasked.is_empty() && owners(&step.action).any(unknown)
+        !self.unasked.is_empty() && owners(&step.action).any(|user| self.unasked.fails(user))
     }
 
     fn mark_services(&mut self) {

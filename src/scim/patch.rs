@@ -117,6 +117,12 @@ struct Work {
     looks: usize,
 }
 
+/// That nothing of a member changes.
+#[must_use]
+pub fn unchangeable() -> Error {
+    Error::mutability("a member cannot be changed: remove it and add another")
+}
+
 /// What a path points at.
 enum Target {
     Attribute {
@@ -247,9 +253,8 @@ impl Work {
         (filter, sub): (Option<&Filter>, Option<&'static Attribute>),
         value: &Value,
     ) -> Result<(), Error> {
-        const UNCHANGED: &str = "a member cannot be changed: remove it and add another";
         if sub.is_some_and(|sub| sub.name != "value") {
-            return Err(Error::mutability(UNCHANGED));
+            return Err(unchangeable());
         }
         let Some(filter) = filter else {
             let ids = document::members(value)?;
@@ -270,7 +275,7 @@ impl Work {
             return Err(Error::new(413, most));
         }
         self.members.push(match (verb, ids) {
-            (Verb::Remove, _) if sub.is_some() => return Err(Error::mutability(UNCHANGED)),
+            (Verb::Remove, _) if sub.is_some() => return Err(unchangeable()),
             (Verb::Remove, Some(ids)) => MemberChange::Remove(ids),
             (Verb::Remove, None) => MemberChange::RemoveWhere(Box::new(compiled)),
             (Verb::Add | Verb::Replace, _) => match <[String; 1]>::try_from(document::members(value)?) {

@@ -9,7 +9,7 @@ use super::{
     LONGEST_LIST, Link, SELECT_MEMBERS, Wanted, first_number, in_order, kind_of, link, listed, padded, storable,
 };
 use crate::scim::evaluate::Compiled;
-use crate::scim::patch::MemberChange;
+use crate::scim::patch::{MemberChange, unchangeable};
 use crate::scim::{Error, Kind};
 use crate::store::session::{Bound, Columns, Session};
 
@@ -53,7 +53,7 @@ pub(super) async fn change(
                     return Err(Error::no_target("no member fits the filter").into());
                 }
                 if fitting.iter().any(|member| member != id) {
-                    return Err(Error::mutability("a member cannot be changed: remove it and add another").into());
+                    return Err(unchangeable().into());
                 }
             }
         }
@@ -178,15 +178,14 @@ pub(super) async fn wanted(
     group: i64,
     wanted: Wanted,
 ) -> Result<Option<Vec<Link>>, sqlx::Error> {
-    let most = match wanted {
+    match wanted {
         Wanted::Nothing => return Ok(None),
-        Wanted::Members => i64::MAX,
-        Wanted::FewMembers(most) => most,
-    };
-    if most < i64::MAX {
-        let count = session.first(COUNT_MEMBERS, &[group.into(), (most + 1).into()], first_number).await?;
-        if count.is_some_and(|count| count > most) {
-            return Ok(None);
+        Wanted::Members => {}
+        Wanted::FewMembers(most) => {
+            let count = session.first(COUNT_MEMBERS, &[group.into(), (most + 1).into()], first_number).await?;
+            if count.is_some_and(|count| count > most) {
+                return Ok(None);
+            }
         }
     }
     let read = |row: &dyn Columns| link(row).map(|(_, link)| link);
