@@ -284,12 +284,12 @@ impl Reconciler {
         self.recall_invited().await?;
         let desired = self.desire(now);
         self.complete(&desired).await?;
-        self.read_emails(&desired).await;
-        if *scope == Scope::Everything {
-            self.read_photos(&desired).await;
-        }
         self.read_estates().await;
         let mut plan = self.plan(&desired, scope, now);
+        // Whoever is to be locked or removed is so before everybody's addresses and photos are seen.
+        if !self.ready(&plan).iter().any(|step| step.takes().is_some()) && self.read_attributes(&desired, scope).await {
+            plan = self.plan(&desired, scope, now);
+        }
         // Whom the next plan turns to instead is looked at as well: each time somebody new.
         while self.ask_owners(&plan, scope).await? {
             plan = self.plan(&desired, scope, now);
@@ -299,6 +299,13 @@ impl Reconciler {
             self.count(&plan);
         }
         Ok(Decided { desired, plan, header })
+    }
+
+    /// Reads addresses and photos, which nobody tells of; whether there were any to read.
+    async fn read_attributes(&mut self, desired: &Desired, scope: &Scope) -> bool {
+        let addresses = self.read_emails(desired).await;
+        let photos = *scope == Scope::Everything && self.read_photos(desired).await;
+        addresses || photos
     }
 
     fn desire(&self, now: Timestamp) -> Desired {
@@ -440,6 +447,12 @@ impl Reconciler {
         for fight in self.fights.look(plan, whole, now) {
             fight.announce();
         }
+        self.ready(plan).into_iter().cloned().collect()
+    }
+
+    /// The same, of what is known about fights so far.
+    fn ready<'p>(&self, plan: &'p Plan) -> Vec<&'p Step> {
+        let now = clock::now();
         let (calm, troubled) = (self.fights.is_calm(), !self.troubles.is_empty());
         let failed = |step: &Step| self.troubles.get(&step.id()).is_some_and(|trouble| trouble.retry_at > now);
         let waits = |step: &Step| {
@@ -448,11 +461,11 @@ impl Reconciler {
                 || self.waits_for_registry(step, now)
                 || self.waits_for_owner(step)
         };
-        let (waiting, mut due): (Vec<&Step>, Vec<&Step>) = plan.pending().partition(|step| waits(step));
+        let (waiting, mut due): (Vec<&'p Step>, Vec<&'p Step>) = plan.pending().partition(|step| waits(step));
         let unfinished: BTreeSet<&Key> = waiting.into_iter().filter_map(Step::gives_up).collect();
         due.retain(|step| step.closes().is_none_or(|thing| !unfinished.contains(thing)));
         due.retain(|step| !plan.hands_over_before(step));
-        due.into_iter().cloned().collect()
+        due
     }
 
     /// Steps that are left though they were tried again and again, because the world is never as planned.

@@ -97,15 +97,21 @@ impl Registry {
 impl Reconciler {
     /// Reads addresses of people whose addresses were never read, and a few of those read long ago: bounded, so that a first pass over
     /// 100 000 people takes its time and nothing else waits for it (S-50). An account that cannot be read keeps nobody else's from being
-    /// read, and whoever does not answer keeps nothing but accounts waiting (S-82).
-    pub(super) async fn read_emails(&mut self, desired: &Desired) {
+    /// read, and whoever does not answer keeps nothing but accounts waiting (S-82). Whether there was anybody.
+    pub(super) async fn read_emails(&mut self, desired: &Desired) -> bool {
         let now = clock::now();
-        if !desired.attributes.emails || self.registry.rests(now) {
-            return;
+        if !desired.attributes.emails || self.parts.actuator.is_none() || self.registry.rests(now) {
+            return false;
         }
-        let Some(observed) = &self.observed else { return };
+        let Some(observed) = &self.observed else { return false };
         self.registry.keep_only(&desired.profiles, &observed.accounts);
         let turns = self.registry.turns(&desired.profiles, &observed.accounts, &self.ledger, now);
+        let any = !turns.is_empty();
+        self.read_emails_of(turns, now).await;
+        any
+    }
+
+    async fn read_emails_of(&mut self, turns: Vec<UserId>, now: Timestamp) {
         let mut failed_before = false;
         for (number, user) in turns.into_iter().enumerate() {
             if number % EMAILS_BETWEEN_HINTS == 0 && self.source_hint().await == Hint::Urgent {

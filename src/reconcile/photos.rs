@@ -64,10 +64,11 @@ impl Album {
 
 impl Reconciler {
     /// Looks at the photos of people whose entry was never looked at or has changed since: bounded, so that a first look at 100 000 people
-    /// takes its time and nothing else waits for it (S-50). A source that cannot be asked is asked in the next pass.
-    pub(super) async fn read_photos(&mut self, desired: &Desired) {
+    /// takes its time and nothing else waits for it (S-50). A source that cannot be asked is asked in the next pass. Whether there was
+    /// anybody.
+    pub(super) async fn read_photos(&mut self, desired: &Desired) -> bool {
         if desired.attributes.avatars.is_none() || self.parts.actuator.is_none() || self.album.is_full() {
-            return;
+            return false;
         }
         let people = self.unseen(desired);
         let began = Instant::now();
@@ -81,6 +82,7 @@ impl Reconciler {
             }
             tokio::time::sleep(PAUSE).await;
         }
+        !people.is_empty()
     }
 
     /// Whose entries are to be looked at, in the order of their ids, on from the last one.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use usher::store::scim::Resources;
 use super::Scim;
 use crate::fake::Fake;
 use crate::lab::company;
+use crate::lab::proxy::{Fault, Seen};
 use crate::stores::Database;
 
 const SERVER: &str = crate::lab::synapse::SERVER_NAME;
@@ -48,6 +50,11 @@ struct Company {
 
 impl Company {
     async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// One whose accounts' attributes follow the client's word.
+    async fn with(attributes: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (registration, _) = company::register(folder.path(), SERVER);
         let fake = Fake::start(SERVER, &[&registration]).await;
@@ -62,6 +69,7 @@ impl Company {
             "type": "scim", "check_interval_seconds": 86_400, "client": { "id": "acme", "token": "not asked for here" },
         });
         text["provisioner"]["max_rate"] = json!(1000);
+        text["userProvisioner"]["synapse"]["attributes"] = json!(attributes);
         let path: PathBuf = folder.path().join("usher.yaml");
         let loaded = load_with(&[(path, text.to_string())], &|_| None);
         let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.problems));
@@ -183,5 +191,30 @@ async fn a_deactivation_in_a_burst_waits_for_nothing() {
     // The one for the deactivation, and the one for what came behind it.
     let polls = company.polls().await.len() - before;
     assert!(polls <= 2 + rhythm.pauses, "{polls} passes for {writes} writes, {} pauses", rhythm.pauses);
+    company.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deactivation_does_not_wait_until_everybodys_addresses_were_read() {
+    let company = Company::with(&["emails"]).await;
+    let is_read = |seen: &Seen| seen.method == "GET" && seen.path.starts_with("/_synapse/admin/v2/users/%40p");
+    company.fake.spoil(move |seen| is_read(seen).then_some(Fault::Delay(Duration::from_millis(100))));
+    let mut people = Vec::new();
+    for number in 0..PEOPLE {
+        people.push(company.scim.user(&format!("p{number}")).await);
+    }
+    company.until("the first addresses are read", async || company.fake.seen().iter().any(is_read)).await;
+    let operation = json!([{ "op": "replace", "path": "active", "value": false }]);
+    company.scim.patch(&format!("/Users/{}", people[0]), operation).await.is(200);
+    company.until("locked", async || company.is_locked("p0")).await;
+    let read = |seen: &[Seen]| seen.iter().filter(|seen| is_read(seen)).map(|seen| seen.path.clone()).collect();
+    let before: BTreeSet<String> = read(&company.fake.seen());
+    assert!(before.len() < PEOPLE, "everybody's addresses are read before anything else is done");
+    company
+        .until("all are read in the end", async || {
+            let read: BTreeSet<String> = read(&company.fake.seen());
+            read.len() == PEOPLE
+        })
+        .await;
     company.end().await;
 }
