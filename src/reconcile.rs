@@ -119,6 +119,8 @@ pub struct Reconciler {
     unseen_estates: delays::Delays<UserId>,
     /// Rooms outside that could not be looked at.
     unseen_rooms: delays::Delays<RoomId>,
+    /// Those of them without which a plan would take something for nothing: [`Observed::unread`].
+    missed: BTreeSet<RoomId>,
     /// Steps that failed, and when they are due again.
     troubles: BTreeMap<StepId, StepTrouble>,
     /// What is undone again and again (S-34).
@@ -200,6 +202,7 @@ impl Reconciler {
             unasked: delays::Delays::default(),
             unseen_estates: delays::Delays::default(),
             unseen_rooms: delays::Delays::default(),
+            missed: BTreeSet::new(),
             troubles: BTreeMap::new(),
             fights: fights::Fights::default(),
             standing: standing::Standing::default(),

@@ -210,6 +210,10 @@ impl<'a> Planner<'a> {
         let Some(parent) = self.space_room(space).filter(|parent| rooms::made(parent).contains(slot)) else {
             return false;
         };
+        // What people replaced is judged by what replaced it, which may hang there unseen.
+        if room.successor.is_some() {
+            return false;
+        }
         // One that is adopted in the place of a room that was made once, and has not been linked yet.
         let up = self.located.get(&Key::Space(space.clone()));
         if self.is_fresh(wanted) && !up.is_some_and(|up| room.parents.contains_key(*up)) {

@@ -56,9 +56,12 @@ impl<'a> Planner<'a> {
                 Heir::Unseen(heir) => {
                     self.located.insert(key, old);
                     let bot = &self.observed.bot;
-                    let what = format!(
-                        "was upgraded to {heir}, which the bot cannot see: invite {bot} to it; until then nobody is brought in"
-                    );
+                    let unseen = if self.observed.unread.contains(heir) {
+                        "could not be read".to_owned()
+                    } else {
+                        format!("the bot cannot see: invite {bot} to it")
+                    };
+                    let what = format!("was upgraded to {heir}, which {unseen}; until then nobody is brought in");
                     self.note(Note::Unenforceable { place, what });
                 }
                 Heir::Nobody => drop(disowned.insert(key)),
@@ -281,6 +284,8 @@ fn may_inherit(there: &Room, (old, key): (&RoomId, &Key)) -> bool {
     // One that was taken over like any room people made may get its old place back.
     let free = carries
         .is_none_or(|other| other == key || matches!(other, Key::Room { slot, .. } if slot.as_str().starts_with('!')));
-    let ours = there.managed_by.is_none() && !there.is_given_up() && free;
+    // One that was given up because people replaced it as well leads on.
+    let given_up = there.is_given_up() && there.successor.is_none();
+    let ours = there.managed_by.is_none() && !given_up && free;
     ours && there.predecessor.as_ref() == Some(old) && there.is_space == key.is_space()
 }

@@ -57,9 +57,21 @@ impl Reconciler {
     /// Rooms that hang nowhere, each as it is shown to somebody whom it would let in.
     async fn look_at_single(&mut self, due: &BTreeSet<RoomId>) -> Result<BTreeSet<RoomId>, MatrixError> {
         let mut changed = BTreeSet::new();
+        let mut in_a_row = 0;
         for id in due {
+            if self.unseen_rooms.holds(id, clock::now()) {
+                continue;
+            }
             self.parts.heartbeat.tick();
-            let shown = self.parts.homeserver.shown_from_outside(id).await?;
+            let shown = match self.parts.homeserver.shown_from_outside(id).await {
+                Ok(shown) => shown,
+                Err(error) => {
+                    self.miss(id, error, &mut in_a_row)?;
+                    continue;
+                }
+            };
+            in_a_row = 0;
+            self.unseen_rooms.succeeded(id);
             let Some(observed) = &mut self.observed else { return Ok(changed) };
             let invited = observed.outside.get(id).and_then(|room| room.members.get(&observed.bot)).cloned();
             let before = match shown {
@@ -85,7 +97,7 @@ impl Reconciler {
         let Some(observed) = &mut self.observed else { return Ok(BTreeSet::new()) };
         let hanging = hanging_outside(observed);
         observed.outside.retain(|room, _| hanging.contains(room));
-        self.unseen_rooms.retain(|room| hanging.contains(room));
+        self.unseen_rooms.retain(|room| hanging.contains(room) || self.missed.contains(room));
         let mut due: Vec<RoomId> = match looks {
             Looks::All => hanging.iter().cloned().collect(),
             Looks::Some | Looks::New => {
@@ -132,8 +144,11 @@ impl Reconciler {
         self.look_outside(if hinted.any { Looks::Some } else { Looks::New }).await
     }
 
-    /// A room that cannot be looked at, too large or broken, stays as it was seen and keeps nothing else waiting (S-82), but for those that
-    /// `must` be seen: without them a plan would take for nothing what was only not looked at.
+    /// Looks at rooms as an administrator; hands back those that look different. One that cannot be looked at stays as it was seen, but for
+    /// those that `must` be: a plan must not take for nothing what was only not looked at.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
     pub(super) async fn look_as_admin(
         &mut self,
         due: &BTreeSet<RoomId>,
@@ -148,19 +163,21 @@ impl Reconciler {
             let seen = match alive(&self.parts.heartbeat, self.parts.homeserver.room_from_outside(id)).await {
                 Ok(seen) => seen,
                 Err(error) => {
-                    in_a_row += 1;
-                    self.unseen_rooms.failed(id, error.to_string(), clock::now());
-                    if in_a_row > MOST_FAILURES || must.contains(id) || error.trouble == Trouble::UnknownToken {
-                        return Err(error);
+                    self.miss(id, error, &mut in_a_row)?;
+                    if let Some(observed) = self.observed.as_mut().filter(|_| must.contains(id)) {
+                        observed.outside.remove(id);
+                        observed.unread.insert(id.clone());
+                        self.missed.insert(id.clone());
                     }
-                    tracing::warn!(room = %id, %error, "a room outside cannot be looked at; it is left as it is");
                     continue;
                 }
             };
             in_a_row = 0;
             self.unseen_rooms.succeeded(id);
+            let missed = self.missed.remove(id);
             if let Some(observed) = &mut self.observed {
-                let before = match seen {
+                let readable = missed && observed.unread.remove(id);
+                let differs = match seen {
                     Some(room) => {
                         let differs = observed.outside.get(id) != Some(&room);
                         observed.outside.insert(id.clone(), room);
@@ -168,12 +185,36 @@ impl Reconciler {
                     }
                     None => observed.outside.remove(id).is_some(),
                 };
-                if before {
+                if readable || differs {
                     changed.insert(id.clone());
                 }
             }
         }
         Ok(changed)
+    }
+
+    /// Looks once more at rooms that must be looked at and could not be.
+    ///
+    /// # Errors
+    /// When the homeserver is away.
+    pub(super) async fn look_at_missed(&mut self) -> Result<(), MatrixError> {
+        let (Some(observed), now) = (&self.observed, clock::now()) else { return Ok(()) };
+        // The bot may have come into one.
+        self.missed.retain(|room| observed.unread.contains(room));
+        let due: BTreeSet<RoomId> =
+            self.missed.iter().filter(|room| !self.unseen_rooms.holds(room, now)).cloned().collect();
+        self.look_as_admin(&due, &due).await.map(drop)
+    }
+
+    /// A room that cannot be looked at, too large or broken, keeps nothing else waiting (S-82). Several in a row are the homeserver's trouble.
+    fn miss(&mut self, id: &RoomId, error: MatrixError, in_a_row: &mut usize) -> Result<(), MatrixError> {
+        *in_a_row += 1;
+        self.unseen_rooms.failed(id, error.to_string(), clock::now());
+        if *in_a_row > MOST_FAILURES || error.trouble == Trouble::UnknownToken {
+            return Err(error);
+        }
+        tracing::warn!(room = %id, %error, "a room outside cannot be looked at; it is left as it is");
+        Ok(())
     }
 
     async fn look_as_member(&mut self, due: &BTreeSet<RoomId>) -> Result<BTreeSet<RoomId>, MatrixError> {

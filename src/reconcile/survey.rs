@@ -180,6 +180,7 @@ impl Reconciler {
         self.readings = Readings { all: Some(began), rooms: BTreeMap::new() };
         self.looked_up.clear();
         self.looked_at_heirs.clear();
+        self.missed.clear();
         self.standing.look_again();
         self.mark_services();
         self.read_admins().await;
@@ -195,6 +196,7 @@ impl Reconciler {
     /// When the homeserver is away.
     pub async fn read_new_accounts(&mut self) -> Result<(), PassError> {
         self.read_unread().await;
+        self.look_at_missed().await?;
         self.look_outside(Looks::Some).await?;
         let Some(observed) = &mut self.observed else { return Ok(()) };
         if !observed.accounts.listed {
@@ -228,6 +230,7 @@ impl Reconciler {
     /// Another try at the rooms that could not be read so far.
     async fn read_unread(&mut self) {
         let unread = self.observed.as_ref().map(|observed| observed.unread.clone()).unwrap_or_default();
+        let unread: Vec<RoomId> = unread.difference(&self.missed).cloned().collect();
         for id in unread {
             if let Err(error) = self.reread_rooms(&BTreeSet::from([id])).await {
                 tracing::debug!(%error, "a room still cannot be read");

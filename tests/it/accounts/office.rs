@@ -96,14 +96,23 @@ impl Office {
     }
 
     pub async fn space(&self) -> RoomId {
-        let alias = Key::Space("few".into()).alias("main", SERVER);
+        self.space_called("few").await
+    }
+
+    async fn space_called(&self, id: &str) -> RoomId {
+        let alias = Key::Space(id.into()).alias("main", SERVER);
         let path = format!("/_matrix/client/v3/directory/room/{}", escape(alias.as_str()));
         self.root.must("GET", &path, Value::Null).await["room_id"].as_str().unwrap().into()
     }
 
     /// Who is invited to the space or in it.
     pub async fn inside(&self) -> BTreeSet<String> {
-        let path = format!("/_synapse/admin/v1/rooms/{}/state", escape(self.space().await.as_str()));
+        self.inside_of("few").await
+    }
+
+    /// Who is invited to another space or in it.
+    pub async fn inside_of(&self, id: &str) -> BTreeSet<String> {
+        let path = format!("/_synapse/admin/v1/rooms/{}/state", escape(self.space_called(id).await.as_str()));
         let state = self.root.must("GET", &path, Value::Null).await;
         let members = state["state"].as_array().unwrap().iter().filter(|event| event["type"] == "m.room.member");
         let inside = members.filter(|event| matches!(event["content"]["membership"].as_str(), Some("join" | "invite")));

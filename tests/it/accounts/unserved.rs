@@ -33,6 +33,15 @@ fn employ(office: &Office, people: usize, disabled: &[usize]) {
     office.list(&(0..people).map(person).collect::<Vec<_>>(), &staff);
 }
 
+/// These people and a boss, all of the staff.
+fn employ_below_a_boss(office: &Office, people: &[&str]) {
+    let people: Vec<&str> = std::iter::once("boss").chain(people.iter().copied()).collect();
+    let users: Vec<Value> = people.iter().map(|name| json!({ "id": name, "localpart": name })).collect();
+    let groups = json!([{ "id": "staff", "name": "staff", "members": people }, { "id": "bosses", "name": "bosses", "members": ["boss"] }]);
+    let all = json!({ "users": users, "groups": groups });
+    std::fs::write(office.path("people.json"), all.to_string()).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_locked_person_whose_rooms_cannot_be_looked_at_keeps_nobody_else_waiting() {
     let mut office = Office::open(4, &[]).await;
@@ -70,13 +79,7 @@ async fn a_room_in_a_space_of_ours_that_cannot_be_looked_at_keeps_nothing_else_w
     let boss = office.fake.register("boss").await;
     office.config["spaces"][0]["groups"] =
         json!([{ "externalId": "staff" }, { "externalId": "bosses", "powerLevel": 100 }]);
-    let employ = |people: &[&str]| {
-        let users: Vec<Value> = people.iter().map(|name| json!({ "id": name, "localpart": name })).collect();
-        let groups = json!([{ "id": "staff", "name": "staff", "members": people }, { "id": "bosses", "name": "bosses", "members": ["boss"] }]);
-        let all = json!({ "users": users, "groups": groups });
-        std::fs::write(office.path("people.json"), all.to_string()).unwrap();
-    };
-    employ(&["boss", "p0"]);
+    employ_below_a_boss(&office, &["p0"]);
     office.usher(&["apply", "--yes"]).await.code(0);
     let space = escape(office.space().await.as_str());
     boss.must("POST", &format!("/_matrix/client/v3/join/{space}"), json!({})).await;
@@ -90,9 +93,42 @@ async fn a_room_in_a_space_of_ours_that_cannot_be_looked_at_keeps_nothing_else_w
         let met = seen.path.contains("/_synapse/admin/v1/rooms/") && seen.path.contains(&escape(&huge));
         met.then(|| Fault::Answer(500, json!({ "errcode": "M_UNKNOWN", "error": "Internal server error" })))
     });
-    employ(&["boss", "p0", "p1"]);
+    employ_below_a_boss(&office, &["p0", "p1"]);
     office.usher(&["apply", "--yes"]).await.code(0).says("a room outside cannot be looked at");
     assert_eq!(office.inside().await, names(&["usher", "boss", "p0", "p1"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_that_replaced_ours_and_cannot_be_looked_at_keeps_nothing_else_waiting() {
+    let mut office = Office::open(3, &[]).await;
+    let boss = office.fake.register("boss").await;
+    let bosses = json!({ "externalId": "bosses", "powerLevel": 100 });
+    let space = |id: &str| json!({ "id": id, "name": id, "groups": [{ "externalId": "staff" }, bosses] });
+    office.config["spaces"] = json!([space("few"), space("other")]);
+    // Whoever has 100 may replace it.
+    office.config["provisioner"]["room_version"] = json!("11");
+    employ_below_a_boss(&office, &["p0"]);
+    office.usher(&["apply", "--yes"]).await.code(0);
+    let old = office.space().await;
+    boss.must("POST", &format!("/_matrix/client/v3/join/{}", escape(old.as_str())), json!({})).await;
+    office.usher(&["apply", "--yes"]).await.code(0);
+    let upgrade = format!("/_matrix/client/v3/rooms/{}/upgrade", escape(old.as_str()));
+    let made = boss.must("POST", &upgrade, json!({ "new_version": "11" })).await;
+    let heir = made["replacement_room"].as_str().unwrap().to_owned();
+    let path = escape(&heir);
+    office.fake.spoil(move |seen| {
+        let met = seen.path.contains("/_synapse/admin/v1/rooms/") && seen.path.contains(&path);
+        met.then(|| Fault::Answer(500, json!({ "errcode": "M_UNKNOWN", "error": "Internal server error" })))
+    });
+    employ_below_a_boss(&office, &["p0", "p1"]);
+    office.usher(&["apply", "--yes"]).await.code(0).says("could not be read");
+    assert_eq!(office.inside_of("other").await, names(&["usher", "boss", "p0", "p1"]), "the other space goes on");
+    office.fake.behave();
+    assert_eq!(office.space().await.as_str(), heir, "no third one is made");
+    let invite = format!("/_matrix/client/v3/rooms/{}/invite", escape(&heir));
+    boss.must("POST", &invite, json!({ "user_id": format!("@usher:{SERVER}") })).await;
+    office.usher(&["apply", "--yes"]).await.code(0);
+    assert_eq!(office.inside().await, names(&["usher", "boss", "p0", "p1"]), "it is followed once it can be read");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
