@@ -12,8 +12,9 @@ use usher::observed::REMOVED;
 use super::super::world::World;
 use crate::lab::synapse::escape;
 
-/// How long what usher does may rest on what the directory said before: a read, and the slice of work that follows from it.
-const LAG_MS: i64 = 8_000;
+/// How long what usher does may rest on what the directory said before: a pass goes on for ten seconds before the source is read again,
+/// and then ends with a slice of work.
+const LAG_MS: i64 = 14_000;
 
 /// Who was in which group, from when on.
 pub struct Employment(Vec<(i64, BTreeMap<String, BTreeSet<String>>)>);
