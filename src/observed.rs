@@ -74,7 +74,8 @@ pub struct Observed {
     /// they can be seen: without admin rights only name, join rule and kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outside: BTreeMap<RoomId, Room>,
-    /// Rooms the bot is in whose state could not be read, and never was: what they are is unknown, so nothing takes their place.
+    /// Rooms whose state could not be read, and never was: the bot is in them, or they took the place of one of ours, or should. What they
+    /// are is unknown, so nothing takes their place.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unread: BTreeSet<RoomId>,
     /// Where the fencing alias of a key points, looked up for keys that have no room of ours. No entry: it points nowhere.

@@ -118,9 +118,7 @@ pub struct Reconciler {
     /// Locked people whose places could not be looked at.
     unseen_estates: delays::Delays<UserId>,
     /// Rooms outside that could not be looked at.
-    unseen_rooms: delays::Delays<RoomId>,
-    /// Those of them without which a plan would take something for nothing: [`Observed::unread`].
-    missed: BTreeSet<RoomId>,
+    unseen: outside::Unseen,
     /// Steps that failed, and when they are due again.
     troubles: BTreeMap<StepId, StepTrouble>,
     /// What is undone again and again (S-34).
@@ -201,8 +199,7 @@ impl Reconciler {
             services: BTreeMap::new(),
             unasked: delays::Delays::default(),
             unseen_estates: delays::Delays::default(),
-            unseen_rooms: delays::Delays::default(),
-            missed: BTreeSet::new(),
+            unseen: outside::Unseen::default(),
             troubles: BTreeMap::new(),
             fights: fights::Fights::default(),
             standing: standing::Standing::default(),
@@ -282,6 +279,12 @@ impl Reconciler {
     /// # Errors
     /// When the homeserver is away.
     pub async fn decide(&mut self, scope: &Scope) -> Result<Decided, PassError> {
+        self.weigh(scope, false).await.map(|(decided, _)| decided)
+    }
+
+    /// As [`Reconciler::decide`]; in a `hurry` whoever is to be locked or removed is so before everybody's addresses and photos are seen.
+    /// Whether those were left for later as well.
+    async fn weigh(&mut self, scope: &Scope, hurry: bool) -> Result<(Decided, bool), PassError> {
         let now = clock::now();
         self.look_at_clocks(now).await?;
         self.recall_invited().await?;
@@ -289,8 +292,8 @@ impl Reconciler {
         self.complete(&desired).await?;
         self.read_estates().await;
         let mut plan = self.plan(&desired, scope, now);
-        // Whoever is to be locked or removed is so before everybody's addresses and photos are seen.
-        if !self.ready(&plan).iter().any(|step| step.takes().is_some()) && self.read_attributes(&desired, scope).await {
+        let later = hurry && self.ready(&plan).iter().any(|step| step.takes().is_some());
+        if !later && self.read_attributes(&desired, scope).await {
             plan = self.plan(&desired, scope, now);
         }
         // Whom the next plan turns to instead is looked at as well: each time somebody new.
@@ -301,7 +304,7 @@ impl Reconciler {
         if *scope == Scope::Everything {
             self.count(&plan);
         }
-        Ok(Decided { desired, plan, header })
+        Ok((Decided { desired, plan, header }, later))
     }
 
     /// Reads addresses and photos, which nobody tells of; whether there were any to read.
@@ -360,7 +363,7 @@ impl Reconciler {
         loop {
             self.parts.heartbeat.tick();
             feed.fold(self).await?;
-            let decided = self.decide(scope).await?;
+            let (decided, unread) = self.weigh(scope, true).await?;
             (plan, complete) = (decided.plan, decided.desired.complete);
             if self.recover(&decided.desired).await? {
                 continue;
@@ -404,7 +407,7 @@ impl Reconciler {
                 tracing::warn!("the writer's lease does not last for another write; usher waits for its renewal");
                 result.interrupted = true;
             }
-            if result.interrupted || result.fatal.is_some() || !(progressed || rounds == 0) {
+            if result.interrupted || result.fatal.is_some() || !(progressed || unread || rounds == 0) {
                 break;
             }
         }

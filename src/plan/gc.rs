@@ -207,13 +207,9 @@ impl<'a> Planner<'a> {
     /// now, or its join rule named the space and does not now (S-30, S-106).
     pub(super) fn was_withdrawn(&self, wanted: &DesiredRoom, id: &RoomId, room: &'a Room) -> bool {
         let (Key::Room { space, slot }, RoomKind::Room(template)) = (&wanted.key, &wanted.kind) else { return false };
-        let Some(parent) = self.space_room(space).filter(|parent| rooms::made(parent).contains(slot)) else {
-            return false;
-        };
-        // What people replaced is judged by what replaced it, which may hang there unseen.
-        if room.successor.is_some() {
-            return false;
-        }
+        // Where people replaced the space, its rooms hang in the new one.
+        let holds = |parent: &&Room| parent.successor.is_none() && rooms::made(parent).contains(slot);
+        let Some(parent) = self.space_room(space).filter(holds) else { return false };
         // One that is adopted in the place of a room that was made once, and has not been linked yet.
         let up = self.located.get(&Key::Space(space.clone()));
         if self.is_fresh(wanted) && !up.is_some_and(|up| room.parents.contains_key(*up)) {

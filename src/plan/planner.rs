@@ -23,6 +23,8 @@ pub(super) struct Planner<'a> {
     pub(super) located: BTreeMap<&'a Key, &'a RoomId>,
     /// What replaced the room of a managed thing, by that room, while the thing is still carried by it.
     pub(super) heirs: BTreeMap<&'a RoomId, &'a RoomId>,
+    /// The same, where what replaced it cannot be seen.
+    pub(super) unseen_heirs: BTreeMap<&'a RoomId, &'a RoomId>,
     /// Rooms that were replaced, and the managed one that carries on.
     pub(super) former: BTreeMap<&'a RoomId, &'a RoomId>,
     /// Managed spaces that hold a room, by the room.

@@ -22,6 +22,7 @@ impl<'a> Planner<'a> {
             wanted: desired.rooms.iter().map(|room| (&room.key, room)).collect(),
             located: BTreeMap::new(),
             heirs: BTreeMap::new(),
+            unseen_heirs: BTreeMap::new(),
             former: BTreeMap::new(),
             holders: BTreeMap::new(),
             extra: BTreeMap::new(),

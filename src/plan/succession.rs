@@ -55,6 +55,7 @@ impl<'a> Planner<'a> {
                 }
                 Heir::Unseen(heir) => {
                     self.located.insert(key, old);
+                    self.unseen_heirs.insert(old, heir);
                     let bot = &self.observed.bot;
                     let unseen = if self.observed.unread.contains(heir) {
                         "could not be read".to_owned()
@@ -124,7 +125,7 @@ impl<'a> Planner<'a> {
 
     /// Whether `id` hangs in `space`, also by the link of a room it replaced or is replaced by.
     pub(super) fn hangs_in(&self, id: &RoomId, space: &'a Room) -> bool {
-        let heir = self.heirs.get(id);
+        let heir = self.heirs.get(id).or_else(|| self.unseen_heirs.get(id));
         space.children.keys().any(|child| self.current(child) == id || heir == Some(&child))
     }
 

@@ -53,11 +53,13 @@ impl Reconciler {
     /// Takes in that the bot was invited to a room; `true` if that is one to be adopted, or one that replaced a room of ours.
     pub(super) fn is_invited_to_adopt(&mut self, room: &RoomId) -> bool {
         let Some(observed) = &mut self.observed else { return false };
-        let wanted =
-            observed.adoptable.values().any(|adoptable| adoptable == room) || observed.heirs_outside().contains(room);
+        let wanted = observed.adoptable.values().any(|adoptable| adoptable == room)
+            || observed.heirs_outside().contains(room)
+            || self.unseen.is_missed(room);
         if !wanted || observed.rooms.contains_key(room) {
             return false;
         }
+        self.unseen.succeeded(room, observed);
         let bot = observed.bot.clone();
         observed.outside.entry(room.clone()).or_default().members.insert(bot, Member::Invite);
         true

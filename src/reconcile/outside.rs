@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 
+use super::delays::Delays;
 use super::{Reconciler, alive};
 use crate::clock;
 use crate::http::appservice::Hinted;
 use crate::ids::RoomId;
 use crate::matrix::{MatrixError, Trouble};
+use crate::observability::FailureStatus;
 use crate::observed::Observed;
 
 /// Rooms looked at from outside in one poll: one request each, or with no admin rights one per space. A private room that is opened
@@ -25,6 +27,69 @@ pub(super) enum Looks {
     Some,
     /// Those never seen.
     New,
+}
+
+/// Rooms outside that could not be looked at.
+#[derive(Debug, Default)]
+pub(super) struct Unseen {
+    delays: Delays<RoomId>,
+    /// Those that nobody has seen, and without which a plan would take something for nothing: [`Observed::unread`].
+    missed: BTreeSet<RoomId>,
+}
+
+impl Unseen {
+    /// Whether it is left alone now.
+    pub(super) fn waits(&self, id: &RoomId) -> bool {
+        self.delays.holds(id, clock::now())
+    }
+
+    /// One that is too large or broken keeps nothing else waiting (S-82). Several in a row are the homeserver's trouble.
+    pub(super) fn failed(&mut self, id: &RoomId, error: MatrixError, in_a_row: &mut usize) -> Result<(), MatrixError> {
+        *in_a_row += 1;
+        self.delays.failed(id, error.to_string(), clock::now());
+        if *in_a_row > MOST_FAILURES || error.trouble == Trouble::UnknownToken {
+            return Err(error);
+        }
+        tracing::warn!(room = %id, %error, "a room outside cannot be looked at; it is left as it is");
+        Ok(())
+    }
+
+    /// What stands there counts as not known, unless it was seen before.
+    pub(super) fn miss(&mut self, id: &RoomId, observed: &mut Observed) {
+        if !observed.outside.contains_key(id) && !observed.rooms.contains_key(id) {
+            observed.unread.insert(id.clone());
+            self.missed.insert(id.clone());
+        }
+    }
+
+    /// It was seen, or it can be entered; whether it was missed.
+    pub(super) fn succeeded(&mut self, id: &RoomId, observed: &mut Observed) -> bool {
+        self.delays.succeeded(id);
+        self.missed.remove(id) && observed.unread.remove(id)
+    }
+
+    /// Whether it is none of those that every poll reads again.
+    pub(super) fn is_missed(&self, id: &RoomId) -> bool {
+        self.missed.contains(id)
+    }
+
+    fn keep_only(&mut self, hanging: &BTreeSet<RoomId>) {
+        self.delays.retain(|room| hanging.contains(room) || self.missed.contains(room));
+    }
+
+    /// Everything is read anew.
+    pub(super) fn look_again(&mut self) {
+        self.missed.clear();
+    }
+
+    /// What an operator should know.
+    pub(super) fn failures(&self) -> impl Iterator<Item = FailureStatus> {
+        self.delays.failures(|room| {
+            format!(
+                "the room {room}, which hangs in a space of ours or took the place of a room, cannot be looked at: it is left as it is"
+            )
+        })
+    }
 }
 
 impl Reconciler {
@@ -59,20 +124,20 @@ impl Reconciler {
         let mut changed = BTreeSet::new();
         let mut in_a_row = 0;
         for id in due {
-            if self.unseen_rooms.holds(id, clock::now()) {
+            if self.unseen.waits(id) {
                 continue;
             }
             self.parts.heartbeat.tick();
             let shown = match self.parts.homeserver.shown_from_outside(id).await {
                 Ok(shown) => shown,
                 Err(error) => {
-                    self.miss(id, error, &mut in_a_row)?;
+                    self.unseen.failed(id, error, &mut in_a_row)?;
                     continue;
                 }
             };
             in_a_row = 0;
-            self.unseen_rooms.succeeded(id);
             let Some(observed) = &mut self.observed else { return Ok(changed) };
+            self.unseen.succeeded(id, observed);
             let invited = observed.outside.get(id).and_then(|room| room.members.get(&observed.bot)).cloned();
             let before = match shown {
                 Some(mut room) => {
@@ -97,7 +162,7 @@ impl Reconciler {
         let Some(observed) = &mut self.observed else { return Ok(BTreeSet::new()) };
         let hanging = hanging_outside(observed);
         observed.outside.retain(|room, _| hanging.contains(room));
-        self.unseen_rooms.retain(|room| hanging.contains(room) || self.missed.contains(room));
+        self.unseen.keep_only(&hanging);
         let mut due: Vec<RoomId> = match looks {
             Looks::All => hanging.iter().cloned().collect(),
             Looks::Some | Looks::New => {
@@ -113,6 +178,7 @@ impl Reconciler {
             due.extend(turn);
         }
         self.looked_outside.retain(|room| hanging.contains(room));
+        self.looked_at_heirs.retain(|room| hanging.contains(room));
         let due: BTreeSet<RoomId> = due.into_iter().collect();
         let heirs: BTreeSet<RoomId> = observed.heirs_outside().intersection(&due).cloned().collect();
         let changed = if observed.accounts.listed {
@@ -157,37 +223,36 @@ impl Reconciler {
         let mut changed = BTreeSet::new();
         let mut in_a_row = 0;
         for id in due {
-            if !must.contains(id) && self.unseen_rooms.holds(id, clock::now()) {
-                continue;
-            }
-            let seen = match alive(&self.parts.heartbeat, self.parts.homeserver.room_from_outside(id)).await {
-                Ok(seen) => seen,
-                Err(error) => {
-                    self.miss(id, error, &mut in_a_row)?;
-                    if let Some(observed) = self.observed.as_mut().filter(|_| must.contains(id)) {
-                        observed.outside.remove(id);
-                        observed.unread.insert(id.clone());
-                        self.missed.insert(id.clone());
+            let seen = if self.unseen.waits(id) {
+                None
+            } else {
+                match alive(&self.parts.heartbeat, self.parts.homeserver.room_from_outside(id)).await {
+                    Ok(seen) => Some(seen),
+                    Err(error) => {
+                        self.unseen.failed(id, error, &mut in_a_row)?;
+                        None
                     }
-                    continue;
                 }
             };
-            in_a_row = 0;
-            self.unseen_rooms.succeeded(id);
-            let missed = self.missed.remove(id);
-            if let Some(observed) = &mut self.observed {
-                let readable = missed && observed.unread.remove(id);
-                let differs = match seen {
-                    Some(room) => {
-                        let differs = observed.outside.get(id) != Some(&room);
-                        observed.outside.insert(id.clone(), room);
-                        differs
-                    }
-                    None => observed.outside.remove(id).is_some(),
-                };
-                if readable || differs {
-                    changed.insert(id.clone());
+            let Some(observed) = &mut self.observed else { return Ok(changed) };
+            let Some(seen) = seen else {
+                if must.contains(id) {
+                    self.unseen.miss(id, observed);
                 }
+                continue;
+            };
+            in_a_row = 0;
+            let missed = self.unseen.succeeded(id, observed);
+            let differs = match seen {
+                Some(room) => {
+                    let differs = observed.outside.get(id) != Some(&room);
+                    observed.outside.insert(id.clone(), room);
+                    differs
+                }
+                None => observed.outside.remove(id).is_some(),
+            };
+            if missed || differs {
+                changed.insert(id.clone());
             }
         }
         Ok(changed)
@@ -198,23 +263,11 @@ impl Reconciler {
     /// # Errors
     /// When the homeserver is away.
     pub(super) async fn look_at_missed(&mut self) -> Result<(), MatrixError> {
-        let (Some(observed), now) = (&self.observed, clock::now()) else { return Ok(()) };
+        let Some(observed) = &self.observed else { return Ok(()) };
         // The bot may have come into one.
-        self.missed.retain(|room| observed.unread.contains(room));
-        let due: BTreeSet<RoomId> =
-            self.missed.iter().filter(|room| !self.unseen_rooms.holds(room, now)).cloned().collect();
+        self.unseen.missed.retain(|room| observed.unread.contains(room));
+        let due = self.unseen.missed.clone();
         self.look_as_admin(&due, &due).await.map(drop)
-    }
-
-    /// A room that cannot be looked at, too large or broken, keeps nothing else waiting (S-82). Several in a row are the homeserver's trouble.
-    fn miss(&mut self, id: &RoomId, error: MatrixError, in_a_row: &mut usize) -> Result<(), MatrixError> {
-        *in_a_row += 1;
-        self.unseen_rooms.failed(id, error.to_string(), clock::now());
-        if *in_a_row > MOST_FAILURES || error.trouble == Trouble::UnknownToken {
-            return Err(error);
-        }
-        tracing::warn!(room = %id, %error, "a room outside cannot be looked at; it is left as it is");
-        Ok(())
     }
 
     async fn look_as_member(&mut self, due: &BTreeSet<RoomId>) -> Result<BTreeSet<RoomId>, MatrixError> {

@@ -168,20 +168,35 @@ impl Reconciler {
     ) -> Result<(), PassError> {
         let Some(observed) = &mut self.observed else { return Ok(()) };
         let heirs = observed.heirs_outside();
+        let mut in_a_row = 0;
         let policy: BTreeMap<&Key, Enforce> = desired.rooms.iter().map(|room| (&room.key, room.enforce)).collect();
         for (key, enforce) in missing.iter().filter_map(|key| Some((key, *policy.get(key)?))) {
-            let Some(id) = observed.aliases.get(key) else { continue };
-            let in_sight = observed.rooms.contains_key(id) || observed.unread.contains(id);
+            let Some(id) = observed.aliases.get(key).cloned() else { continue };
+            let in_sight = observed.rooms.contains_key(&id) || observed.unread.contains(&id);
             // What replaced a room of ours that the bot is in is followed from there.
-            if in_sight || heirs.contains(id) || self.standing.is_known(id) {
+            if in_sight || heirs.contains(&id) || self.standing.is_known(&id) {
+                continue;
+            }
+            if self.unseen.waits(&id) {
+                self.unseen.miss(&id, observed);
                 continue;
             }
             let homeserver = &self.parts.homeserver;
             let room = if observed.accounts.listed {
-                homeserver.room_from_outside(id).await?
+                homeserver.room_from_outside(&id).await
             } else {
-                homeserver.room_when_left(id).await?
+                homeserver.room_when_left(&id).await
             };
+            let room = match room {
+                Ok(room) => room,
+                Err(error) => {
+                    self.unseen.failed(&id, error, &mut in_a_row)?;
+                    self.unseen.miss(&id, observed);
+                    continue;
+                }
+            };
+            in_a_row = 0;
+            self.unseen.succeeded(&id, observed);
             let lost = match &room {
                 Some(room) => is_lost(room, key, &observed.bot) || replaced_ours(room, &observed.bot),
                 // Who is no admin sees nothing of a room it was banned from, or asked back into. Whether it is debris shows when the
@@ -189,9 +204,9 @@ impl Reconciler {
                 None => !observed.accounts.listed,
             };
             if lost {
-                self.standing.suffer(id, (key, enforce), Loss::Place, &mut self.fights);
+                self.standing.suffer(&id, (key, enforce), Loss::Place, &mut self.fights);
             } else {
-                self.standing.strange.insert(id.clone());
+                self.standing.strange.insert(id);
             }
         }
         for (id, room) in &observed.rooms {
@@ -343,10 +358,7 @@ impl Reconciler {
             |user: &UserId| format!("what {user}, who is locked, would leave behind is not known: they are not erased");
         let unasked = |user: &UserId| format!("the account of {user} cannot be looked at: what concerns it waits");
         let accounts = self.registry.failures().into_iter().chain(self.unasked.failures(unasked));
-        let outside = |room: &RoomId| {
-            format!("the room {room}, which hangs in a space of ours, cannot be looked at: it is left as it is")
-        };
-        let accounts = accounts.chain(self.unseen_estates.failures(unseen)).chain(self.unseen_rooms.failures(outside));
+        let accounts = accounts.chain(self.unseen_estates.failures(unseen)).chain(self.unseen.failures());
         lost.chain(self.exposure_failure()).chain(accounts).chain(fought).chain(failed).collect()
     }
 

@@ -38,7 +38,8 @@ pub struct News {
     pub whole: bool,
 }
 
-/// When reads of the homeserver began. A room that could not be read then is tried again by every poll ([`Observed::unread`]).
+/// When reads of the homeserver began. A room the bot is in that could not be read then is tried again by every poll
+/// ([`Observed::unread`]).
 ///
 /// [`Observed::unread`]: crate::observed::Observed::unread
 #[derive(Debug, Default)]
@@ -180,7 +181,7 @@ impl Reconciler {
         self.readings = Readings { all: Some(began), rooms: BTreeMap::new() };
         self.looked_up.clear();
         self.looked_at_heirs.clear();
-        self.missed.clear();
+        self.unseen.look_again();
         self.standing.look_again();
         self.mark_services();
         self.read_admins().await;
@@ -230,8 +231,7 @@ impl Reconciler {
     /// Another try at the rooms that could not be read so far.
     async fn read_unread(&mut self) {
         let unread = self.observed.as_ref().map(|observed| observed.unread.clone()).unwrap_or_default();
-        let unread: Vec<RoomId> = unread.difference(&self.missed).cloned().collect();
-        for id in unread {
+        for id in unread.into_iter().filter(|id| !self.unseen.is_missed(id)).collect::<Vec<_>>() {
             if let Err(error) = self.reread_rooms(&BTreeSet::from([id])).await {
                 tracing::debug!(%error, "a room still cannot be read");
             }

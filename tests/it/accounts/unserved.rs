@@ -74,6 +74,27 @@ async fn what_concerns_an_account_that_cannot_be_looked_at_waits_and_nothing_els
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_is_refused_keeps_nobodys_addresses_from_being_read() {
+    let mut office = Office::open(3, &[]).await;
+    office.config["userProvisioner"]["deprovisioning"] = json!({ "enabled": true });
+    office.employ(0..3, "first", &[]);
+    office.usher(&["run", "--once"]).await.code(0);
+    office.fake.spoil(move |seen| {
+        let met = seen.method == "PUT" && seen.path.contains("p1") && seen.body["locked"] == true;
+        met.then(|| Fault::Answer(403, json!({ "errcode": "M_FORBIDDEN", "error": "not this one" })))
+    });
+    let person = |at: usize| json!({ "id": format!("id{at}"), "localpart": format!("p{at}"), "enabled": at != 1, "emails": [format!("new{at}@example.com")] });
+    let people: Vec<Value> = (0..3).map(person).collect();
+    office.list(&people, &["id0", "id1", "id2"].map(str::to_owned));
+    office.usher(&["run", "--once"]).await.says("not this one");
+    // Nothing else is to be done now.
+    office.config["userProvisioner"]["synapse"]["attributes"] = json!(["emails"]);
+    office.usher(&["run", "--once"]).await.says("not this one");
+    assert_eq!(office.account("p1").await["locked"], false);
+    assert_eq!(office.addresses("p2").await, ["new2@example.com"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_in_a_space_of_ours_that_cannot_be_looked_at_keeps_nothing_else_waiting() {
     let mut office = Office::open(3, &[]).await;
     let boss = office.fake.register("boss").await;
