@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use serde_json::json;
-use usher::store::Store;
 
 use super::world::{World, until};
 use crate::lab::proxy::Fault;
@@ -81,9 +80,7 @@ async fn everything_is_read_once_however_slowly_the_feed_begins() {
 
 /// Where the stored feed stands.
 async fn place_in_the_feed(world: &World) -> Option<String> {
-    let url = format!("sqlite://{}", world.path("usher.db").display());
-    let store = Store::look(&url).await.unwrap().expect("a database");
-    store.feed_position().await.unwrap()
+    world.store().await.feed_position().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
+use usher::store::Store;
 
 use super::child::{Ended, Running};
 use super::stage::{Slot, Stage};
@@ -217,6 +218,12 @@ impl World {
         self.proxy.clear();
         self.usher(&["apply", "--yes"]).await.code(0);
         assert_eq!(self.proxy.writes(), Vec::<String>::new());
+    }
+
+    /// What usher has written down, to look at.
+    pub async fn store(&self) -> Store {
+        let url = format!("sqlite://{}", self.path("usher.db").display());
+        Store::look(&url).await.expect("a database that can be read").expect("a database")
     }
 
     /// An answer of the operations listener.
