@@ -24,6 +24,8 @@ use usher::matrix::registration::Registration;
 
 #[path = "../tests/it/lab/company.rs"]
 mod company;
+#[path = "../tests/it/lab/ports.rs"]
+mod ports;
 #[path = "../tests/it/lab/proxy.rs"]
 #[allow(dead_code, reason = "the tests use all of it")]
 mod proxy;

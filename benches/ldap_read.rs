@@ -18,6 +18,8 @@ use usher::bridge::ldap::LdapBridge;
 use usher::config::LdapSource;
 use usher::directory::Directory;
 
+#[path = "../tests/it/lab/ports.rs"]
+mod ports;
 #[path = "../tests/it/lab/slapd.rs"]
 #[expect(dead_code, reason = "the tests use all of it")]
 mod slapd;

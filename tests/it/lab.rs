@@ -3,6 +3,7 @@
 pub mod company;
 pub mod dice;
 pub mod graph;
+pub mod ports;
 pub mod postgres;
 mod programs;
 pub mod proxy;

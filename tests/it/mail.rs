@@ -14,8 +14,8 @@ use usher::mail::{Letter, MailError, Occasion, Post, Refusal};
 use usher::store::Store;
 use usher::store::outbox::OutboxCounts;
 
+use crate::lab::ports::free_port;
 use crate::lab::slapd::certificates::Certificates;
-use crate::lab::slapd::free_port;
 use crate::lab::smtp::{Encryption, SmtpSink};
 use crate::stores::{Database, on_both};
 

@@ -14,6 +14,7 @@ use usher::matrix::{Access, Homeserver, Trouble};
 use usher::plan::{AccountDeed, Attribute, Emails, End};
 
 use super::mas::{CLIENT, PROVIDER, SECRET, Scripted, StandIn};
+use super::office::until;
 use crate::fake::Fake;
 use crate::lab::proxy::Fault;
 use crate::lab::registered::registered;
@@ -249,8 +250,8 @@ async fn what_was_accepted_is_never_said_not_to_have_been_done() {
             assert_eq!(error.kind, ActErrorKind::Retry, "{error}");
             ground.fake.behave();
             // The service's job tells the homeserver a moment later.
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            assert_eq!(ground.synapse().look(&ann.user).await.unwrap().unwrap().locked, locked, "it was done");
+            let is_done = async || ground.synapse().look(&ann.user).await.unwrap().unwrap().locked == locked;
+            until("it was done", is_done).await;
         }
         for (backend, person) in [(ground.synapse(), ann), (ground.mas(SECRET), ben)] {
             backend.lock(&person.user).await.unwrap();

@@ -11,8 +11,8 @@ use usher::ids::{Key, RoomId, UserId};
 use super::mas::{CLIENT, SECRET, StandIn};
 use crate::end_to_end::child::{Ended, Running};
 use crate::fake::Fake;
+use crate::lab::ports::free_port;
 use crate::lab::registered::registered;
-use crate::lab::slapd::free_port;
 use crate::lab::synapse::{Person, escape};
 
 pub const SERVER: &str = "lab.test";

@@ -16,6 +16,9 @@ use crate::fake::Fake;
 use crate::lab::proxy::Proxy;
 use crate::lab::synapse::{Person, Synapse};
 
+/// How often an end is asked for, each time for some seconds.
+const END_TRIES: u32 = 20;
+
 /// Which homeserver: held for as long as the cases run.
 enum Server {
     Real(Synapse),
@@ -150,6 +153,19 @@ impl Ground {
         let standing = self.standing(action).await;
         let outcome = self.hand.perform(action, standing.as_ref()).await;
         outcome.unwrap_or_else(|error| panic!("{action:?}: {error}"))
+    }
+
+    /// As [`Ground::perform`], of an end that the homeserver may take its time for: it is asked for again until it has come.
+    pub async fn perform_to_its_end(&self, close: &Action) {
+        for _ in 0..END_TRIES {
+            let standing = self.standing(close).await;
+            match self.hand.perform(close, standing.as_ref()).await {
+                Ok(_) => return,
+                Err(error) if error.cause.contains("has not finished yet") => {}
+                Err(error) => panic!("{close:?}: {error}"),
+            }
+        }
+        panic!("{close:?}: it never ends");
     }
 
     /// `action` must be refused with this meaning.

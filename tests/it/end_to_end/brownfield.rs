@@ -7,7 +7,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use usher::ids::RoomId;
@@ -411,10 +410,9 @@ async fn a_running_usher_follows_an_invitation_to_what_it_is_to_adopt() {
     }
     until("it is adopted", async || world.resolve(&world.alias("old")).await.as_ref() == Some(&room)).await;
     until("the team is in", async || world.inside("old").await == world.groups["red"]).await;
-    until("nothing more is written", async || {
-        let before = world.proxy.writes().len();
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        world.proxy.writes().len() == before
+    until("the adoption is over", async || {
+        let marker = world.state(&room, "dev.usher.managed", &world.bot()).await;
+        marker["key"].is_object() && marker["adopted"].is_null()
     })
     .await;
     daemon.stop().await.code(0);

@@ -40,8 +40,8 @@ async fn a_second_run_on_postgresql_stands_by_and_takes_over() {
     for _ in 0..2 {
         world.usher(&["apply", "--yes"]).await.code(0);
     }
-    let first = world.start(&["run"]);
-    until("everybody is in", async || world.is_right().await).await;
+    let mut first = world.start(&["run"]);
+    first.until_said("usher runs").await;
     let holder = format!("process {}", first.pid());
     world.usher(&["apply", "--yes"]).await.code(5).says(&holder);
 

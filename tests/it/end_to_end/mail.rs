@@ -9,7 +9,7 @@ use usher::store::outbox::OutboxCounts;
 
 use super::scim::{Lonely, Provider, USER};
 use super::world::until;
-use crate::lab::slapd::free_port;
+use crate::lab::ports::free_port;
 use crate::lab::smtp::{Encryption, SmtpSink};
 use crate::stores::Database;
 

@@ -111,7 +111,12 @@ impl World {
 
     /// Those of [`World::members`] who are joined or invited.
     pub async fn inside(&self, thing: &str) -> BTreeSet<String> {
-        let members = self.members(thing).await.into_iter();
+        self.inside_room(&self.room(thing).await).await
+    }
+
+    /// As [`World::inside`], of a room by its id.
+    pub async fn inside_room(&self, room: &RoomId) -> BTreeSet<String> {
+        let members = self.members_of(room).await.into_iter();
         members
             .filter(|(_, membership)| matches!(membership.as_str(), "join" | "invite"))
             .map(|(name, _)| name)

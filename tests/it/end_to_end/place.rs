@@ -86,16 +86,23 @@ async fn lower(world: &World, by: &str, room: &RoomId) -> u16 {
     put(world, by, room, (LEVELS, ""), levels).await
 }
 
+/// How often usher has seen that the bot got back what it had lost. It counts in a fight from then on, which is after others see it.
+fn seen_back(live: &Live) -> usize {
+    live.daemon.said().matches("the bot has got back what it lost").count()
+}
+
 async fn comes_back(live: &mut Live, what: &str, room: &RoomId) {
-    let (start, bot) = (Instant::now(), live.world.bot());
+    let (start, bot, before) = (Instant::now(), live.world.bot(), seen_back(live));
     assert_eq!(kick(live, room).await, 200);
     live.put_right(what, start, room, (MEMBER, &bot), |member| member["membership"] == "join").await;
+    until("usher sees it", async || seen_back(live) > before).await;
 }
 
 async fn rises(live: &mut Live, what: &str, by: &str, room: &RoomId) {
-    let (start, bot) = (Instant::now(), live.world.bot());
+    let (start, bot, before) = (Instant::now(), live.world.bot(), seen_back(live));
     assert_eq!(lower(&live.world, by, room).await, 200);
     live.put_right(what, start, room, (LEVELS, ""), |levels| levels["users"][&bot].as_i64() >= Some(100)).await;
+    until("usher sees it", async || seen_back(live) > before).await;
 }
 
 /// The status says both: that it is fought over, and what a person can do.

@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use super::child::Running;
 use super::world::{NAMES, World, until};
-use crate::lab::slapd::free_port;
+use crate::lab::ports::free_port;
+use crate::lab::proxy::client;
 use crate::lab::smtp::{Encryption, SmtpSink};
 use crate::stores::Database;
 
@@ -26,7 +27,7 @@ pub struct Provider {
 
 impl Provider {
     fn at(port: u16) -> Self {
-        Self { base: format!("http://127.0.0.1:{port}/scim/v2"), http: reqwest::Client::new() }
+        Self { base: format!("http://127.0.0.1:{port}/scim/v2"), http: client() }
     }
 
     /// Status and body; status 0 without an answer.

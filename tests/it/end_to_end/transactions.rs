@@ -9,12 +9,14 @@ use usher::ids::RoomId;
 
 use super::stage::Stage;
 use super::world::{World, until};
+use crate::lab::ports::free_port;
 use crate::lab::proxy::{Fault, Proxy};
-use crate::lab::slapd::free_port;
 use crate::lab::synapse::escape;
 
 /// What usher says when the homeserver's ping came through.
 const REACHED: &str = "the homeserver reaches usher";
+/// What it says when the feed fails.
+const INTERRUPTED: &str = "the feed is interrupted";
 /// What it says when it did not.
 const UNREACHED: &str = "transactions do not reach usher";
 
@@ -65,13 +67,14 @@ async fn transactions_arrive_wake_usher_and_survive_a_restart_of_the_homeserver(
     println!("transactions: an intruder was out after {} ms, the feed in its pause", began.elapsed().as_millis());
 
     // The homeserver comes back: it is asked again whether it reaches usher.
-    let before = daemon.said().matches(REACHED).count();
+    let said = |text: &str| daemon.said().matches(text).count();
+    let (reached, interrupted) = (said(REACHED), said(INTERRUPTED));
     let mut synapse = world.stage.synapse().await;
     synapse.stop();
-    daemon.until_said("the feed is interrupted").await;
+    until("it is missed", async || said(INTERRUPTED) > interrupted).await;
     synapse.restart().await;
     drop(synapse);
-    until("another ping", async || daemon.said().matches(REACHED).count() > before).await;
+    until("another ping", async || said(REACHED) > reached).await;
     must_be_acknowledged(&way);
     daemon.stop().await.code(0);
     world.must_be_settled().await;
@@ -169,6 +172,7 @@ async fn a_backlog_and_hostile_events_are_borne_while_usher_goes_on() {
             .await;
     }
 
+    until("all is as it should be", async || world.is_right().await).await;
     world.must_go_on(&mut daemon).await;
     println!("{} transactions of the homeserver's own", way.count());
     must_be_acknowledged(&way);

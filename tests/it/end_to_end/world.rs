@@ -14,8 +14,8 @@ use usher::store::Store;
 
 use super::child::{Ended, Running};
 use super::stage::{Slot, Stage};
-use crate::lab::proxy::Proxy;
-use crate::lab::slapd::free_port;
+use crate::lab::ports::free_port;
+use crate::lab::proxy::{Proxy, client};
 use crate::lab::synapse::{Person, SERVER_NAME};
 
 /// Part of every mail address: must never be printed.
@@ -70,7 +70,7 @@ impl World {
             stage,
             slot,
             folder,
-            http: reqwest::Client::new(),
+            http: client(),
             config: company(),
             people: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -252,7 +252,9 @@ impl World {
     pub async fn is_right(&self) -> bool {
         for (space, members) in self.expected() {
             for thing in [space.clone(), format!("{space}/general")] {
-                if self.resolve(&self.alias(&thing)).await.is_none() || self.inside(&thing).await != members {
+                // What a crash left half made goes while we look.
+                let Some(room) = self.resolve(&self.alias(&thing)).await else { return false };
+                if self.inside_room(&room).await != members {
                     return false;
                 }
             }

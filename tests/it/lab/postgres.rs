@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::io::Read as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +11,8 @@ use std::time::Duration;
 
 use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Executor as _};
 use tempfile::TempDir;
+
+use super::ports::free_port;
 
 /// How often, every 100 ms, a starting server is asked whether it is there.
 const START_TRIES: u32 = 600;
@@ -32,7 +33,7 @@ impl Postgres {
             let (uid, gid) = (id("-u", &user), id("-g", &user));
             std::os::unix::fs::chown(directory.path(), Some(uid), Some(gid)).unwrap();
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let cluster = Self { directory, port, server: Mutex::new(None), databases: AtomicU32::new(0) };
         let made = cluster
             .program("initdb")

@@ -165,6 +165,11 @@ pub async fn open(request: Request) -> Option<(Parts, Bytes, Seen)> {
     Some((parts, body, seen))
 }
 
+/// A client that keeps no connection for so long that a server closes it at the moment it is used again.
+pub fn client() -> reqwest::Client {
+    reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(5)).build().expect("a client")
+}
+
 struct Shared {
     target: String,
     http: reqwest::Client,
@@ -185,7 +190,7 @@ impl Proxy {
     pub async fn start(target: &str) -> Self {
         let shared = Arc::new(Shared {
             target: target.to_owned(),
-            http: reqwest::Client::new(),
+            http: client(),
             tap: Tap::default(),
             ahead: AtomicI64::new(0),
         });

@@ -25,6 +25,8 @@ use secrecy::SecretString;
 use tempfile::TempDir;
 use usher::config::{LdapAttributes, LdapSource};
 
+use super::ports::free_port;
+
 pub const BASE: &str = "dc=example,dc=org";
 pub const ROOT_DN: &str = "cn=admin,dc=example,dc=org";
 pub const PASSWORD: &str = "lab-secret";
@@ -249,11 +251,6 @@ fn is_stopped(pid: u32) -> bool {
 
 fn run(command: &mut Command) -> std::process::Output {
     command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
-}
-
-/// A port nobody listens on at the moment.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn configuration(folder: &Path, setup: &Setup) -> String {

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,6 +10,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use usher::ids::{RoomId, UserId};
+
+use super::ports::free_port;
 
 /// Its server name: part of every id, and nothing on the wire.
 pub const SERVER_NAME: &str = "lab.test";
@@ -200,12 +201,6 @@ fn log_config(folder: &Path) -> String {
         "root": { "level": "WARNING", "handlers": ["file"] },
     })
     .to_string()
-}
-
-/// A port nobody listens on at the moment.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-    listener.local_addr().expect("its address").port()
 }
 
 /// Somebody with a client: works against any homeserver that lets people register.

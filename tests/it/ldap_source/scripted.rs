@@ -318,7 +318,8 @@ async fn a_hundred_thousand_members_are_read_at_once_and_in_parts() {
         })
     })
     .await;
-    let snapshot = fetch(&LdapSource { page_size: 1000, ..lab(&stub) }).await;
+    let patient = LdapSource { operation_timeout_ms: 60_000, read_timeout_ms: 180_000, ..lab(&stub) };
+    let snapshot = fetch(&LdapSource { page_size: 1000, ..patient }).await;
     assert_eq!(flaws(&snapshot), [""; 0]);
     for name in ["Whole", "Parts"] {
         let group = snapshot.groups.iter().find(|group| group.name == name).unwrap();

@@ -104,7 +104,7 @@ pub async fn an_erased_account_is_out_of_every_room_and_stays_so(ground: &Ground
         let close = deed(&person.user, AccountDeed::Close(end));
         ground.refused(&close, ActErrorKind::Stale).await;
         ground.perform(&lock(&person.user)).await;
-        ground.perform(&close).await;
+        ground.perform_to_its_end(&close).await;
         let seen = ground.homeserver.account(&person.user).await.unwrap().unwrap();
         assert!(seen.deactivated && seen.locked && seen.erased == (end == End::Erase), "{seen:?}");
         for room in &rooms {
@@ -174,7 +174,7 @@ pub async fn what_a_leaver_leaves_behind_is_handed_over_and_turned_down(ground: 
     let seen = ground.homeserver.room_from_outside(&asked).await.unwrap().unwrap();
     assert!(!seen.members[&hob.user].is_in());
 
-    ground.perform(&deed(&hob.user, AccountDeed::Close(End::Erase))).await;
+    ground.perform_to_its_end(&deed(&hob.user, AccountDeed::Close(End::Erase))).await;
     for room in rooms.iter().chain([&shared]) {
         let (status, answer) = kit.send_state(room, "m.room.power_levels", "", levels_of(&kit, room).await).await;
         assert_eq!(status, 200, "kit administers {room}: {answer}");
