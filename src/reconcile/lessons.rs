@@ -56,6 +56,7 @@ impl Reconciler {
             self.record_removals(plan, step, foreseen.at);
         }
         self.settle_accounts((plan, &report), (foreseen.rows, found), foreseen.at).await?;
+        let mut used = BTreeSet::new();
         for step in &report.done {
             self.fights.done(step, now);
             self.troubles.remove(&step.id());
@@ -64,9 +65,8 @@ impl Reconciler {
             {
                 self.try_again_in(room, now);
             }
-            for id in step.part_ids() {
-                self.ledger.approvals.remove(&id);
-            }
+            let parts = step.part_ids();
+            used.extend(parts.into_iter().filter(|id| self.ledger.approvals.remove(id).is_some()));
         }
         for (step, error) in report.failed {
             match error.kind {
@@ -84,7 +84,20 @@ impl Reconciler {
         if !result.interrupted {
             self.reread_rooms(&report.reread).await?;
         }
+        self.hold_no_longer(&used).await?;
         Ok(self.save().await?)
+    }
+
+    /// Takes what was approved and is done out of the holds, before its approvals go: for whoever looks before the pass has ended, it would
+    /// wait again.
+    async fn hold_no_longer(&self, done: &BTreeSet<StepId>) -> Result<(), StoreError> {
+        let Some(store) = self.parts.store.as_ref().filter(|_| !done.is_empty()) else { return Ok(()) };
+        let mut holds = store.holds().await?;
+        for hold in &mut holds {
+            hold.steps.retain(|step| !done.contains(&step.id));
+        }
+        holds.retain(|hold| !hold.steps.is_empty());
+        store.set_holds(&holds).await
     }
 
     /// The bot has just got power or its place in this room: what was refused there once need not wait. What was refused again waits, so

@@ -4,9 +4,12 @@
 
 use std::collections::BTreeSet;
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::world::{World, until};
+use crate::lab::proxy::Fault;
 
 /// Ten more people for the blue team: it has 15, the company 20.
 pub(super) async fn larger() -> World {
@@ -76,6 +79,32 @@ async fn a_running_usher_picks_an_approval_up() {
     daemon.stop().await.code(0);
     assert_eq!(world.removed().await, extras(0, 10).collect());
     world.must_be_settled().await;
+}
+
+/// Operators are told of what waits whenever somebody looks, and a pass may last for hours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_approved_and_is_done_does_not_wait_again_while_the_pass_goes_on() {
+    let mut world = larger().await;
+    lose(&mut world, extras(0, 10));
+    world.usher(&["apply", "--yes"]).await.code(3);
+    world.usher(&["hold", "approve", "--all"]).await.code(0);
+    world.proxy.spoil(|seen| seen.path.ends_with("/kick").then_some(Fault::Late(Duration::from_secs(1))));
+    let mut apply = world.start(&["apply", "--yes"]);
+    let mut left = BTreeSet::new();
+    until("it has ended", async || {
+        let store = world.store().await;
+        let approvals = store.approvals().await.unwrap();
+        let holds = store.holds().await.unwrap();
+        let held: Vec<_> = holds.iter().flat_map(|hold| &hold.steps).collect();
+        left.insert(held.len());
+        let waiting: Vec<_> = held.iter().filter(|step| !approvals.contains_key(&step.id)).collect();
+        assert!(waiting.is_empty(), "{waiting:?}");
+        apply.has_ended()
+    })
+    .await;
+    apply.wait().await.code(0);
+    assert!(left.len() > 2, "it was looked at on the way: {left:?}");
+    assert_eq!(world.removed().await, extras(0, 10).collect());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
