@@ -48,7 +48,8 @@ const CONNECTIONS: u32 = 4;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The longest any one function here may take; saving 100 000 people takes a few seconds.
 const CALL_LIMIT: Duration = Duration::from_mins(1);
-/// Two processes may open a new `SQLite` file at the same moment; the later one finds the migrations done when it looks again.
+/// Two processes may open a new `SQLite` file at the same moment; the later one finds the migrations done when it looks again, and goes on
+/// looking while the other gets on with them.
 const MIGRATION_TRIES: u32 = 5;
 const MIGRATION_PAUSE: Duration = Duration::from_millis(200);
 
@@ -229,7 +230,7 @@ impl Store {
 
     async fn migrate(&self) -> Result<(), StoreError> {
         let migrator = migrations::migrator(&self.backend);
-        let mut tries = 0;
+        let (mut tries, mut version) = (0, None);
         loop {
             tries += 1;
             let done = tokio::time::timeout(CALL_LIMIT, migrator.run(&self.pool)).await;
@@ -238,6 +239,11 @@ impl Store {
                 Ok(Err(MigrateError::VersionMissing(version))) => return Err(StoreError::Newer { version }),
                 Ok(Err(_)) if tries < MIGRATION_TRIES && self.backend != Backend::Postgres => {
                     tokio::time::sleep(MIGRATION_PAUSE).await;
+                    if let Ok(now) = self.version().await
+                        && now != version
+                    {
+                        (tries, version) = (0, now);
+                    }
                 }
                 Ok(Err(MigrateError::Execute(error))) => return Err(StoreError::from_sqlx("migrate", &error)),
                 Ok(Err(error)) => return Err(StoreError::Refused { what: "migrate", cause: error.to_string() }),

@@ -64,7 +64,7 @@ impl Store {
     }
 
     /// The newest migration that was done; `None` without tables.
-    async fn version(&self) -> Result<Option<i64>, StoreError> {
+    pub(super) async fn version(&self) -> Result<Option<i64>, StoreError> {
         const WHAT: &str = "look which migrations were done";
         let number = async |sql: &'static str| {
             let row = self.bounded(WHAT, sqlx::query(sql).fetch_one(&self.pool)).await?;
