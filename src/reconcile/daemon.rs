@@ -199,6 +199,13 @@ impl Folding for Inbox {
     }
 }
 
+/// What ends the wait between two turns.
+enum Came {
+    Batch(Arrival),
+    Transaction,
+    Time,
+}
+
 struct Daemon {
     reconciler: Reconciler,
     inbox: Inbox,
@@ -221,28 +228,37 @@ impl Daemon {
         while !stop.is_cancelled() {
             self.reconciler.parts.heartbeat.tick();
             let wake = self.next_poll.min(Instant::now() + TICK);
-            tokio::select! {
+            let came = tokio::select! {
                 () = stop.cancelled() => break,
                 () = lost(self.reconciler.parts.lease.as_ref()) => return Ended::LeaseLost,
                 batch = self.inbox.batches.recv() => match batch {
-                    Some(arrival) => self.inbox.take(arrival, &mut self.reconciler).await,
+                    Some(arrival) => Came::Batch(arrival),
                     None if stop.is_cancelled() => break,
                     None => return Ended::FeedLost,
                 },
-                _ = self.woken.changed() => self.follow_hints().await,
-                () = tokio::time::sleep_until(wake) => {}
-            }
+                _ = self.woken.changed() => Came::Transaction,
+                () = tokio::time::sleep_until(wake) => Came::Time,
+            };
             // What is being sent may end; what does not end soon is given up, and seen by the next start.
             let given_up = async {
                 stop.cancelled().await;
                 tokio::time::sleep(GRACE).await;
             };
             tokio::select! {
-                () = self.turn() => {}
+                () = self.deal_with(came) => {}
                 () = given_up => break,
             }
         }
         Ended::Stopped
+    }
+
+    async fn deal_with(&mut self, came: Came) {
+        match came {
+            Came::Batch(arrival) => self.inbox.take(arrival, &mut self.reconciler).await,
+            Came::Transaction => self.follow_hints().await,
+            Came::Time => {}
+        }
+        self.turn().await;
     }
 
     /// A transaction came. Nothing it says is believed: the rooms it names are looked at, and an outage may be over.
