@@ -85,6 +85,8 @@ pub struct Reconciler {
     carried_out: Option<i64>,
     /// When the source was last read at all.
     read_at: Option<Timestamp>,
+    /// When that read, or the look that found nothing new, began: what changes while it lasts may not be in it.
+    asked_at: Option<Timestamp>,
     observed: Option<Observed>,
     readings: survey::Readings,
     /// When the current pass began, of a one-shot verb the only one: what the audit knows its rows by.
@@ -182,6 +184,7 @@ impl Reconciler {
             directory: None,
             carried_out: None,
             read_at: None,
+            asked_at: None,
             observed: None,
             readings: survey::Readings::default(),
             saved: ledger.clone(),

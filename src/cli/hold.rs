@@ -78,21 +78,19 @@ fn nothing_yet(verb: &HoldVerb) -> (String, Exit) {
 /// # Errors
 /// When the database cannot be used.
 pub async fn run(store: &Store, verb: &HoldVerb, now: Timestamp, by: &str) -> Result<(String, Exit), StoreError> {
+    // What is done leaves the holds before it leaves the approvals.
+    let approvals = store.approvals().await?;
     let holds = store.holds().await?;
     match verb {
         HoldVerb::List { json } => {
-            let approvals = store.approvals().await?;
             let shown: Vec<Shown<'_>> = holds.iter().map(|hold| shown(hold, &approvals, now)).collect();
             let text = if *json { json_list(&shown)? } else { list(&shown) };
             Ok((text, Exit::Done))
         }
-        HoldVerb::Show { id } => {
-            let approvals = store.approvals().await?;
-            Ok(match holds.iter().find(|hold| hold.id == *id) {
-                Some(hold) => (show(&shown(hold, &approvals, now)), Exit::Done),
-                None => (unknown(std::slice::from_ref(id), &holds), Exit::Error),
-            })
-        }
+        HoldVerb::Show { id } => Ok(match holds.iter().find(|hold| hold.id == *id) {
+            Some(hold) => (show(&shown(hold, &approvals, now)), Exit::Done),
+            None => (unknown(std::slice::from_ref(id), &holds), Exit::Error),
+        }),
         HoldVerb::Approve { ids, all } => {
             let missing: Vec<String> =
                 ids.iter().filter(|id| holds.iter().all(|hold| hold.id != **id)).cloned().collect();

@@ -11,7 +11,7 @@ use crate::execute::Report;
 use crate::ids::{RoomId, Timestamp};
 use crate::ledger::{DAY_MS, Ending, Refusal, RemovalRecord};
 use crate::plan::{Action, Class, Plan, Removal, RoomRef, Step, StepId, WINDOW_MS};
-use crate::store::{HeldStep, HoldRow, StoreError, diff};
+use crate::store::{HeldStep, HoldRow, Store, StoreError, diff};
 
 /// How long a homeserver's refusal of a person stands before it is tried once more.
 const REFUSAL_MS: i64 = 24 * 60 * 60 * 1000;
@@ -56,7 +56,6 @@ impl Reconciler {
             self.record_removals(plan, step, foreseen.at);
         }
         self.settle_accounts((plan, &report), (foreseen.rows, found), foreseen.at).await?;
-        let mut used = BTreeSet::new();
         for step in &report.done {
             self.fights.done(step, now);
             self.troubles.remove(&step.id());
@@ -65,8 +64,9 @@ impl Reconciler {
             {
                 self.try_again_in(room, now);
             }
-            let parts = step.part_ids();
-            used.extend(parts.into_iter().filter(|id| self.ledger.approvals.remove(id).is_some()));
+            for id in step.part_ids() {
+                self.ledger.approvals.remove(&id);
+            }
         }
         for (step, error) in report.failed {
             match error.kind {
@@ -84,20 +84,7 @@ impl Reconciler {
         if !result.interrupted {
             self.reread_rooms(&report.reread).await?;
         }
-        self.hold_no_longer(&used).await?;
         Ok(self.save().await?)
-    }
-
-    /// Takes what was approved and is done out of the holds, before its approvals go: for whoever looks before the pass has ended, it would
-    /// wait again.
-    async fn hold_no_longer(&self, done: &BTreeSet<StepId>) -> Result<(), StoreError> {
-        let Some(store) = self.parts.store.as_ref().filter(|_| !done.is_empty()) else { return Ok(()) };
-        let mut holds = store.holds().await?;
-        for hold in &mut holds {
-            hold.steps.retain(|step| !done.contains(&step.id));
-        }
-        holds.retain(|hold| !hold.steps.is_empty());
-        store.set_holds(&holds).await
     }
 
     /// The bot has just got power or its place in this room: what was refused there once need not wait. What was refused again waits, so
@@ -200,10 +187,30 @@ impl Reconciler {
         let Some(store) = self.parts.store.as_ref().filter(|_| self.parts.actuator.is_some()) else { return Ok(()) };
         let changes = diff(&self.saved, &self.ledger);
         if !changes.is_empty() {
+            if let Err(error) = self.hold_no_longer(store).await {
+                tracing::debug!(%error, "what is done stays among what is held until the pass ends");
+            }
             store.save(&changes).await?;
             self.saved = self.ledger.clone();
         }
         Ok(())
+    }
+
+    /// Takes what was approved and is done out of the holds, before its approvals go: for whoever looks before the pass has ended, it would
+    /// wait again.
+    async fn hold_no_longer(&self, store: &Store) -> Result<(), StoreError> {
+        let now = clock::now();
+        let used = |(id, until): &(&StepId, &Timestamp)| **until > now && !self.ledger.approvals.contains_key(*id);
+        let used: BTreeSet<&StepId> = self.saved.approvals.iter().filter(used).map(|(id, _)| id).collect();
+        if used.is_empty() {
+            return Ok(());
+        }
+        let mut holds = store.holds().await?;
+        for hold in &mut holds {
+            hold.steps.retain(|step| !used.contains(&step.id));
+        }
+        holds.retain(|hold| !hold.steps.is_empty());
+        store.set_holds(&holds).await
     }
 
     /// Picks up what an operator approved meanwhile; `true` if there is something new.

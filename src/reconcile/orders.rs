@@ -104,7 +104,7 @@ impl Reconciler {
     /// Reads the source again where the latest read is older than the order: somebody who was made a moment ago may be meant. Whether what
     /// is known now is younger.
     async fn read_since(&mut self, given: &GivenOrder) -> Result<bool, StoreError> {
-        if self.read_at.is_some_and(|read| read >= given.at) {
+        if self.asked_at.is_some_and(|asked| asked >= given.at) {
             return Ok(true);
         }
         match self.read_source(true).await {

@@ -223,6 +223,7 @@ impl Reconciler {
                 (Loss::Place, Some(_)) | (Loss::Power, None) => false,
             };
             if !lost {
+                tracing::info!(key = %setback.key, room = %id, loss = ?setback.loss, "the bot has got back what it lost");
                 self.fights.rest(&setback.loss.remedy(&setback.key, id));
             }
             lost

@@ -82,12 +82,11 @@ impl Reconciler {
     /// # Errors
     /// When nothing could be read.
     pub async fn fetch(&mut self) -> Result<Snapshot, PassError> {
-        // What changes while it is read may be in it or not: it is as old as its beginning.
         let began = clock::now();
         let fetched = alive(&self.parts.heartbeat, self.parts.bridge.fetch()).await;
         let mut snapshot = fetched.inspect_err(|_| self.parts.metrics.source_failed())?;
         self.match_external_ids(&mut snapshot).await?;
-        self.read_at = Some(began);
+        self.asked_at = Some(began);
         Ok(snapshot)
     }
 
@@ -107,6 +106,7 @@ impl Reconciler {
         let (users, groups) = (directory.users.len() as u64, directory.groups.len() as u64);
         self.parts.metrics.source_read(users, groups, directory.is_complete(), now);
         self.directory = Some(directory);
+        self.read_at = Some(now);
     }
 
     /// Says that everything the source's latest state asks for is done, for those who wait for that. Nothing where it counts no states.
@@ -147,7 +147,7 @@ impl Reconciler {
         let changed = alive(&self.parts.heartbeat, self.parts.bridge.changed()).await;
         if !changed && read {
             // A clean "no" is as good as a read for how fresh the Directory is.
-            self.read_at = Some(began);
+            (self.asked_at, self.read_at) = (Some(began), Some(clock::now()));
         }
         changed || waits || !read
     }

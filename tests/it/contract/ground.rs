@@ -157,11 +157,12 @@ impl Ground {
 
     /// As [`Ground::perform`], of an end that the homeserver may take its time for: it is asked for again until it has come.
     pub async fn perform_to_its_end(&self, close: &Action) {
-        for _ in 0..END_TRIES {
+        let tries = if matches!(self.server, Server::Real(_)) { END_TRIES } else { 1 };
+        for _ in 0..tries {
             let standing = self.standing(close).await;
             match self.hand.perform(close, standing.as_ref()).await {
                 Ok(_) => return,
-                Err(error) if error.cause.contains("has not finished yet") => {}
+                Err(error) if error.kind == ActErrorKind::Stale && error.cause.contains("has not finished yet") => {}
                 Err(error) => panic!("{close:?}: {error}"),
             }
         }

@@ -172,7 +172,9 @@ async fn a_backlog_and_hostile_events_are_borne_while_usher_goes_on() {
             .await;
     }
 
-    until("all is as it should be", async || world.is_right().await).await;
+    for thing in ["blue", "blue/general"] {
+        until("he is asked into his new team", async || world.inside(thing).await.contains("bob")).await;
+    }
     world.must_go_on(&mut daemon).await;
     println!("{} transactions of the homeserver's own", way.count());
     must_be_acknowledged(&way);

@@ -211,6 +211,7 @@ async fn a_deactivation_in_a_burst_waits_for_nothing() {
     let written = written_when_locked.expect("locked while the client went on writing");
     assert!(written >= 6, "nobody is locked who was not deactivated");
     company.settled(1).await;
+    company.until("it is written down", async || !rhythm.meanwhile(company.polls().await).is_empty()).await;
     // The one for the deactivation, and the one for what came behind it.
     let polls = rhythm.meanwhile(company.polls().await);
     assert!(polls.len() <= 2 + rhythm.ends(), "{writes} writes, {} ends: {polls:?}", rhythm.ends());
