@@ -313,9 +313,7 @@ impl Office {
         let settled = status.last_pass.as_ref().is_some_and(|pass| pass.result == "ok" || pass.result == "failures");
         let failures = self.failures(&status, settled, now).await?;
         let Self { desk, place, .. } = self;
-        // What is done leaves the holds before it leaves the approvals.
-        let approvals = desk.store.approvals().await?;
-        let holds = desk.store.holds().await?;
+        let (holds, approvals) = desk.store.held().await?;
         let (told, elsewhere): (Vec<Told>, Vec<Told>) =
             desk.store.told().await?.into_iter().partition(|told| told.room == *room);
         // A room that was closed: nobody reads there what is over, and here nobody was told of it.

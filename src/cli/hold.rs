@@ -78,9 +78,7 @@ fn nothing_yet(verb: &HoldVerb) -> (String, Exit) {
 /// # Errors
 /// When the database cannot be used.
 pub async fn run(store: &Store, verb: &HoldVerb, now: Timestamp, by: &str) -> Result<(String, Exit), StoreError> {
-    // What is done leaves the holds before it leaves the approvals.
-    let approvals = store.approvals().await?;
-    let holds = store.holds().await?;
+    let (holds, approvals) = store.held().await?;
     match verb {
         HoldVerb::List { json } => {
             let shown: Vec<Shown<'_>> = holds.iter().map(|hold| shown(hold, &approvals, now)).collect();

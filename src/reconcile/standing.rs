@@ -98,6 +98,10 @@ impl Setback {
         self.failures += 1;
         self.cause = Some(cause);
     }
+
+    fn tell_its_end(&self, room: &RoomId) {
+        tracing::info!(key = %self.key, %room, loss = ?self.loss, "the bot has got back what it lost");
+    }
 }
 
 impl Standing {
@@ -223,7 +227,7 @@ impl Reconciler {
                 (Loss::Place, Some(_)) | (Loss::Power, None) => false,
             };
             if !lost {
-                tracing::info!(key = %setback.key, room = %id, loss = ?setback.loss, "the bot has got back what it lost");
+                setback.tell_its_end(id);
                 self.fights.rest(&setback.loss.remedy(&setback.key, id));
             }
             lost
@@ -309,7 +313,7 @@ impl Reconciler {
         };
         let now = clock::now();
         if stands {
-            tracing::info!(key = %setback.key, %room, loss = ?setback.loss, "the bot has got back what it lost");
+            setback.tell_its_end(room);
             let remedy = setback.loss.remedy(&setback.key, room);
             self.fights.done(&remedy, now);
             self.fights.rest(&remedy);

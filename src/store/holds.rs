@@ -96,6 +96,21 @@ impl Store {
         rows.iter().map(hold).collect()
     }
 
+    /// [`Store::holds`] and [`Store::approvals`] as they stand at one moment: what is done leaves the one no later than the other.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn held(&self) -> Result<(Vec<HoldRow>, BTreeMap<StepId, Timestamp>), StoreError> {
+        let (holds, approvals) = self
+            .bounded("read the holds", async {
+                let mut moment = self.moment().await?;
+                let holds = sqlx::query(SELECT_HOLDS).fetch_all(&mut *moment).await?;
+                Ok((holds, sqlx::query(SELECT_APPROVALS).fetch_all(&mut *moment).await?))
+            })
+            .await?;
+        Ok((holds.iter().map(hold).collect::<Result<_, _>>()?, approved(&approvals)?))
+    }
+
     /// Approves steps until a time (S-81: until done or 24 h). `by` says who did, for the record.
     ///
     /// # Errors
@@ -119,10 +134,14 @@ impl Store {
     /// See [`StoreError`].
     pub async fn approvals(&self) -> Result<BTreeMap<StepId, Timestamp>, StoreError> {
         let rows = self.bounded("read approvals", sqlx::query(SELECT_APPROVALS).fetch_all(&self.pool)).await?;
-        let approval = |row: &AnyRow| Ok((StepId(row.try_get(0)?), Timestamp(row.try_get(1)?)));
-        let approvals: Result<_, sqlx::Error> = rows.iter().map(approval).collect();
-        approvals.map_err(|error| StoreError::from_sqlx("read approvals", &error))
+        approved(&rows)
     }
+}
+
+fn approved(rows: &[AnyRow]) -> Result<BTreeMap<StepId, Timestamp>, StoreError> {
+    let approval = |row: &AnyRow| Ok((StepId(row.try_get(0)?), Timestamp(row.try_get(1)?)));
+    let approvals: Result<_, sqlx::Error> = rows.iter().map(approval).collect();
+    approvals.map_err(|error| StoreError::from_sqlx("read approvals", &error))
 }
 
 fn cells(hold: &HoldRow) -> Result<Row, StoreError> {

@@ -9,10 +9,12 @@ mod leases;
 mod looks;
 mod operations;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use usher::store::Store;
+use usher::ids::Timestamp;
+use usher::store::{PassRecord, Store};
 
 use crate::lab::postgres::Postgres;
 
@@ -39,6 +41,18 @@ impl Database {
         assert!(self.directory.is_some() || self.server.is_some());
         Store::open(&self.url).await.unwrap()
     }
+}
+
+/// What an usher that works in `folder` has written down, to look at.
+pub async fn look_in(folder: &Path) -> Store {
+    let url = format!("sqlite://{}", folder.join("usher.db").display());
+    Store::look(&url).await.unwrap().unwrap()
+}
+
+/// Passes that the source, or the time, asked for, and that began since.
+pub async fn polls_since(store: &Store, begun: Timestamp) -> Vec<PassRecord> {
+    let passes = store.passes(1_000).await.unwrap();
+    passes.into_iter().filter(|pass| pass.cause == "poll" && pass.started >= begun).collect()
 }
 
 /// Runs one behaviour on both databases, as two tests.

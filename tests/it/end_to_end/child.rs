@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::lab::slapd::signal;
 
@@ -149,27 +149,14 @@ impl Running {
     }
 }
 
-/// Whether there is more of a process than what is left for its parent to read.
-fn lives(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
-}
-
 /// SIGKILL: under another clock the program is a child of the one that sets it.
 fn kill(mut child: Child) -> Option<i32> {
     let below = format!("/proc/{0}/task/{0}/children", child.id());
-    let below = std::fs::read_to_string(below).unwrap_or_default();
-    let below: Vec<u32> = below.split_whitespace().map(|pid| pid.parse().expect("a process id")).collect();
-    for pid in &below {
-        signal(*pid, "KILL");
+    for pid in std::fs::read_to_string(below).unwrap_or_default().split_whitespace() {
+        signal(pid.parse().expect("a process id"), "KILL");
     }
     let _ = child.kill();
     let code = child.wait().expect("its end").code();
-    // It holds its lock and its port until it is gone; nobody but the system waits for it.
-    let until = Instant::now() + PATIENCE;
-    while below.iter().any(|pid| lives(*pid)) && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(1));
-    }
     // What a killed `faketime` leaves behind keeps a later one of the same process id from starting.
     for name in ["sem.faketime_sem", "faketime_shm"] {
         let _ = std::fs::remove_file(format!("/dev/shm/{name}_{}", child.id()));

@@ -18,13 +18,8 @@ async fn changes_made_by_hand_are_put_right_without_a_poll() {
     until("a first pass", async || world.status().await["last_pass"].is_object()).await;
     world.assert_members().await;
     let (space, room) = (world.room("red").await, world.room("red/general").await);
-    // What the first pass did comes back in the feed, and is dealt with.
-    until("its echoes are over", async || {
-        let before = place_in_the_feed(&world).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        place_in_the_feed(&world).await == before
-    })
-    .await;
+    // What the first pass did comes back in the feed; nothing shows that usher has had the last of it.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     world.proxy.clear();
 
     let path = format!("/_matrix/client/v3/rooms/{}/invite", escape(space.as_str()));

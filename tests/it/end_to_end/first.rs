@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::world::{THINGS, World, until};
 use crate::lab::synapse::{SERVER_NAME, escape};
+use crate::stores::polls_since;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_apply_does_everything_and_the_second_writes_nothing() {
@@ -59,8 +60,7 @@ async fn an_idle_poll_costs_three_requests_at_most_and_a_full_read_its_budget() 
     }
     let seen = world.proxy.seen();
     // More than were noticed, where this was slower than they.
-    let history = world.store().await.passes(1_000).await.unwrap();
-    let polls = history.iter().filter(|pass| pass.cause == "poll" && pass.started >= begun).count();
+    let polls = polls_since(&world.store().await, begun).await.len();
     assert!(polls >= 4 && seen.len() <= 3 * polls, "{} requests in {polls} polls: {seen:?}", seen.len());
     assert_eq!(world.proxy.writes(), Vec::<String>::new());
     daemon.must_run();

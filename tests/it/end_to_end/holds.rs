@@ -92,9 +92,7 @@ async fn what_was_approved_and_is_done_does_not_wait_again_while_the_pass_goes_o
     let mut apply = world.start(&["apply", "--yes"]);
     let mut left = BTreeSet::new();
     until("it has ended", async || {
-        let store = world.store().await;
-        let approvals = store.approvals().await.unwrap();
-        let holds = store.holds().await.unwrap();
+        let (holds, approvals) = world.store().await.held().await.unwrap();
         let held: Vec<_> = holds.iter().flat_map(|hold| &hold.steps).collect();
         left.insert(held.len());
         let waiting: Vec<_> = held.iter().filter(|step| !approvals.contains_key(&step.id)).collect();

@@ -17,6 +17,7 @@ use super::stage::{Slot, Stage};
 use crate::lab::ports::free_port;
 use crate::lab::proxy::{Proxy, client};
 use crate::lab::synapse::{Person, SERVER_NAME};
+use crate::stores::look_in;
 
 /// Part of every mail address: must never be printed.
 const CANARY: &str = "canary-mail.example";
@@ -222,8 +223,7 @@ impl World {
 
     /// What usher has written down, to look at.
     pub async fn store(&self) -> Store {
-        let url = format!("sqlite://{}", self.path("usher.db").display());
-        Store::look(&url).await.expect("a database that can be read").expect("a database")
+        look_in(self.folder.path()).await
     }
 
     /// An answer of the operations listener.

@@ -109,6 +109,7 @@ async fn a_wait_beyond_the_time_for_the_read_is_not_taken_on_and_holds_for_the_n
     let graph = paged().await;
     graph.spoil(|heard| second_page(heard).then(|| Fault::throttle("3600")));
     let mut bridge = bridge(&graph.source(), &[]);
+    let begun = Instant::now();
     let snapshot = bridge.fetch().await.unwrap();
     let flaw = "read the users from http://graph: Graph wants to be asked less often [HTTP 429, TooManyRequests]; there is no time left \
                 to ask again";
@@ -117,6 +118,7 @@ async fn a_wait_beyond_the_time_for_the_read_is_not_taken_on_and_holds_for_the_n
     let error = bridge.fetch().await.unwrap_err();
     assert!(error.retry && error.cause.starts_with("Graph wants to be asked less often"), "{error}");
     assert_eq!(graph.asked(), [""; 0], "Graph is left alone as long as it said");
+    assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]

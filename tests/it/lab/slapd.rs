@@ -227,7 +227,7 @@ impl Drop for Slapd {
     }
 }
 
-/// Sends a signal to one process. Returns once a `STOP` has reached every thread.
+/// Sends a signal to one process. Returns once a `STOP` has reached every thread, and a `KILL` has left nothing but what is for its parent.
 pub fn signal(pid: u32, name: &str) {
     // The process may be gone; the program that tells it must be there, or a test would prove nothing.
     let _ = Command::new("kill")
@@ -236,16 +236,22 @@ pub fn signal(pid: u32, name: &str) {
         .status()
         .expect("kill is installed");
     let until = Instant::now() + PATIENCE;
-    while name == "STOP" && !is_stopped(pid) && Instant::now() < until {
+    let awaited: &[char] = match name {
+        "STOP" => &['T'],
+        "KILL" => &['Z', 'X'],
+        _ => return,
+    };
+    while !is_in(pid, awaited) && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-fn is_stopped(pid: u32) -> bool {
+/// Whether every thread that is left of a process is in one of these states.
+fn is_in(pid: u32, states: &[char]) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
     threads.flatten().all(|thread| {
         let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(states))
     })
 }
 

@@ -29,7 +29,7 @@ use super::Scim;
 use crate::fake::Fake;
 use crate::lab::company;
 use crate::lab::proxy::{Fault, Seen};
-use crate::stores::Database;
+use crate::stores::{Database, polls_since};
 
 const SERVER: &str = crate::lab::synapse::SERVER_NAME;
 const PEOPLE: usize = 40;
@@ -94,8 +94,11 @@ impl Company {
 
     /// Passes that the source, or the time, asked for.
     async fn polls(&self) -> Vec<PassRecord> {
-        let passes = self.scim.store.passes(1_000).await.unwrap();
-        passes.into_iter().filter(|pass| pass.cause == "poll").collect()
+        self.polls_since(Timestamp(0)).await
+    }
+
+    async fn polls_since(&self, begun: Timestamp) -> Vec<PassRecord> {
+        polls_since(&self.scim.store, begun).await
     }
 
     async fn until(&self, what: &str, mut look: impl AsyncFnMut() -> bool) {
@@ -134,7 +137,7 @@ fn is_lock(seen: &Seen, name: &str) -> bool {
 
 /// Notes when a client wrote, and how often it may have seemed quiet for so long that a burst of its writes was over.
 struct Rhythm {
-    begun: (Instant, Timestamp),
+    begun: Instant,
     /// When the latest write began: the loop counts from some moment between that and its answer.
     latest: Instant,
     pauses: usize,
@@ -143,7 +146,7 @@ struct Rhythm {
 impl Rhythm {
     fn begin() -> Self {
         let now = Instant::now();
-        Self { begun: (now, clock::now()), latest: now, pauses: 0 }
+        Self { begun: now, latest: now, pauses: 0 }
     }
 
     async fn write<T>(&mut self, writing: impl Future<Output = T>) -> T {
@@ -156,13 +159,8 @@ impl Rhythm {
 
     /// How often a burst was over meanwhile, or had lasted for long enough.
     fn ends(&self) -> usize {
-        let long = self.begun.0.elapsed().as_secs() / LONGEST_BURST.as_secs();
+        let long = self.begun.elapsed().as_secs() / LONGEST_BURST.as_secs();
         self.pauses + usize::try_from(long).unwrap()
-    }
-
-    /// Those of `polls` that began meanwhile.
-    fn meanwhile(&self, polls: Vec<PassRecord>) -> Vec<PassRecord> {
-        polls.into_iter().filter(|pass| pass.started >= self.begun.1).collect()
     }
 }
 
@@ -193,14 +191,14 @@ async fn a_deactivation_in_a_burst_waits_for_nothing() {
         paths.push(format!("/Users/{}", company.scim.user(&format!("p{number}")).await));
     }
     company.settled(2).await;
-    let mut rhythm = Rhythm::begin();
+    let (begun, mut rhythm) = (clock::now(), Rhythm::begin());
     let (mut writes, mut written_when_locked) = (0, None);
     while writes < MOST_WRITES && written_when_locked.is_none() {
         let title = json!([{ "op": "replace", "path": "title", "value": format!("t{writes}") }]);
         rhythm.write(company.scim.patch(&paths[1 + writes % 5], title)).await.is(200);
         writes += 1;
         if writes == 6 {
-            let polls = rhythm.meanwhile(company.polls().await);
+            let polls = company.polls_since(begun).await;
             assert!(polls.len() <= rhythm.ends(), "the burst is waited out: {polls:?}");
             let operation = json!([{ "op": "replace", "path": "active", "value": false }]);
             company.scim.patch(&paths[0], operation).await.is(200);
@@ -211,9 +209,9 @@ async fn a_deactivation_in_a_burst_waits_for_nothing() {
     let written = written_when_locked.expect("locked while the client went on writing");
     assert!(written >= 6, "nobody is locked who was not deactivated");
     company.settled(1).await;
-    company.until("it is written down", async || !rhythm.meanwhile(company.polls().await).is_empty()).await;
+    company.until("it is written down", async || !company.polls_since(begun).await.is_empty()).await;
     // The one for the deactivation, and the one for what came behind it.
-    let polls = rhythm.meanwhile(company.polls().await);
+    let polls = company.polls_since(begun).await;
     assert!(polls.len() <= 2 + rhythm.ends(), "{writes} writes, {} ends: {polls:?}", rhythm.ends());
     company.end().await;
 }
