@@ -84,8 +84,10 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let logging = Logging { level: level_named(level).unwrap(), format };
+        // Hears nothing. With one listener alone in the process, what it wants to hear may hold for the test beside this one.
+        let _deaf = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
         tracing::dispatcher::with_default(&subscriber(&logging, move || writer.clone()), || {
-            tracing::error!(target: "matrix_sdk::http_client", "a 404 that was expected");
+            tracing::error!(target: "matrix_sdk::http_client", "not found, as expected");
             tracing::debug!(target: "ldap3::conn", "bind password");
             tracing::info!(target: "usher::execute", room = "!a:b", "invited");
             tracing::debug!(target: "usher::reconcile", "checked");
@@ -98,7 +100,7 @@ mod tests {
     fn info_shows_writes_and_hides_checks_and_libraries() {
         let text = logged("info", LogFormat::Pretty);
         assert!(text.contains("invited") && text.contains("room=\"!a:b\""), "{text}");
-        for hidden in ["checked", "404", "password"] {
+        for hidden in ["checked", "expected", "password"] {
             assert!(!text.contains(hidden), "{text}");
         }
     }
@@ -107,7 +109,7 @@ mod tests {
     fn silly_shows_checks_and_still_hides_libraries() {
         let text = logged("silly", LogFormat::Pretty);
         assert!(text.contains("checked"), "{text}");
-        assert!(!text.contains("password") && !text.contains("404"), "{text}");
+        assert!(!text.contains("password") && !text.contains("expected"), "{text}");
     }
 
     #[test]

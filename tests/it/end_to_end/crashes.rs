@@ -13,10 +13,11 @@ use super::world::World;
 pub struct Moments(u64);
 
 impl Moments {
-    /// From `USHER_SEED`, else from the clock; printed, so that a failure can be run again.
+    /// From `USHER_SEED`, with `USHER_LONG=1` from the clock, else always the same; printed, so that a failure can be run again.
     pub fn new(what: &str) -> Self {
         let given = std::env::var("USHER_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = given.unwrap_or_else(|| u64::try_from(usher::clock::now().0).unwrap_or(1));
+        let new = || std::env::var_os("USHER_LONG").and_then(|_| u64::try_from(usher::clock::now().0).ok());
+        let seed = given.or_else(new).unwrap_or(1);
         println!("{what}: USHER_SEED={seed}");
         Self(seed)
     }

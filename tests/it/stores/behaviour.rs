@@ -427,16 +427,16 @@ async fn nothing_from_the_operators_room_names_whoever_was_erased(database: &Dat
 async fn nothing_about_other_accounts_names_the_entry_of_whoever_was_erased(database: &Database) {
     let store = database.open().await;
     let (key, sue) = (store.digest_key().await.unwrap(), UserId::new("sue", "example.com"));
-    // Evan, 7f3c, asked for Sue's account; and whose it was is what earlier versions said when somebody else did.
-    let owned = "refused: the account of 7f3c, who is in the directory: rebind them to another one first";
-    for (minute, id, result) in [(1, "7f3c", "refused: a protected user"), (2, "9", owned), (3, "9", "obeyed")] {
+    // Evan, entry-7, asked for Sue's account; and whose it was is what earlier versions said when somebody else did.
+    let owned = "refused: the account of entry-7, who is in the directory: rebind them to another one first";
+    for (minute, id, result) in [(1, "entry-7", "refused: a protected user"), (2, "9", owned), (3, "9", "obeyed")] {
         let order = Order::Rebind { id: id.into(), localpart: "sue".into() };
         let row = AuditRecord::of_order((&order, &sue), (Timestamp(minute), "ops"), &key, result);
         store.audit(&[row]).await.unwrap();
     }
-    store.forget_entry(&"7f3c".into()).await.unwrap();
+    store.forget_entry(&"entry-7".into()).await.unwrap();
     let rows = store.audit_tail(10).await.unwrap();
-    assert!(!format!("{rows:?}").contains("7f3c"), "{rows:?}");
+    assert!(!format!("{rows:?}").contains("entry-7"), "{rows:?}");
     let shown: Vec<[&str; 3]> = rows.iter().map(|row| [&*row.person, &*row.after, &*row.result]).collect();
     let sue = sue.as_str();
     assert_eq!(shown, [[sue, "", "refused: a protected user"], [sue, "9", "refused"], [sue, "9", "obeyed"]]);
