@@ -52,7 +52,7 @@ impl Remainder {
 #[derive(Debug)]
 enum Kind {
     /// Open for as long as the lock is wanted.
-    File(#[expect(dead_code, reason = "held, not read: closing it gives the lock back")] File),
+    File(File),
     Row(RowLease),
 }
 
@@ -142,7 +142,11 @@ impl WriterLease {
     /// When the database did not take it back; it then runs out by itself.
     pub async fn release(self) -> Result<(), StoreError> {
         match self.kind {
-            Kind::File(_) => Ok(()),
+            Kind::File(file) => {
+                // Closing it would do, but for a process that is being started just now and has a copy of it for a moment.
+                let _ = file.unlock();
+                Ok(())
+            }
             Kind::Row(mut row) => {
                 row.renewal.abort();
                 row.released = true;

@@ -41,20 +41,16 @@ fn quantile(sorted: &[Duration], percent: usize) -> Duration {
     sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
 }
 
-fn median(some: &[Duration]) -> Duration {
-    let mut sorted = some.to_vec();
-    sorted.sort();
-    quantile(&sorted, 50)
-}
-
-/// A late acknowledgement costs no more than an early one: nothing grows with what has come before.
+/// A late acknowledgement costs no more than an early one: nothing grows with what has come before. The fastest are compared, because
+/// what else the machine has to do makes none of them faster.
 fn must_stay_as_fast(what: &str, took: &[Duration]) {
     let mut sorted = took.to_vec();
     sorted.sort();
     let (p50, p99, worst) = (quantile(&sorted, 50), quantile(&sorted, 99), sorted[sorted.len() - 1]);
     println!("{what}: {} transactions acknowledged, median {p50:?}, p99 {p99:?}, worst {worst:?}", took.len());
     let tenth = (took.len() / 10).max(1);
-    let (early, late) = (median(&took[..tenth]), median(&took[took.len() - tenth..]));
+    let fastest = |some: &[Duration]| some.iter().min().copied().unwrap_or_default();
+    let (early, late) = (fastest(&took[..tenth]), fastest(&took[took.len() - tenth..]));
     assert!(late < early * 10 + Duration::from_millis(5), "{what}: at first {early:?}, at last {late:?}");
 }
 

@@ -105,7 +105,7 @@ async fn a_group_that_a_batch_turns_away_is_asked_for_by_itself() {
             (groups_of(&outline(&snapshot)), flaws(&snapshot)),
             (vec!["G blue: cem", "G red: ann bob"], Vec::new())
         );
-        assert_eq!(begun.elapsed().as_secs() >= 1, seconds == "1", "it waits as long as it is told to");
+        assert!(seconds == "0" || begun.elapsed().as_secs() >= 1, "it waits as long as it is told to");
         let members: Vec<String> = graph.asked().into_iter().skip(3).collect();
         assert_eq!(members, ["POST /$batch", "GET /groups/g-red/members"]);
     }

@@ -169,5 +169,6 @@ async fn stamps_are_of_two_days_at_most() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let snapshot = looking(&Graph::start(Tenant::of(&names)).await).fetch().await.unwrap();
     let days: BTreeSet<&str> = snapshot.stamps.values().map(|stamp| &**stamp).collect();
-    assert_eq!((snapshot.stamps.len(), days.len()), (200, 2), "{days:?}");
+    // One, while no day of anybody's ends.
+    assert!(snapshot.stamps.len() == 200 && (1..=2).contains(&days.len()), "{days:?}");
 }

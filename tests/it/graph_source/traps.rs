@@ -250,11 +250,9 @@ async fn a_missing_permission_is_named() {
 #[tokio::test]
 async fn a_server_that_is_away_is_tried_again_later() {
     let mut source = paged().await.source();
-    for url in ["http://127.0.0.1:1", "http://nobody.invalid"] {
-        source.login_url = url.to_owned();
-        let (error, retry) = failure(&source).await;
-        assert!(error.starts_with(&format!("get a token from {url}: cannot connect")) && retry, "{error}");
-    }
+    source.login_url = "http://127.0.0.1:1".to_owned();
+    let (error, retry) = failure(&source).await;
+    assert!(error.starts_with("get a token from http://127.0.0.1:1: cannot connect") && retry, "{error}");
 }
 
 #[tokio::test]

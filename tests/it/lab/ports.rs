@@ -12,8 +12,8 @@ static NEXT: AtomicU16 = AtomicU16::new(0);
 
 /// A port nobody listens on at the moment; each time another one.
 pub fn free_port() -> u16 {
-    // Two runs on one machine begin in different places.
-    let begin = u16::try_from(std::process::id() % 1_000).expect("a small number") * 12;
+    // Two runs on one machine begin in different places, far apart where they were started one right after the other.
+    let begin = u16::try_from(u64::from(std::process::id()) * 7_417 % 12_000).expect("a small number");
     for _ in RANGE {
         let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(begin);
         let port = RANGE.start + number % (RANGE.end - RANGE.start);

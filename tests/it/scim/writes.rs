@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::{Answer, GROUP, Scim, USER, id, on_both};
 
@@ -178,13 +179,19 @@ async fn a_version_of_a_group_has_the_same_members_for_good(scim: &Scim) {
             let members = if of_old(number) { vec![user.as_str()] } else { Vec::new() };
             groups.push(format!("/Groups/{}", scim.group(&format!("g{number}"), &members).await));
         }
+        let answered = Semaphore::new(0);
         let change = async |number: usize| {
             let new = if of_old(number) { "another" } else { user.as_str() };
             let add = json!([{ "op": "add", "path": "members", "value": [{ "value": new }] }]);
-            scim.patch(&groups[number], add).await.is(200)
+            let changed = scim.patch(&groups[number], add).await.is(200);
+            answered.add_permits(1);
+            changed
         };
-        let path = format!("/Users/{user}");
-        let deletion = scim.call("DELETE", &path, Value::Null);
+        // Before all of them, and later in each round.
+        let deletion = async {
+            let _ = answered.acquire_many(5 * round).await;
+            scim.call("DELETE", &format!("/Users/{user}"), Value::Null).await
+        };
         let (deleted, changed) = join(deletion, join_all((0..CLIENTS).map(change))).await;
         deleted.is(204);
         for (path, changed) in groups.iter().zip(&changed) {
