@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must end")]
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::accounts::{come_back, company, leave};
@@ -113,8 +115,11 @@ async fn a_name_that_changes_often_is_written_once_each_time_and_is_no_fight() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_written_to_an_admin_the_bot_or_another_services_user_whatever_the_directory_claims() {
-    let other = World::new().await;
-    let mut world = World::new().await;
+    let stage = Stage::with_slots(2).await;
+    let other = World::bare(Arc::clone(&stage)).await;
+    other.bootstrap().await;
+    let mut world = World::bare(stage).await;
+    world.bootstrap().await;
     world.config["userProvisioner"] = json!({
         "synapse": { "attributes": ["displayName", "emails"] },
         "deprovisioning": { "enabled": true, "soft_delete_period": "0s" },

@@ -197,12 +197,13 @@ impl Walk {
         if !self.once_more(format!("levels of {room}")) {
             return None;
         }
+        let level = self.pick(&[0, 50, 99, 100]);
         let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.power_levels/", escape(room.as_str()));
         let (status, mut levels) = self.world.as_person(by, "GET", &path, Value::Null).await;
         if status != 200 {
             return Some(false);
         }
-        levels["users"][self.world.user(whom)] = json!(self.pick(&[0, 50, 99, 100]));
+        levels["users"][self.world.user(whom)] = json!(level);
         Some(self.put(by, &room, ("m.room.power_levels", ""), levels).await)
     }
 

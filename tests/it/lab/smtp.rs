@@ -53,7 +53,9 @@ impl SmtpSink {
     /// The letters so far.
     pub fn letters(&self) -> Vec<Value> {
         let text = fs::read_to_string(kept(&self.folder)).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        // One may be on its way into the file.
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole.map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
