@@ -143,6 +143,8 @@ struct State {
     levels: Value,
     /// By person: what people decided, and when.
     decided: BTreeMap<String, (Decision, i64)>,
+    /// When people left the room to the bot alone.
+    left_to_bot: Option<i64>,
 }
 
 /// One room's history.
@@ -168,7 +170,8 @@ impl<'a> Trial<'a> {
         let sender = event["sender"].as_str().unwrap_or_default();
         // What a puppet does to leave is usher's deed.
         let by_usher = sender == self.bot || !content[REMOVED].is_null();
-        let had_admin = self.has_admin();
+        let at = event["origin_server_ts"].as_i64().unwrap_or_default();
+        let (had_admin, had_others) = (self.has_admin(), self.has_other_admin());
         match event["type"].as_str() {
             Some("m.room.create") => {
                 self.version = content["room_version"].as_str().and_then(|version| version.parse().ok()).unwrap_or(1);
@@ -178,8 +181,14 @@ impl<'a> Trial<'a> {
             Some("m.room.member") => self.member(event, by_usher, wrongs),
             other => panic!("{other:?} was not asked for"),
         }
-        if by_usher && had_admin && !self.has_admin() {
-            wrongs.push(format!("{}: left without an administrator by {event}", self.name));
+        if had_others && !self.has_other_admin() {
+            self.state.left_to_bot = (!by_usher).then_some(at);
+        }
+        // A room that nobody is in needs none, and what people do at the same moment usher cannot know.
+        let known = self.state.left_to_bot.is_none_or(|since| since <= at - LAG_MS);
+        if by_usher && had_admin && !self.has_admin() && !self.state.joined.is_empty() && known {
+            let State { joined, levels, .. } = &self.state;
+            wrongs.push(format!("{}: left without an administrator by {event}: {joined:?} {levels}", self.name));
         }
         by_usher && event["type"] != "m.room.create"
     }
@@ -226,14 +235,18 @@ impl<'a> Trial<'a> {
 
     /// Whether somebody in the room can change anything in it.
     fn has_admin(&self) -> bool {
-        let reigns = |user: &str| self.version >= 12 && self.state.creators.contains(user);
-        let level = |user: &str| {
-            let users = &self.state.levels["users"][user];
-            users.as_i64().or(self.state.levels["users_default"].as_i64()).unwrap_or(0)
-        };
+        self.state.joined.iter().any(|user| self.is_admin(user))
+    }
+
+    fn has_other_admin(&self) -> bool {
+        self.state.joined.iter().any(|user| user != self.bot && self.is_admin(user))
+    }
+
+    fn is_admin(&self, user: &str) -> bool {
+        let State { creators, levels, .. } = &self.state;
         // Before the first levels the creator has 100.
-        let first = |user: &str| self.state.levels.is_null() && self.state.creators.contains(user);
-        self.state.joined.iter().any(|user| reigns(user) || first(user) || level(user) >= 100)
+        let reigns = creators.contains(user) && (self.version >= 12 || levels.is_null());
+        reigns || levels["users"][user].as_i64().or(levels["users_default"].as_i64()).unwrap_or(0) >= 100
     }
 }
 
@@ -311,5 +324,19 @@ mod tests {
         assert_eq!(with(made_by(ann), &[alone.clone(), levels(ann, &json!({ ann: 0 }))]), Vec::<String>::new());
         let both = [member(BOT, BOT, ("invite", "join")), alone, levels(BOT, &json!({ BOT: 100, ann: 0 }))];
         assert_eq!(with(made_by(ann), &both), Vec::<String>::new());
+        // The bot goes: from whoever is left long after its last other administrator, but for nobody, or in the same moment.
+        let at = |time: i64, mut event: Value| {
+            event["origin_server_ts"] = json!(time);
+            event
+        };
+        let end = |left: i64, more: Option<Value>| {
+            let mut events = vec![member(BOT, BOT, ("invite", "join")), levels(ann, &json!({ BOT: 100, ann: 100 }))];
+            events.extend(more);
+            events.push(at(left, member(ann, ann, ("join", "leave"))));
+            events.push(at(1_000_000, member(BOT, BOT, ("join", "leave"))));
+            with(made_by(ann), &events).len()
+        };
+        let bob = member("@bob:lab.test", "@bob:lab.test", ("invite", "join"));
+        assert_eq!([end(1_000, Some(bob.clone())), end(1_000, None), end(999_000, Some(bob))], [1, 0, 0]);
     }
 }
